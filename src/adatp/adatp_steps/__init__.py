@@ -1,0 +1,1 @@
+"""The steps of AdaTP as pure tensor functions: no model, no state."""

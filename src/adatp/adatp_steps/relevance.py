@@ -1,0 +1,103 @@
+"""How much each frame or segment has to do with the question, from signals that know no token order.
+
+The scale does not matter: `adatp.adatp_steps.debias.segment_weights` standardises it.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:
+    """Cosine between the question and each frame in the shared space of a paired text and vision encoder.
+
+    Args:
+        text: (d,) embedding of the question.
+        frames: (T, d) embedding of each frame.
+
+    Returns:
+        (T,) float32, in [-1, 1]; 0 for a zero vector.
+
+    Source: the paper's signal.
+    """
+    return F.cosine_similarity(text.float(), frames.float(), dim=-1)
+
+
+def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tensor:
+    """Late interaction of words and visual tokens in the language model's input space, for any tower.
+
+    Text and visual embeddings sit in two distant cones (the modality gap), in which every cosine is nearly
+    the same: each side is centred on its own mean first, so that what is left is what sets a word apart from
+    the question's other words and a token from the video's others. A lone question token is left as it is,
+    as centring would erase it.
+
+    Per frame and word the best token counts, then the mean over words is taken (ColBERT's MaxSim). The
+    maximum, as what a question asks about is often a few tokens of a frame, which a mean over the frame would
+    drown; and as the centred words sum to zero, a pooling linear in both sides would cancel to noise. The
+    mean over words, as a word that matches nothing (or everything) adds the same to all frames.
+
+    Args:
+        question: (q, d) input embeddings of the question's content tokens.
+        visual: (n, d) projected visual tokens.
+        frame: (n,) int64, frame of each visual token, from 0.
+
+    Returns:
+        (T,) float32 with T = frame.max() + 1; 0 for a frame without tokens, or without a question.
+
+    Source: ours.
+    """
+    frames = int(frame.max()) + 1 if len(frame) else 0
+    if len(question) == 0:
+        return torch.zeros(frames, device=visual.device)
+    words, tokens = question.float(), visual.float()
+    if len(words) > 1:
+        words = words - words.mean(0)
+    if len(tokens) > 1:
+        tokens = tokens - tokens.mean(0)
+    cosine = F.normalize(words, dim=-1) @ F.normalize(tokens, dim=-1).T
+    best = cosine.new_zeros(len(words), frames)
+    best.scatter_reduce_(1, frame.expand_as(cosine), cosine, reduce="amax", include_self=False)
+    return best.mean(0)
+
+
+def attention_relevance(mass: Tensor, frame: Tensor) -> Tensor:
+    """Mean attention a token of each frame receives: the frame weights of a deep layer.
+
+    Args:
+        mass: (n,) attention that each visual token receives, any non-negative scale.
+        frame: (n,) int64, frame of each visual token, from 0.
+
+    Returns:
+        (T,) float32 with T = frame.max() + 1; 0 for a frame without tokens.
+
+    Source: DyToK's frame weights.
+    """
+    frames = int(frame.max()) + 1 if len(frame) else 0
+    total = mass.new_zeros(frames, dtype=torch.float32).index_add_(0, frame, mass.float())
+    tokens = torch.zeros_like(total).index_add_(0, frame, torch.ones_like(mass, dtype=torch.float32))
+    return total / tokens.clamp_min(1)
+
+
+def pool_by_segment(relevance: Tensor, segment: Tensor, reduce: Literal["mean", "max"] = "mean") -> Tensor:
+    """Relevance of each segment from that of its frames.
+
+    Args:
+        relevance: (T,) of each frame.
+        segment: (T,) int64 segment of each frame, from 0, ascending (`segment_frames`).
+        reduce: "mean" or "max" over the segment's frames.
+
+    Returns:
+        (S,) of relevance's type.
+
+    Raises:
+        ValueError: if reduce is neither.
+    """
+    segments = int(segment[-1]) + 1 if len(segment) else 0
+    member = segment == torch.arange(segments, device=segment.device)[:, None]
+    if reduce == "mean":  # a masked sum, not a scatter: its order, and so its rounding, is fixed on a GPU too
+        return (member * relevance).sum(1) / member.sum(1)
+    if reduce == "max":
+        return relevance.masked_fill(~member, float("-inf")).amax(1)
+    raise ValueError(f'reduce must be "mean" or "max", not {reduce!r}')

@@ -1,0 +1,128 @@
+"""Attention scores of a few query rows against all keys, beside whatever kernel the model runs.
+
+Transformers hands the final queries and keys (after norms, gates and rotary embedding) to the attention
+function that the config names. A probe gives one attention module a shallow copy of its config that names
+ours: it scores the chosen rows and passes the call on, so no kernel is replaced, no mask is built in another
+way, and no other module, not even one that shares the config, sees anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+NAME = "adatp_scored"
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    past: int = 0,
+) -> Tensor:
+    """Softmax attention of chosen query rows over all keys, equal to those rows of eager attention.
+
+    Args:
+        query: (B, heads, n, d) final queries.
+        key: (B, kv_heads, K, d) final keys, K >= past + n; a static cache's unused slots may follow.
+        rows: (B, m) int64, the rows of ``query`` to score.
+        mask: what the attention function was given: None (causal), (B, K) padding (flash attention), or
+            (B or 1, heads or 1, n, K) boolean or additive.
+        scaling: factor on the products.
+        past: slots of ``key`` before this call's tokens.
+
+    Returns:
+        (B, heads, m, K) float32 probabilities.
+    """
+    batch, heads, _, width = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    grouped = picked.reshape(batch, kv_heads, -1, width)
+    logits = torch.matmul(grouped, key.transpose(2, 3)).reshape(batch, heads, -1, keys) * scaling
+    logits = logits.float()
+    lowest = torch.finfo(torch.float32).min
+    if mask is not None and mask.ndim == 4:
+        mask = mask.expand(batch, -1, -1, -1)[..., :keys]
+        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
+        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+    else:
+        seen = torch.arange(keys, device=key.device) <= (rows + past)[:, None, :, None]
+        if mask is not None:
+            seen = seen & mask[:, None, None, :keys].bool()
+        logits = logits.masked_fill(~seen, lowest)
+    return logits.softmax(-1)
+
+
+class Probe:
+    """Scores what one attention module's keys receive from chosen query rows.
+
+    Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.config = cast(Any, module.config)
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        if not isinstance(self.config._attn_implementation, str) or eager is None:
+            raise ValueError(
+                f"the attention of {type(module).__name__} can't be scored: it does not go through "
+                "transformers' attention interface"
+            )
+        self.inner: Callable[..., Any] = AttentionInterface().get_interface(
+            self.config._attn_implementation, eager
+        )
+        self.rows: Tensor | None = None
+        self.weight: Tensor | None = None
+        self.past = 0
+        self.scores: Tensor | None = None
+
+    def install(self) -> None:
+        """Let the module name our attention function."""
+        AttentionInterface.register(NAME, _scored_attention)
+        config = copy.copy(self.config)
+        config._attn_implementation_internal = NAME
+        config.adatp_probe = self
+        self.module.config = config
+
+    def remove(self) -> None:
+        """Give the module its own config back."""
+        self.module.config = self.config
+        self.disarm()
+
+    def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
+        """Score the next call: ``rows`` (B, m) int64 with ``weight`` (B, m), behind ``past`` cache slots."""
+        self.rows, self.weight, self.past, self.scores = rows, weight, past, None
+
+    def disarm(self) -> None:
+        """Forget rows and scores."""
+        self.rows = self.weight = self.scores = None
+
+    def score(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
+        assert self.rows is not None
+        assert self.weight is not None
+        with torch.no_grad():
+            rows = self.rows.to(query.device)
+            weight = self.weight.to(query.device)
+            attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
+            self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+            self.rows = self.weight = None
+
+
+def _scored_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Any:
+    config: Any = module.config
+    probe: Probe = config.adatp_probe
+    if probe.rows is not None:
+        scaling = kwargs.get("scaling")
+        probe.score(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return probe.inner(module, query, key, value, attention_mask, **kwargs)

@@ -1,0 +1,131 @@
+"""The text encoder that was trained with a vision tower, to tell how relevant each frame is to a question."""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, SiglipTextModel, SiglipVisionModel
+
+from adatp.flops import siglip_text_flops, siglip_vision_flops
+
+# A tower by (width, image size, patch size) and the checkpoint that it comes from.
+PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}
+
+
+class EncoderError(ValueError):
+    """There is no text encoder for this model's vision tower."""
+
+
+def partner_of(model: Any) -> str | None:
+    """Where the SigLIP checkpoint of a model's vision tower is found: a folder or a hub id; None if unknown.
+
+    A checkpoint folder may carry its own, in ``relevance/``.
+    """
+    beside = Path(model.config._name_or_path) / "relevance"
+    if beside.is_dir():
+        return str(beside)
+    vision = model.config.vision_config
+    if vision.model_type != "siglip_vision_model":
+        return None
+    return PARTNERS.get((vision.hidden_size, vision.image_size, vision.patch_size))
+
+
+class SiglipPartner(nn.Module):
+    """SigLIP's text tower, and of its image tower what the Video LLM left out: the last layers and the head.
+
+    The Video LLM has run the first layers already; running the rest on its hidden states gives each frame's
+    embedding without encoding it twice. A Video LLM that fine-tuned its tower has moved away from its
+    partner: the cosine is then as good as that drift allows.
+    """
+
+    def __init__(self, source: str, tower_layers: int) -> None:
+        super().__init__()
+        self.text: nn.Module = SiglipTextModel.from_pretrained(source)
+        vision = SiglipVisionModel.from_pretrained(source)
+        vision = getattr(vision, "vision_model", vision)
+        self.rest: nn.ModuleList = vision.encoder.layers[tower_layers:]
+        self.post_layernorm: nn.Module = vision.post_layernorm
+        self.head: nn.Module = vision.head
+        self.vision_config: Any = vision.config
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def embed_text(self, question: str) -> Tensor:
+        """Embedding (d,) of a question; what is beyond the encoder's length is cut off."""
+        config = cast(Any, self.text).config
+        ids = self.tokenizer(
+            [question],
+            padding="max_length",
+            truncation=True,
+            max_length=config.max_position_embeddings,
+            return_tensors="pt",
+        )["input_ids"]
+        return cast(Tensor, self.text(ids.to(next(self.parameters()).device)).pooler_output[0])
+
+    @torch.no_grad()
+    def embed_frames(self, features: Tensor) -> Tensor:
+        """Embeddings (frames, d) from the tower's hidden states (frames, patches, width)."""
+        states = features.to(next(self.parameters()).dtype)
+        for layer in self.rest:
+            states = layer(states, attention_mask=None)
+            states = states[0] if isinstance(states, tuple) else states
+        return cast(Tensor, self.head(self.post_layernorm(states)))
+
+    def flops(self, frames: int) -> int:
+        """Real FLOPs of embedding one question and a video's frames, given the tower's hidden states."""
+        text: Any = self.text.config
+        whole = siglip_vision_flops(self.vision_config, frames)
+        seen = copy(self.vision_config)
+        seen.num_hidden_layers -= len(self.rest)
+        seen.vision_use_head = False
+        words = siglip_text_flops(text, 1, text.max_position_embeddings)
+        return whole - siglip_vision_flops(seen, frames) + words
+
+
+@lru_cache(maxsize=1)
+def _load(source: str, tower_layers: int, device: torch.device, dtype: torch.dtype) -> SiglipPartner:
+    return SiglipPartner(source, tower_layers).to(device, dtype)
+
+
+def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartner:
+    """The partner of a model's vision tower, on the tower's device and in its precision; kept for next time.
+
+    Args:
+        model: the Video LLM.
+        tower: its vision tower.
+        download: whether it may be fetched from the hub.
+
+    Raises:
+        EncoderError: no partner is known, or it can't be had.
+    """
+    source = partner_of(model)
+    if source is None:
+        raise EncoderError(
+            f"no SigLIP text encoder is known for the vision tower of {model.config.model_type}: "
+            "use relevance='embedding'"
+        )
+    if not download and not Path(source).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
+            raise EncoderError(f"{source} is not on this machine: relevance='siglip' fetches it")
+    config = model.config.vision_config
+    layers = config.num_hidden_layers
+    if isinstance(model.config.vision_feature_layer, int):  # the hidden state that the projector reads
+        layers += model.config.vision_feature_layer + 1 if model.config.vision_feature_layer < 0 else 0
+    parameter = next(tower.parameters())
+    try:
+        partner = _load(source, layers, parameter.device, parameter.dtype)
+    except OSError as error:
+        raise EncoderError(
+            f"the text encoder {source} can't be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    if partner.vision_config.hidden_size != config.hidden_size:
+        raise EncoderError(f"{source} is not the partner of this vision tower: its width differs")
+    return partner

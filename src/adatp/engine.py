@@ -1,0 +1,414 @@
+"""Drops tokens between decoder layers, exactly.
+
+Every decoder layer of transformers is called ``layer(hidden_states, **kwargs)`` with the rotary embedding,
+the mask, position ids and the cache among its arguments. The engine puts a pre-hook on each layer that
+gathers the rows of the tokens still processed, and remaps the mask's columns to what that layer's cache
+holds, in prefill and in every later step. Kept tokens keep their own rotary positions. Which tokens to keep
+is a plan's business: the engine knows no method and no model family.
+
+What each layer's cache holds is remembered by the cache itself, so it survives copies, beams and turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import Cache
+
+from adatp.attention import Probe
+from adatp.plan import Plan
+
+FILLER = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What the cache of every layer behind one cut holds.
+
+    Attributes:
+        index: (B, n) int64, position of each slot in the whole sequence, FILLER where a row was padded.
+        end: length of the whole sequence when this was recorded; every later token has a slot of its own.
+        ragged: whether there are fillers.
+    """
+
+    index: Tensor
+    end: int
+    ragged: bool
+
+    def slots(self, seen: int) -> int:
+        """Slots in use once the whole sequence is ``seen`` tokens long."""
+        return self.index.shape[1] + seen - self.end
+
+    def until(self, seen: int) -> Tensor:
+        """(B, slots) positions of the slots in use once the whole sequence is ``seen`` tokens long."""
+        if seen < self.end:
+            return self.index[:, : self.slots(seen)]
+        later = torch.arange(self.end, seen, device=self.index.device)
+        return torch.cat([self.index, later.expand(len(self.index), -1)], 1)
+
+
+class _PrunedCache(Cache):  # type: ignore[misc]
+    """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold."""
+
+    kept: dict[int, Kept]
+    entered: bool
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
+        moved: dict[int, Kept] = {}  # layers behind one cut share one record
+        for kept in self.kept.values():
+            moved.setdefault(id(kept), Kept(change(kept.index), kept.end, kept.ragged))
+        self.kept = {layer: moved[id(kept)] for layer, kept in self.kept.items()}
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.entered:
+            raise RuntimeError(
+                "this cache was filled under pruning, its layers hold different tokens: "
+                "go on with it inside `with AdaTP(...)(model):`"
+            )
+        return super().update(*args, **kwargs)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._map(lambda index: index.index_select(0, beam_idx.to(index.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._map(lambda index: index.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._map(lambda index: index[indices.to(index.device)])
+
+    def reset(self) -> None:
+        super().reset()
+        self.kept = {}
+
+
+@cache
+def _remembering(cls: Any) -> type:
+    return type(f"Pruned{cls.__name__}", (_PrunedCache, cls), {})
+
+
+class _Call:
+    """One call of the decoder: what the hooks of its layers share."""
+
+    def __init__(self, plan: Plan | None, cache: Any) -> None:
+        self.plan = plan
+        self.cache = cache
+        self.past = int(cache.get_seq_length()) if cache is not None else 0
+        self.kept: dict[int, Kept] = dict(cache.kept) if isinstance(cache, _PrunedCache) else {}
+        self.length = 0  # tokens of this call
+        self.alive: list[Tensor] = list(plan.real) if plan else []
+        self.index: Tensor | None = None  # (B, n) positions still processed, FILLER padded; None: all
+        self.ragged = False
+        self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
+        self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
+
+    def held(self, layer: int) -> Kept | None:
+        """What the layer's cache held before this call; None: every token."""
+        return self.kept.get(layer)
+
+    def past_slots(self, layer: int) -> int:
+        """Slots of the layer's cache in use before this call."""
+        held = self.held(layer)
+        return self.past if held is None else held.slots(self.past)
+
+    def rows_of(self, positions: Tensor, sample: int) -> Tensor:
+        """Where the layer about to run has ``positions`` of ``sample``, as rows of its hidden states."""
+        if self.index is None:
+            return positions
+        alive = self.alive[sample]
+        return torch.searchsorted(alive, positions) + self.index.shape[1] - len(alive)
+
+    def once(self, make: Callable[..., Any], shared: tuple[Any, ...], *rest: Any) -> Any:
+        """``make(*shared, *rest)``, made once for all the layers that come with the same ``shared``."""
+        key = (make.__name__, *map(id, shared))
+        if key not in self.memo:
+            self.memo[key] = (
+                make(*shared, *rest),
+                shared,
+            )  # holding `shared` keeps its ids from being reused
+        return self.memo[key][0]
+
+
+class Engine:
+    """The hooks of one decoder.
+
+    Args:
+        decoder: the text model, with ``layers``.
+        scored: the layers that plans may ask the attention of.
+        begin: called with the decoder's keyword arguments at the start of each call; returns the plan, or
+            None to process every token.
+        end: called at the end of each call with, per layer and sample, the positions it processed; None if
+            there was no plan.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        scored: Iterable[int],
+        begin: Callable[[dict[str, Any]], Plan | None],
+        end: Callable[[list[list[Tensor]] | None], None],
+    ) -> None:
+        self.decoder = decoder
+        self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
+        self.begin = begin
+        self.end = end
+        self.probes = {layer: Probe(attention_module(self.layers[layer])) for layer in sorted(scored)}
+        self.handles: list[RemovableHandle] = []
+        self.call: _Call | None = None
+
+    def install(self) -> None:
+        """Put the hooks in place."""
+        self.handles = [
+            self.decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
+            self.decoder.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
+            *(
+                layer.register_forward_pre_hook(partial(self._before, number), with_kwargs=True)
+                for number, layer in enumerate(self.layers)
+            ),
+        ]
+        for probe in self.probes.values():
+            probe.install()
+
+    def remove(self) -> None:
+        """Take everything away again."""
+        for handle in self.handles:
+            handle.remove()
+        for probe in self.probes.values():
+            probe.remove()
+        self.handles, self.call = [], None
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        self.call = _Call(self.begin(kwargs), cache)
+        if isinstance(cache, _PrunedCache):
+            cache.entered = True
+
+    def _leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        call, self.call = self.call, None
+        for probe in self.probes.values():
+            probe.disarm()
+        if call is None:
+            return
+        if isinstance(call.cache, _PrunedCache):
+            call.cache.entered = False
+        if output is None:  # an exception is on its way out
+            return
+        self._scatter(call, output)
+        self.end([alive for alive, _ in call.processed] if call.plan else None)
+
+    def _scatter(self, call: _Call, output: Any) -> None:
+        """Put every state back where callers look for it by position."""
+        if call.index is not None:
+            output.last_hidden_state = scatter_rows(output.last_hidden_state, call.index, call.length)
+        if output.get("hidden_states") is not None:
+            # The state in front of layer l is what layer l - 1 left; the last one is the decoder's output.
+            made_by = [None, *(index for _, index in call.processed[:-1])]
+            states = [
+                state if state is None or index is None else scatter_rows(state, index, call.length)
+                for state, index in zip(output.hidden_states[:-1], made_by, strict=True)
+            ]
+            output.hidden_states = (*states, output.last_hidden_state)
+
+    def _before(
+        self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = self.call
+        if call is None:  # the layer is called by itself
+            return None
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        if number == 0:
+            call.length = hidden.shape[1]
+        if call.plan is not None and number in call.plan.cuts:
+            hidden = self._cut(call, call.plan, number, hidden)
+        call.processed.append((call.alive, call.index))
+        if call.plan is not None and number in call.plan.scored:
+            self._arm(call, call.plan, number)
+        changed = self._remap(call, number, kwargs)
+        if not changed:
+            return None
+        if args:
+            return (hidden, *args[1:]), {**kwargs, **changed}
+        return args, {**kwargs, **changed, "hidden_states": hidden}
+
+    def _cut(self, call: _Call, plan: Plan, number: int, hidden: Tensor) -> Tensor:
+        """Ask the plan which tokens go on and gather their hidden states."""
+        scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
+        slots = call.past_slots(number - 1)
+        alive = [
+            plan.select(
+                number,
+                sample,
+                positions,
+                None if scores is None else scores[sample, slots + call.rows_of(positions, sample)],
+            )
+            for sample, positions in enumerate(call.alive)
+        ]
+        counts = [len(positions) for positions in alive]
+        if counts == [len(positions) for positions in call.alive]:
+            return hidden
+        longest = max(counts)
+        rows, index = [], []
+        for sample, positions in enumerate(alive):
+            left = (longest - len(positions), 0)
+            rows.append(F.pad(call.rows_of(positions, sample), left))  # a filler copies the first row
+            index.append(F.pad(positions, left, value=FILLER))
+        call.alive, call.index, call.ragged = alive, torch.stack(index), min(counts) < longest
+        call.memo.clear()
+        return take_rows(hidden, torch.stack(rows))
+
+    def _arm(self, call: _Call, plan: Plan, number: int) -> None:
+        """Have the layer score the plan's query rows."""
+        rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
+        most = max(map(len, rows))
+        weight = [F.pad(torch.ones(len(row), device=row.device), (most - len(row), 0)) for row in rows]
+        padded = [F.pad(row, (most - len(row), 0)) for row in rows]
+        self.probes[number].arm(torch.stack(padded), torch.stack(weight), call.past_slots(number))
+
+    def _remap(self, call: _Call, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The layer's keyword arguments as the tokens that it processes and holds need them."""
+        held, mask = call.held(number), kwargs.get("attention_mask")
+        if call.index is None and (held is None or (mask is None and not held.ragged)):
+            return {}
+        changed: dict[str, Any] = {}
+        if call.index is not None:
+            for name, gather in (("position_embeddings", _gather_rotary), ("position_ids", _contiguous)):
+                if kwargs.get(name) is not None:
+                    changed[name] = call.once(gather, (kwargs[name], call.index))
+        device = kwargs["position_embeddings"][0].device if call.index is None else call.index.device
+        kept: Kept = call.once(_hold, (held, call.index), call.past, call.length, call.ragged, device)
+        fixed = None if call.cache is None else getattr(call.cache.layers[number], "max_cache_len", None)
+        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
+        changed["attention_mask"] = call.once(
+            remap_mask, (mask, kept, call.index), call.past, call.length, fixed, flash
+        )
+        if call.index is not None and call.cache is not None:
+            _remember(call.cache, number, kept)
+        return changed
+
+
+def attention_module(layer: nn.Module) -> nn.Module:
+    """The self-attention of a decoder layer.
+
+    Raises:
+        ValueError: the layer has none that the cache knows by a layer number.
+    """
+    for module in layer.children():
+        if hasattr(module, "layer_idx") and hasattr(module, "config"):
+            return module
+    raise ValueError(f"{type(layer).__name__} has no self-attention that can be scored")
+
+
+def take_rows(states: Tensor, rows: Tensor) -> Tensor:
+    """Rows (B, n) int64 of states (B, L, ...)."""
+    if len(rows) == 1:
+        return states.index_select(1, rows[0].to(states.device))
+    samples = torch.arange(len(rows), device=states.device)[:, None]
+    return states[samples, rows.to(states.device)]
+
+
+def scatter_rows(states: Tensor, index: Tensor, length: int) -> Tensor:
+    """Put states (B, n, d) at their positions ``index`` (B, n) of ``length``; zeros elsewhere.
+
+    Fillers (negative positions) fall away.
+    """
+    index = index.to(states.device)
+    samples = torch.arange(len(index), device=states.device)[:, None]
+    full = states.new_zeros(len(index), length + 1, states.shape[2])
+    full[samples, index.where(index >= 0, length)] = states
+    return full[:, :length]
+
+
+def remap_mask(
+    mask: Tensor | None,
+    kept: Kept,
+    index: Tensor | None,
+    past: int,
+    length: int,
+    fixed: int | None,
+    flash: bool,
+) -> Tensor | None:
+    """An attention mask of the whole sequence, as one layer's queries and keys need it.
+
+    Args:
+        mask: None (causal), (B, S) padding (flash attention), or (B or 1, heads or 1, length, S), boolean or
+            additive; S positions of the whole sequence, and unused ones behind it for a static cache.
+        kept: what the layer's cache holds, this call's tokens included.
+        index: (B, n) positions in this call of the layer's queries, FILLER where padded; None: all of them.
+        past: length of the sequence before this call.
+        length: tokens of this call.
+        fixed: number of keys of a static cache, None if the cache grows.
+        flash: whether padding masks are two-dimensional.
+
+    Returns:
+        A mask of the same kind, or None where causality alone is right. Fillers as keys are hidden from all
+        but themselves: a filler sees itself, for a softmax needs something to look at.
+    """
+    if mask is None and not kept.ragged:
+        return None
+    columns = kept.index
+    if fixed is not None and fixed > columns.shape[1]:
+        columns = F.pad(columns, (0, fixed - columns.shape[1]), value=FILLER)
+    there = columns >= 0
+    at = columns.clamp(min=0)
+    hidden: float
+    seen: float
+    if flash:
+        if mask is None:
+            return there
+        return mask.gather(1, at.to(mask.device).expand(len(mask), -1)) * there.to(mask.device, mask.dtype)
+    if index is None:
+        index = torch.arange(length, device=columns.device)[None]
+    samples = max(len(index), len(columns), 1 if mask is None else len(mask))
+    index, at, there = (part.expand(samples, -1) for part in (index, at, there))
+    if mask is None:
+        hidden, seen = False, True
+        picked = (at[:, None] <= index[..., None] + past)[:, None]
+    else:
+        hidden, seen = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)
+        rows = take_rows(mask.expand(samples, -1, -1, -1).transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
+        picked = rows.gather(3, at[:, None, None].to(mask.device).expand(*rows.shape[:3], -1))
+    picked = picked.masked_fill(~there[:, None, None].to(picked.device), hidden)
+    sample, filler = (index < 0).nonzero(as_tuple=True)
+    picked[sample, :, filler, filler + kept.slots(kept.end) - index.shape[1]] = seen
+    return picked
+
+
+def _hold(
+    held: Kept | None, index: Tensor | None, past: int, length: int, ragged: bool, device: torch.device
+) -> Kept:
+    """What a layer's cache holds once this call's tokens are in it."""
+    old = torch.arange(past, device=device)[None] if held is None else held.until(past).to(device)
+    if index is None:
+        new = torch.arange(past, past + length, device=device)[None]
+    else:
+        new = index.where(index < 0, index + past)
+    samples = max(len(old), len(new))
+    both = torch.cat([old.expand(samples, -1), new.expand(samples, -1)], 1)
+    return Kept(both, past + length, ragged or (held is not None and held.ragged))
+
+
+def _remember(past_key_values: Any, layer: int, kept: Kept) -> None:
+    if not isinstance(past_key_values, _PrunedCache):
+        past_key_values.__class__ = _remembering(cast(Hashable, type(past_key_values)))
+        past_key_values.kept, past_key_values.entered = {}, True
+    past_key_values.kept[layer] = kept
+
+
+def _gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
+    index = index.clamp(min=0)
+    return tuple(take_rows(part.expand(len(index), -1, -1), index) for part in rotary)
+
+
+def _contiguous(position_ids: Tensor, index: Tensor) -> Tensor:
+    # Only the packed-sequence check of flash attention reads these: gaps would look like several sequences.
+    steps = torch.arange(index.shape[1], device=position_ids.device)
+    return position_ids[..., :1] + steps

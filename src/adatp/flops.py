@@ -1,0 +1,247 @@
+"""Analytic FLOPs: the paper's convention and what really runs. Plain integers, no tensors.
+
+Two figures that must not be mixed. `paper_macs` follows the literature: multiply-accumulates of the decoder's
+prefill for the visual tokens only. Everything else here is real FLOPs, two to a multiply-accumulate, of
+matrix products, convolutions and attention (dense: what a causal mask hides is counted), as
+`torch.utils.flop_counter.FlopCounterMode` counts them; norms, activations, softmax and rotary are left out.
+
+The counter itself sees nothing of scaled_dot_product_attention on the CPU (torch 2.13): compare there with
+attn_implementation="eager", or on the meta device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
+
+_DYCOKE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a decoder with grouped-query attention and a gated MLP, on which its FLOPs depend.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the hidden states.
+        heads: query heads.
+        kv_heads: key/value heads.
+        head_dim: width of a head; heads * head_dim need not be hidden.
+        intermediate: width of the MLP; of a mixture of experts, of those that one token visits together.
+        vocab: entries of the vocabulary.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> "DecoderShape":
+        """Reads a text config of transformers.
+
+        A mixture of experts counts the experts that a token visits; its router (under 0.5 % of a layer of
+        Qwen3-VL-30B-A3B) is left out.
+
+        Raises:
+            ValueError: if the layers are not all alike: linear attention, or dense among sparse ones.
+        """
+        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
+        heads = config.num_attention_heads
+        intermediate = config.intermediate_size
+        if getattr(config, "num_experts_per_tok", None):
+            if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 0) != 1:
+                raise ValueError(f"FLOPs of dense among sparse layers ({config.model_type}) are not known")
+            intermediate = config.num_experts_per_tok * config.moe_intermediate_size
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            intermediate=intermediate,
+            vocab=config.vocab_size,
+        )
+
+    @property
+    def width(self) -> int:
+        """Query heads times head width."""
+        return self.heads * self.head_dim
+
+    @property
+    def linear_macs(self) -> int:
+        """Multiply-accumulates of one layer's linear maps for one token: q, k, v, o, gate, up, down."""
+        attention = 2 * self.hidden * (self.width + self.kv_heads * self.head_dim)
+        return attention + 3 * self.hidden * self.intermediate
+
+
+def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvid") -> int:
+    """The literature's "FLOPs": multiply-accumulates of the prefill, visual tokens only, causal not halved.
+
+    With n tokens, hidden size d, MLP width m, a layer counts:
+
+    - "fastv" (also HoliTom, VisionZip): 4nd^2 + 2n^2 d + 2ndm;
+    - "dycoke": the same, plus 100 decode steps;
+    - "pyramiddrop": 4nd^2 + 2n^2 d + 3ndm;
+    - "fastvid": exact for grouped-query attention and a gated MLP.
+
+    Args:
+        shape: the decoder.
+        visual: visual tokens that each layer processes, one count a layer.
+        preset: one of PRESETS.
+
+    Raises:
+        ValueError: if the preset is not one of PRESETS, or there is not one count a layer.
+    """
+    _check_layers(shape, visual)
+    d, m = shape.hidden, shape.intermediate
+    if preset == "fastvid":
+        return sum(n * shape.linear_macs + 2 * n * n * shape.width for n in visual)
+    if preset == "pyramiddrop":
+        return sum(4 * n * d * d + 2 * n * n * d + 3 * n * d * m for n in visual)
+    plain = sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in visual)
+    if preset == "fastv":
+        return plain
+    if preset == "dycoke":
+        steps = _DYCOKE_STEPS
+        return plain + sum(steps * (4 * d * d + 2 * d * m + 2 * d * n + d * (steps + 1)) for n in visual)
+    raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+
+
+def prefill_flops(
+    shape: DecoderShape, tokens: Sequence[int], scored: Mapping[int, int] | None = None, past: int = 0
+) -> int:
+    """Real FLOPs of the decoder layers while the prompt is read; the lm_head is not in it.
+
+    Args:
+        shape: the decoder.
+        tokens: tokens that each layer processes, one count a layer.
+        scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
+        past: tokens already in the cache of every layer.
+
+    Raises:
+        ValueError: if there is not one count a layer.
+    """
+    _check_layers(shape, tokens)
+    macs = sum(n * shape.linear_macs + 2 * n * (n + past) * shape.width for n in tokens)
+    macs += sum(rows * (tokens[layer] + past) * shape.width for layer, rows in (scored or {}).items())
+    return 2 * macs
+
+
+def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int:
+    """Real FLOPs of `steps` forward passes on one token each, lm_head included.
+
+    The first new token comes out of the prefill: k new tokens take k - 1 steps.
+
+    Args:
+        shape: the decoder.
+        context: tokens in the cache of each layer before the first step, one count a layer.
+        steps: forward passes.
+
+    Raises:
+        ValueError: if there is not one count a layer.
+    """
+    _check_layers(shape, context)
+    keys = sum(steps * n + steps * (steps + 1) // 2 for n in context)
+    linear = steps * shape.layers * shape.linear_macs
+    return 2 * (linear + 2 * keys * shape.width) + lm_head_flops(shape, steps)
+
+
+def lm_head_flops(shape: DecoderShape, positions: int) -> int:
+    """Real FLOPs of the logits of so many positions."""
+    return 2 * positions * shape.hidden * shape.vocab
+
+
+def siglip_vision_flops(config: Any, frames: int) -> int:
+    """Real FLOPs of a SigLIP vision tower, with all the layers and the head that its config has.
+
+    LLaVA-OneVision's tower has a layer less than SigLIP, and no head: the difference between the two configs
+    is what the text-relevance encoder adds.
+
+    Args:
+        config: SiglipVisionConfig.
+        frames: images of config.image_size square.
+    """
+    d, m = config.hidden_size, config.intermediate_size
+    n = (config.image_size // config.patch_size) ** 2
+    macs: int = n * config.num_channels * config.patch_size**2 * d
+    macs += config.num_hidden_layers * _siglip_layer_macs(d, m, n)
+    if getattr(config, "vision_use_head", True):
+        macs += (2 + 2 * n) * d * d + 2 * n * d + 2 * d * m  # one learned query on all patches, then an MLP
+    return 2 * frames * macs
+
+
+def siglip_text_flops(config: Any, sequences: int, length: int) -> int:
+    """Real FLOPs of a SigLIP text tower on padded sequences.
+
+    Args:
+        config: SiglipTextConfig.
+        sequences: number of texts.
+        length: tokens of each, padding included (SigLIP was trained on 64).
+    """
+    d: int = config.hidden_size
+    macs: int = config.num_hidden_layers * _siglip_layer_macs(d, config.intermediate_size, length)
+    macs += d * config.projection_size
+    return 2 * sequences * macs
+
+
+def llava_onevision_projector_flops(config: Any, frames: int) -> int:
+    """Real FLOPs of LLaVA-OneVision's projector: two linear maps on every patch, before the pooling.
+
+    Args:
+        config: LlavaOnevisionConfig.
+        frames: images of the vision tower's size.
+    """
+    vision = config.vision_config
+    selected = config.vision_feature_layer
+    width: int = vision.hidden_size * (1 if isinstance(selected, int) else len(selected))
+    text: int = config.text_config.hidden_size
+    patches: int = frames * (vision.image_size // vision.patch_size) ** 2
+    return 2 * patches * (width * text + text * text)
+
+
+def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of Qwen2.5-VL's vision tower, merger included.
+
+    Attention is within a window of a frame, and within a frame in the layers config.fullatt_block_indexes.
+
+    Args:
+        config: Qwen2_5_VLVisionConfig.
+        grids: (frames, height, width) of each image or video in patches, a frame being a temporal patch
+            (`image_grid_thw`, `video_grid_thw`).
+    """
+    d, merge = config.hidden_size, config.spatial_merge_size
+    window = config.window_size // merge // config.patch_size
+    full_layers = sum(layer in config.fullatt_block_indexes for layer in range(config.depth))
+    merged_width = d * merge**2
+    linear = 4 * d * d + 3 * d * config.intermediate_size
+    patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * d
+    merger = merged_width * (merged_width + config.out_hidden_size)
+    macs = 0
+    for frames, height, width in grids:
+        patches = frames * height * width
+        full = (height * width) ** 2  # pairs of patches that attend to each other, in one frame
+        windowed = merge**4 * _squares(height // merge, window) * _squares(width // merge, window)
+        pairs = frames * (full_layers * full + (config.depth - full_layers) * windowed)
+        macs += patches * (patch + config.depth * linear) + 2 * d * pairs + patches // merge**2 * merger
+    return 2 * macs
+
+
+def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:
+    if len(counts) != shape.layers:
+        raise ValueError(f"need one count for each of {shape.layers} layers, not {len(counts)}")
+
+
+def _siglip_layer_macs(d: int, m: int, n: int) -> int:
+    return n * (4 * d * d + 2 * d * m) + 2 * n * n * d
+
+
+def _squares(length: int, window: int) -> int:
+    """Sum of the squared sizes of the windows that a length is cut into."""
+    whole, rest = divmod(length, window)
+    return whole * window**2 + rest**2

@@ -1,0 +1,162 @@
+"""Where the visual tokens of a prompt are, and which frame and spatial position each one shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of one video's visual tokens, as the language model sees them."""
+
+
+class LayoutError(ValueError):
+    """The prompt and its videos do not fit together."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoLayout:
+    """One sample's prompt. All positions are columns of the sample's row of ``input_ids``, pads counted.
+
+    Attributes:
+        index: (n,) int64, ascending: position of each visual token. Newlines, separators and timestamps that
+            a model family puts among them are not visual tokens.
+        video: (n,) int64: which of the sample's videos the token belongs to.
+        frame: (n,) int64: its frame, counted over all the sample's videos. For families that merge frames
+            (Qwen2.5-VL: two) this is the merged frame.
+        row: (n,) int64: row in the frame's token grid.
+        column: (n,) int64: column in the frame's token grid.
+        question: (q,) int64, ascending: the text tokens behind the last visual token, template included.
+        real: (r,) int64, ascending: every token that is not padding.
+        videos: which of the batch's videos these are.
+        grids: frames, rows and columns of each of them.
+        length: length of the row, pads included.
+    """
+
+    index: Tensor
+    video: Tensor
+    frame: Tensor
+    row: Tensor
+    column: Tensor
+    question: Tensor
+    real: Tensor
+    videos: tuple[int, ...]
+    grids: tuple[Grid, ...]
+    length: int
+
+    @property
+    def frames(self) -> int:
+        """Number of frames over all the sample's videos."""
+        return sum(grid[0] for grid in self.grids)
+
+    @property
+    def position(self) -> Tensor:
+        """(n,) int64: the spatial position of each token, unique within its video's grid."""
+        columns = torch.tensor([grid[2] for grid in self.grids], device=self.index.device)
+        return self.row * columns[self.video] + self.column
+
+
+def build_layouts(
+    input_ids: Tensor,
+    real: Tensor,
+    grids: Sequence[Grid],
+    *,
+    video_token_id: int,
+    not_text: Sequence[int] = (),
+    trailing: int = 0,
+) -> list[VideoLayout]:
+    """Find every sample's visual tokens.
+
+    Args:
+        input_ids: (B, L) int64.
+        real: (B, L) bool, False on padding.
+        grids: the grid of every video of the batch, in the order of the prompts.
+        video_token_id: the placeholder that stands for a visual token.
+        not_text: placeholders that are neither text nor a video's visual token (an image's).
+        trailing: placeholders behind each video's grid that stand for no visual token (a newline).
+
+    Returns:
+        One layout a sample, in order. A batch whose rows are ``k`` copies of each prompt (beam search,
+        several return sequences) may come with the grids of the prompts alone.
+
+    Raises:
+        LayoutError: the prompts hold another number of placeholders than the grids say.
+    """
+    placeholder = (input_ids == video_token_id) & real
+    text = real & ~placeholder
+    for token in not_text:
+        text &= input_ids != token
+    sizes = [frames * rows * columns + trailing for frames, rows, columns in grids]
+    owned = videos_by_sample(placeholder.sum(1).tolist(), sizes)
+    return [
+        _layout(placeholder[b], text[b], real[b], owned[b], [grids[v] for v in owned[b]], trailing)
+        for b in range(input_ids.shape[0])
+    ]
+
+
+def videos_by_sample(tokens: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Which videos stand in which prompt.
+
+    Args:
+        tokens: placeholders in each prompt (B,).
+        sizes: placeholders that each video needs (V,), in the order of the prompts. Where the batch is
+            ``k`` copies of each prompt, side by side, those of the prompts alone will do.
+
+    Returns:
+        For each prompt the numbers of its videos.
+
+    Raises:
+        LayoutError: no such assignment exists.
+    """
+    total, needed = sum(tokens), sum(sizes)
+    copies = total // needed if needed and total % needed == 0 else 0
+    if copies == 0 or len(tokens) % copies:
+        raise LayoutError(
+            f"the prompts hold {total} video placeholder tokens, their videos need {needed}: "
+            "build both with the same processor call"
+        )
+    ends = [0, *accumulate(sizes)]
+    owned, begin = [], 0
+    for count in tokens[::copies]:
+        if begin + count not in ends:
+            raise LayoutError(f"a prompt's {count} video placeholder tokens do not make up whole videos")
+        owned.append([v for v in range(len(sizes)) if begin <= ends[v] < begin + count])
+        begin += count
+    return [videos for videos in owned for _ in range(copies)]
+
+
+def _layout(
+    placeholder: Tensor, text: Tensor, real: Tensor, videos: list[int], grids: list[Grid], trailing: int
+) -> VideoLayout:
+    device = placeholder.device
+    where = placeholder.nonzero().squeeze(1)
+    index, video, frame, row, column = [], [], [], [], []
+    offset = first_frame = 0
+    for number, (frames, rows, columns) in enumerate(grids):
+        size = frames * rows * columns
+        cell = torch.arange(size, device=device)
+        index.append(where[offset : offset + size])
+        video.append(torch.full_like(cell, number))
+        frame.append(cell // (rows * columns) + first_frame)
+        row.append(cell // columns % rows)
+        column.append(cell % columns)
+        offset += size + trailing
+        first_frame += frames
+    empty = torch.zeros(0, dtype=torch.int64, device=device)
+    behind = torch.zeros_like(text)
+    behind[int(where[-1]) + 1 if len(where) else 0 :] = True
+    return VideoLayout(
+        index=torch.cat([empty, *index]),
+        video=torch.cat([empty, *video]),
+        frame=torch.cat([empty, *frame]),
+        row=torch.cat([empty, *row]),
+        column=torch.cat([empty, *column]),
+        question=(text & behind).nonzero().squeeze(1),
+        real=real.nonzero().squeeze(1),
+        videos=tuple(videos),
+        grids=tuple(grids),
+        length=len(real),
+    )

@@ -1,0 +1,1 @@
+"""Pruning methods: one file a method, one frozen dataclass each."""

@@ -1,0 +1,36 @@
+"""Model families: what is peculiar to each, one small file a family, found by ``config.model_type``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adatp.models.family import Family, TowerCall
+from adatp.models.llava_onevision import LlavaOnevision
+from adatp.models.qwen2_5_vl import Qwen25VL
+
+FAMILIES: dict[str, Family] = {
+    "llava_onevision": LlavaOnevision(),
+    "qwen2_5_vl": Qwen25VL(),
+}
+
+
+class UnsupportedModelError(ValueError):
+    """No family file knows this model."""
+
+
+def family_of(model: Any) -> Family:
+    """The family of a transformers model.
+
+    Raises:
+        UnsupportedModelError: its model type is not in the registry.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if model_type not in FAMILIES:
+        raise UnsupportedModelError(
+            f"model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)} "
+            "(CONTRIBUTING.md shows how to add a family)"
+        )
+    return FAMILIES[model_type]
+
+
+__all__ = ["FAMILIES", "Family", "TowerCall", "UnsupportedModelError", "family_of"]

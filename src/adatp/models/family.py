@@ -1,0 +1,46 @@
+"""What a family file has to say about its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from adatp.layout import Grid, VideoLayout
+
+
+@dataclass(frozen=True, eq=False)
+class TowerCall:
+    """The call of the vision tower that encoded a batch's videos: its arguments and what it returned."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+class Family(Protocol):
+    """Answers about one model family. ``call`` is the keyword arguments of the multimodal model's forward."""
+
+    def tower(self, model: Any) -> nn.Module:
+        """The vision tower, called once for all the videos of a batch."""
+        ...
+
+    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
+        """The token grid of each encoded video."""
+        ...
+
+    def layouts(
+        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+    ) -> list[VideoLayout]:
+        """Where the visual tokens of each sample are; ``input_ids`` and ``real`` (not padding) are (B, L)."""
+        ...
+
+    def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """The tower's features before the projector, (frames, patches, d) for each video."""
+        ...
+
+    def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
+        """Real FLOPs of encoding the videos, tower and projector."""
+        ...

@@ -1,0 +1,67 @@
+"""LLaVA-OneVision: a square grid a frame, pooled two by two, and one newline behind each video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from adatp.flops import llava_onevision_projector_flops, siglip_vision_flops
+from adatp.layout import Grid, VideoLayout, build_layouts
+from adatp.models.family import TowerCall
+
+
+class LlavaOnevision:
+    """``llava_onevision``. The newline at the end of a video is no visual token and is never dropped."""
+
+    def tower(self, model: Any) -> nn.Module:
+        """SigLIP."""
+        return cast(nn.Module, model.base_model.vision_tower)
+
+    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
+        """All videos of a batch have the same number of frames."""
+        side = math.ceil(_patches_a_side(config) / 2)
+        if call.get("pixel_values_videos") is not None:
+            videos, frames = call["pixel_values_videos"].shape[:2]
+        else:
+            encoded = call["mm_encoder_outputs"]["video"].pooler_output
+            videos, frames = len(encoded), (encoded.shape[1] - 1) // side**2
+            if tower is not None:  # several return sequences: the tower saw each video once
+                videos = len(_features(config, tower)) // frames
+        return [(frames, side, side)] * videos
+
+    def layouts(
+        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+    ) -> list[VideoLayout]:
+        """Placeholders in one run, the last of each video its newline."""
+        return build_layouts(
+            input_ids,
+            real,
+            grids,
+            video_token_id=config.video_token_id,
+            not_text=[config.image_token_id],
+            trailing=1,
+        )
+
+    def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """The hidden states that the projector reads."""
+        return list(torch.split(_features(config, tower), [frames for frames, _, _ in grids]))
+
+    def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
+        """Every frame through the tower, every patch through the projector."""
+        frames = sum(grid[0] for grid in grids)
+        tower = siglip_vision_flops(config.vision_config, frames)
+        return tower + llava_onevision_projector_flops(config, frames)
+
+
+def _patches_a_side(config: Any) -> int:
+    return int(config.vision_config.image_size // config.vision_config.patch_size)
+
+
+def _features(config: Any, tower: TowerCall) -> Tensor:
+    layer = config.vision_feature_layer
+    states = tower.output.hidden_states[layer if isinstance(layer, int) else layer[-1]]
+    return cast(Tensor, states[:, 1:] if config.vision_feature_select_strategy == "default" else states)

@@ -1,0 +1,40 @@
+"""What passes between a method, which decides, and the engine, which carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Plan(Protocol):
+    """What a method wants done with one call of the decoder. Positions are columns of the call's tokens.
+
+    Attributes:
+        real: per sample, the positions that are not padding, ascending int64.
+        queries: per sample, the positions of the query rows to score; they must never be dropped.
+        scored: layers whose attention the plan asks for.
+        cuts: layers before which tokens may be dropped; not the first, whose cache sizes every mask.
+    """
+
+    real: Sequence[Tensor]
+    queries: Sequence[Tensor]
+    scored: frozenset[int]
+    cuts: frozenset[int]
+
+    def select(self, layer: int, sample: int, alive: Tensor, scores: Tensor | None) -> Tensor:
+        """Choose the positions that ``layer`` and those behind it process, ascending, out of ``alive``.
+
+        Args:
+            layer: the layer about to run.
+            sample: number of the sample.
+            alive: (n,) int64 positions that the layer before processed, ascending.
+            scores: (n,) float32 attention they received there, mean over heads and query rows; None if that
+                layer is not in ``scored``.
+        """
+        ...
+
+    def notes(self) -> list[dict[str, Any]]:
+        """For each sample, what is worth reporting beyond the kept tokens; plain numbers and lists."""
+        ...

@@ -1,0 +1,300 @@
+"""The context manager: while it is open, one model prunes; afterwards the model is what it was."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
+from adatp.encoders import EncoderError, SiglipPartner, load_partner
+from adatp.engine import Engine
+from adatp.flops import (
+    DecoderShape,
+    decode_flops,
+    lm_head_flops,
+    paper_macs,
+    prefill_flops,
+)
+from adatp.layout import Grid, LayoutError, VideoLayout
+from adatp.methods.base import Method, Prefill
+from adatp.models import TowerCall, family_of
+from adatp.plan import Plan
+from adatp.report import Flops, Report, Stopwatch
+
+_ACTIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+class PruningError(RuntimeError):
+    """The model can't be pruned this way."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A prompt with videos, on its way through the decoder."""
+
+    layouts: list[VideoLayout]
+    grids: list[Grid]
+    plan: Plan | None
+    past: int
+
+
+class Pruner:
+    """Prunes one model while its ``with`` block is open. Made by calling a method: ``AdaTP()(model)``."""
+
+    def __init__(
+        self, method: Method, model: Any, processor: Any, question: str | Sequence[str] | None
+    ) -> None:
+        self.method, self.model = method, model
+        self.family = family_of(model)
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.questions = [question] if isinstance(question, str) else question
+        self.decoder: Any = model.get_decoder()
+        self.shape = DecoderShape.from_config(self.decoder.config)
+        self.tower = self.family.tower(model)
+        self.engine: Engine | None = None
+        self.relevance = method.relevance
+        self.partner: SiglipPartner | None = None
+        self._signature = inspect.signature(model.base_model.forward)
+        self._handles: list[RemovableHandle] = []
+        self._call: dict[str, Any] = {}
+        self._tower_calls: list[TowerCall] = []
+        self._reading: _Reading | None = None
+        self._stopwatch = Stopwatch(model.device)
+        self._reports: list[Report] = []
+
+    @property
+    def reports(self) -> list[Report]:
+        """One report a prefill that read a video, oldest first."""
+        for report in self._reports:
+            self._count_decode(report)
+        return list(self._reports)
+
+    @property
+    def report(self) -> Report:
+        """What the last prefill did.
+
+        Raises:
+            PruningError: no prompt with a video has been read yet.
+        """
+        if not self._reports:
+            raise PruningError("nothing to report: no prompt with a video has been read in this context yet")
+        return self.reports[-1]
+
+    def __enter__(self) -> Pruner:
+        if self.model in _ACTIVE:
+            raise PruningError("this model is being pruned already: leave that context first")
+        implementation = str(self.decoder.config._attn_implementation)
+        if implementation == "flex_attention" or implementation.startswith("paged|"):
+            raise PruningError(
+                f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
+            )
+        engine = Engine(self.decoder, self.method.scored_layers(self.shape.layers), self._begin, self._end)
+        self.relevance, self.partner = self._settle_relevance()
+        self.engine = engine
+        engine.install()
+        self._handles = [
+            self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True),
+            self.tower.register_forward_pre_hook(self._before_tower),
+            self.tower.register_forward_hook(self._after_tower, with_kwargs=True),
+        ]
+        _ACTIVE.add(self.model)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _ACTIVE.discard(self.model)
+        for handle in self._handles:
+            handle.remove()
+        if self.engine is not None:
+            self.engine.remove()
+        self.engine = None
+        self._handles, self._call, self._tower_calls, self._reading = [], {}, [], None
+
+    def _settle_relevance(self) -> tuple[str, SiglipPartner | None]:
+        """The text-relevance signal of this run, and its encoder."""
+        kind = self.method.relevance
+        words = self.tokenizer is not None or self.questions is not None
+        if kind == "siglip":
+            if not words:
+                raise PruningError("relevance='siglip' needs the question's words: pass the processor too")
+            return kind, load_partner(self.model, self.tower, download=True)
+        if kind != "auto":
+            return kind, None
+        try:
+            if words:
+                return "siglip", load_partner(self.model, self.tower, download=False)
+        except EncoderError:
+            pass
+        return "embedding", None
+
+    # What the model is given, and what its tower makes of it.
+
+    def _note_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call = dict(self._signature.bind_partial(*args, **kwargs).arguments)
+        self._call.update(self._call.pop("kwargs", {}))
+
+    def _before_tower(self, *_: Any) -> None:
+        if self._reports and self._stopwatch is self._reports[-1].stopwatch:
+            self._stopwatch = Stopwatch(self.model.device)
+        self._stopwatch.start("vision")
+
+    def _after_tower(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self._stopwatch.stop("vision")
+        self._tower_calls = [*self._tower_calls[-1:], TowerCall(args, kwargs, output)]  # images, then videos
+
+    def _video_call(self) -> tuple[bool, TowerCall | None]:
+        """Whether the decoder is about to read videos, and the tower's call that encoded them."""
+        encoded = (self._call.get("mm_encoder_outputs") or {}).get("video")
+        if self._call.get("pixel_values_videos") is not None:
+            return True, self._tower_calls[-1]
+        return encoded is not None, next((t for t in self._tower_calls if t.output is encoded), None)
+
+    # One call of the decoder.
+
+    def _begin(self, kwargs: dict[str, Any]) -> Plan | None:
+        sees_video, tower = self._video_call()
+        if not sees_video:
+            self._stopwatch.start("decode")
+            return None
+        with self._stopwatch.time("relevance"):
+            self._reading = self._read(kwargs, tower)
+        self._stopwatch.start("prefill")
+        return self._reading.plan if self._reading is not None else None
+
+    def _read(self, kwargs: dict[str, Any], tower: TowerCall | None) -> _Reading | None:
+        """Lay out the prompts and have the method plan."""
+        embeds: Tensor = kwargs["inputs_embeds"]
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if self._call.get("input_ids") is None:
+            raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
+        input_ids = self._call["input_ids"].to(embeds.device)
+        real = _real_tokens(self._call.get("attention_mask"), input_ids, past)
+        config = self.model.config
+        try:
+            grids = self.family.grids(config, self._call, tower)
+            layouts = self.family.layouts(config, input_ids, real, grids)
+        except LayoutError as error:
+            warnings.warn(f"not pruned: {error}", stacklevel=2)
+            return None
+        if any(len(layout.index) and not len(layout.question) for layout in layouts):
+            warnings.warn(
+                "not pruned: no text follows the video in this call, so nothing says what to keep "
+                "(chunked prefill is not supported)",
+                stacklevel=2,
+            )
+            return None
+        if tower is None:
+            raise PruningError("the videos were encoded outside this context: encode them inside")
+        features = self.family.frame_features(config, tower, grids)
+        prefill = Prefill(
+            shape=self.shape,
+            layouts=layouts,
+            frame_features=lambda b: torch.cat([features[v].mean(1) for v in layouts[b].videos]),
+            relevance=lambda b: self._frame_relevance(b, layouts, input_ids, embeds, features),
+        )
+        return _Reading(layouts, grids, self.method.plan(prefill), past)
+
+    def _frame_relevance(
+        self,
+        sample: int,
+        layouts: list[VideoLayout],
+        input_ids: Tensor,
+        embeds: Tensor,
+        features: list[Tensor],
+    ) -> Tensor | None:
+        layout = layouts[sample]
+        words = _content(layout.question, input_ids[sample], self.tokenizer)
+        if self.relevance == "embedding":
+            return embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
+        if self.partner is None:
+            return None
+        if self.questions is not None:
+            question = self.questions[sample * len(self.questions) // len(layouts)]
+        else:
+            question = self.tokenizer.decode(input_ids[sample, words]).strip()
+        frames = torch.cat([self.partner.embed_frames(features[v]) for v in layout.videos])
+        return cosine_relevance(self.partner.embed_text(question), frames)
+
+    def _end(self, kept: list[list[Tensor]] | None) -> None:
+        self._stopwatch.stop("prefill")
+        self._stopwatch.stop("decode")
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._tower_calls, self._call = [], {}
+            self._reports.append(self._make_report(reading, kept))
+        elif self._reports:
+            self._reports[-1].decode_steps += 1
+
+    def _make_report(self, reading: _Reading, kept: list[list[Tensor]] | None) -> Report:
+        layers, plan = self.shape.layers, reading.plan
+        if kept is None or plan is None:
+            kept = [[layout.real for layout in reading.layouts]] * layers
+        other = [len(layout.real) - len(layout.index) for layout in reading.layouts]
+        flops = Flops()
+        for b, layout in enumerate(reading.layouts):
+            tokens = [len(layer[b]) for layer in kept]
+            rows = len(plan.queries[b]) if plan is not None else 0
+            scored = dict.fromkeys(plan.scored, rows) if plan is not None else {}
+            visual, whole = [n - other[b] for n in tokens], len(layout.real)
+            flops.decoder += prefill_flops(self.shape, tokens, scored, reading.past)
+            flops.decoder_vanilla += prefill_flops(self.shape, [whole] * layers, None, reading.past)
+            flops.paper += paper_macs(self.shape, visual)
+            flops.paper_vanilla += paper_macs(self.shape, [len(layout.index)] * layers)
+            flops.lm_head += lm_head_flops(self.shape, 1)
+            if self.partner is not None:
+                flops.relevance += self.partner.flops(layout.frames)
+        flops.vision = self.family.vision_flops(self.model.config, reading.grids)
+        return Report(
+            method=self.method.name,
+            settings=asdict(cast(Any, self.method)),
+            relevance=self.relevance,
+            kept=[[positions + reading.past for positions in layer] for layer in kept],
+            visual_tokens=[[len(p) - other[b] for b, p in enumerate(layer)] for layer in kept],
+            notes=plan.notes() if plan is not None else [],
+            flops=flops,
+            stopwatch=self._stopwatch,
+            past=reading.past,
+        )
+
+    def _count_decode(self, report: Report) -> None:
+        steps, past = report.decode_steps, report.past
+        report.flops.decode = sum(
+            decode_flops(self.shape, [n + past for n in sample], steps)
+            for sample in zip(*report.tokens, strict=True)
+        )
+        report.flops.decode_vanilla = sum(
+            decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.tokens[0]
+        )
+
+
+def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
+    """(B, L) bool: the tokens of this call that are not padding."""
+    length = input_ids.shape[1]
+    if isinstance(attention_mask, dict):  # a static cache's masks are made in advance
+        attention_mask = next(iter(attention_mask.values()))
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    mask: Tensor = attention_mask.to(input_ids.device)
+    if mask.ndim == 2:
+        return mask[:, past : past + length].bool()
+    own = mask[:, 0, :, past : past + length].diagonal(dim1=1, dim2=2)  # a pad does not even see itself
+    own = own if own.dtype == torch.bool else own == 0
+    return own.expand(len(input_ids), -1)
+
+
+def _content(question: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
+    """The positions of the question's own words: up to the template's first special token."""
+    if tokenizer is None:
+        return question
+    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
+    template = torch.isin(ids[question], special).nonzero()
+    words = question[: int(template[0])] if len(template) else question
+    return words if len(words) else question

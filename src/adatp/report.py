@@ -1,0 +1,170 @@
+"""What a run did: tokens kept, FLOPs spent, time taken."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Stopwatch:
+    """Adds up the time of named stages. On CUDA it records events and waits only when it is read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.spans: dict[str, list[tuple[Any, Any]]] = {}
+        self.begun: dict[str, Any] = {}
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def start(self, stage: str) -> None:
+        """Begin a span of ``stage``."""
+        self.begun[stage] = self._now()
+
+    def stop(self, stage: str) -> None:
+        """End the span of ``stage`` that was begun last; nothing happens if none was."""
+        if stage in self.begun:
+            self.spans.setdefault(stage, []).append((self.begun.pop(stage), self._now()))
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        self.start(stage)
+        try:
+            yield
+        finally:
+            self.stop(stage)
+
+    def milliseconds(self) -> dict[str, float]:
+        """Total of each stage."""
+        if self.cuda:
+            torch.cuda.synchronize()
+            return {stage: sum(a.elapsed_time(b) for a, b in spans) for stage, spans in self.spans.items()}
+        return {stage: 1000 * sum(b - a for a, b in spans) for stage, spans in self.spans.items()}
+
+
+@dataclass
+class Flops:
+    """FLOPs of a request. All are real FLOPs (two to a multiply-accumulate) but the two of the paper's kind.
+
+    Attributes:
+        decoder: the decoder layers' prefill, scoring included.
+        decoder_vanilla: the same without pruning.
+        paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
+        paper_vanilla: the same without pruning.
+        vision: encoding the videos, projector included.
+        relevance: the text-relevance encoder.
+        lm_head: the logits of the prefill's last token.
+        decode: every decode step so far, lm_head included.
+        decode_vanilla: the same without pruning.
+    """
+
+    decoder: int = 0
+    decoder_vanilla: int = 0
+    paper: int = 0
+    paper_vanilla: int = 0
+    vision: int = 0
+    relevance: int = 0
+    lm_head: int = 0
+    decode: int = 0
+    decode_vanilla: int = 0
+
+    @property
+    def request(self) -> int:
+        """Everything."""
+        return self.vision + self.relevance + self.decoder + self.lm_head + self.decode
+
+    @property
+    def request_vanilla(self) -> int:
+        """Everything, without pruning."""
+        return self.vision + self.decoder_vanilla + self.lm_head + self.decode_vanilla
+
+
+@dataclass
+class Report:
+    """One prefill and the decode steps that followed it.
+
+    Attributes:
+        method: name of the method.
+        settings: its parameters.
+        relevance: the text-relevance signal that was used.
+        kept: ``kept[l][b]`` are the positions in the whole sequence, ascending and pads excluded, of those of
+            this call's tokens of sample b that decoder layer l processed; int64.
+        visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
+        notes: per sample, what the method has to tell (segments, relevance, schedule).
+        flops: what it cost.
+        stopwatch: time by stage: vision, relevance, prefill, decode.
+        past: tokens that the cache held before the prefill.
+        decode_steps: decoder calls since the prefill.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    relevance: str
+    kept: list[list[Tensor]]
+    visual_tokens: list[list[int]]
+    notes: list[dict[str, Any]]
+    flops: Flops
+    stopwatch: Stopwatch
+    past: int = 0
+    decode_steps: int = 0
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """``tokens[l][b]``: how many tokens of sample b layer l processed."""
+        return [[len(positions) for positions in layer] for layer in self.kept]
+
+    @property
+    def flops_ratio(self) -> float:
+        """Real FLOPs of the decoder's prefill over vanilla's."""
+        return self.flops.decoder / self.flops.decoder_vanilla
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """Time by stage: vision, relevance, prefill, decode."""
+        return self.stopwatch.milliseconds()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries."""
+        return {
+            "method": self.method,
+            "settings": self.settings,
+            "relevance": self.relevance,
+            "flops_ratio": self.flops_ratio,
+            "flops": {
+                **vars(self.flops),
+                "request": self.flops.request,
+                "request_vanilla": self.flops.request_vanilla,
+            },
+            "milliseconds": self.milliseconds,
+            "decode_steps": self.decode_steps,
+            "tokens": self.tokens,
+            "visual_tokens": self.visual_tokens,
+            "kept": [[positions.tolist() for positions in layer] for layer in self.kept],
+            "samples": self.notes,
+        }
+
+    def to_json(self) -> str:
+        """``to_dict`` as one JSON object."""
+        return json.dumps(self.to_dict())
+
+    def __str__(self) -> str:
+        first = sum(self.visual_tokens[0])
+        last = sum(self.visual_tokens[-1])
+        time = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in self.milliseconds.items())
+        return (
+            f"{self.method}: {first} -> {last} visual tokens, {self.flops_ratio:.1%} of the prefill's FLOPs "
+            f"({self.flops.decoder / 1e12:.3g} of {self.flops.decoder_vanilla / 1e12:.3g} T), "
+            f"relevance {self.relevance}; {time}"
+        )

@@ -1,0 +1,118 @@
+"""The same model without pruning, where dropped tokens are hidden by a mask of each layer's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, real: Tensor) -> Iterator[None]:
+    """Let layer l of one whole-sequence forward see, of the first ``prompt`` positions, only ``kept[l]``.
+
+    Args:
+        model: unpruned.
+        kept: ``kept[l][b]`` positions, as a report tells them.
+        prompt: length of the prompt, pads included; everything behind it is seen.
+        real: (B, S) bool, False on padding.
+    """
+    batch, length = real.shape
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    itself = torch.eye(length, dtype=torch.bool)
+
+    def mask(layer: int, dtype: torch.dtype) -> Tensor:
+        seen = torch.zeros(batch, length, dtype=torch.bool)
+        for b in range(batch):
+            seen[b, kept[layer][b]] = True
+        seen[:, prompt:] = True
+        allowed = (causal & (seen & real)[:, None, :]) | itself
+        if model.config._attn_implementation == "eager":
+            return torch.zeros(batch, 1, length, length, dtype=dtype).masked_fill(
+                ~allowed[:, None], torch.finfo(dtype).min
+            )
+        return allowed[:, None]
+
+    def hook(layer: int) -> Any:
+        def replace(_: Any, args: Any, kwargs: Any) -> Any:
+            return args, {**kwargs, "attention_mask": mask(layer, args[0].dtype)}
+
+        return replace
+
+    layers = model.get_decoder().layers
+    handles = [
+        layer.register_forward_pre_hook(hook(number), with_kwargs=True) for number, layer in enumerate(layers)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class Record:
+    """Every call of a model's decoder: what went in, and the logits of the last position that came out."""
+
+    embeds: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor | None] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def ends(self) -> list[int]:
+        """Where in the whole sequence each call's last token is."""
+        return [end - 1 for end in accumulate(part.shape[1] for part in self.embeds)]
+
+
+@contextmanager
+def recorded(model: Any) -> Iterator[Record]:
+    """Record a model's calls, in its own precision (``generate`` rounds logits to float32)."""
+    record = Record()
+
+    def before(_: Any, args: Any, kwargs: Any) -> None:
+        record.embeds.append(kwargs["inputs_embeds"])
+        record.positions.append(kwargs.get("position_ids"))
+
+    def after(_: Any, args: Any, output: Tensor) -> None:
+        record.logits.append(output[:, -1])
+
+    handles = [
+        model.get_decoder().register_forward_pre_hook(before, with_kwargs=True),
+        model.lm_head.register_forward_hook(after),
+    ]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], real: Tensor) -> Tensor:
+    """Logits (B, S, vocabulary) of one masked run over the whole recorded sequence.
+
+    Args:
+        model: unpruned by now.
+        record: the calls whose embeddings and positions make up the sequence.
+        kept: ``kept[l][b]`` positions of the prompt, as reports tell them.
+        real: (B, prompt) bool, False on padding.
+    """
+    embeds = torch.cat(record.embeds, 1)
+    positions = None
+    if all(part is not None for part in record.positions):
+        positions = torch.cat(record.positions, -1)
+    behind = torch.ones(len(real), embeds.shape[1] - real.shape[1], dtype=torch.bool)
+    with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1)):
+        hidden = model.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    return model.lm_head(hidden.last_hidden_state)
+
+
+def masking_error(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], real: Tensor) -> float:
+    """Largest difference between the recorded calls' logits and those of the masked run."""
+    expected = masked_logits(model, record, kept, real)[:, record.ends]
+    return (torch.stack(record.logits, 1) - expected).abs().max().item()

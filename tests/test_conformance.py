@@ -1,0 +1,424 @@
+"""What holds for every model family: exactness of keeping all, of dropping, of batches, and of leaving."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from adatp import AdaTP
+from adatp.pruner import PruningError
+from families import FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen25VL, batch, build
+from oracle import masked_logits, masking_error, recorded
+
+PRUNE = AdaTP(flops=0.5)
+ONE = [Prompt()]
+RAGGED = [Prompt(seed=1), Prompt(seed=2, before=9, question=11), Prompt(seed=3, question=4)]
+EQUAL = [Prompt(seed=1), Prompt(seed=2), Prompt(seed=3)]
+STEPS = 8
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "min_new_tokens": STEPS,
+    "max_new_tokens": STEPS,
+    "suppress_tokens": [IMAGE, VIDEO, 94, 95],
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
+
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "ragged", "equal"])
+
+
+def generated_logits(output: Any) -> Tensor:
+    """(B, STEPS, vocabulary); ``generate`` has rounded them to float32."""
+    return torch.stack(output.logits, 1)
+
+
+def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
+    """Inputs of one call over the prompts and what was generated behind them."""
+    new = sequences.shape[1] - inputs["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
+    more = {"input_ids": sequences, "attention_mask": mask}
+    if "mm_token_type_ids" in inputs:
+        more["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, new))
+    return {**inputs, **more}
+
+
+def dropped(run: Any) -> bool:
+    return all(n < full for full, n in zip(*[run.report.visual_tokens[i] for i in (0, -1)], strict=True))
+
+
+@families
+@attentions
+@batches
+def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Prompt]) -> None:
+    model, inputs = build(family, attention), batch(family, prompts)
+    vanilla = model.generate(**inputs, **GREEDY)
+    whole = model(**inputs).logits
+    with AdaTP(flops=1.0)(model) as run:
+        kept = model.generate(**inputs, **GREEDY)
+        assert torch.equal(model(**inputs).logits, whole)
+    assert torch.equal(kept.sequences, vanilla.sequences)
+    assert torch.equal(generated_logits(kept), generated_logits(vanilla))
+    assert run.report.flops_ratio == 1
+    for layer in run.report.kept:
+        assert all(map(torch.equal, layer, run.report.kept[0]))
+
+
+@families
+@attentions
+@batches
+@pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_dropping_equals_masking(
+    family: Any,
+    attention: str,
+    prompts: list[Prompt],
+    cache: str | None,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if dtype == torch.float64:
+        no_float32_islands(family, monkeypatch)
+    model, inputs = build(family, attention, dtype), batch(family, prompts, dtype)
+    with PRUNE(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY, cache_implementation=cache)
+    assert dropped(run)
+    error = masking_error(model, record, run.report.kept, inputs["attention_mask"].bool())
+    assert error < (1e-5 if dtype == torch.float32 else 1e-10)
+
+
+def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers norms and eager softmaxes in float32 whatever the model's precision: lift both."""
+
+    def norm(self: Any, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
+        return torch.softmax(x, dim)
+
+    modeling = sys.modules[type(build(family).get_decoder()).__module__]
+    for name, found in vars(modeling).items():
+        if name.endswith("RMSNorm"):
+            monkeypatch.setattr(found, "forward", norm)
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+
+
+@families
+@attentions
+def test_a_padded_batch_equals_its_single_runs(family: Any, attention: str) -> None:
+    model, inputs = build(family, attention), batch(family, RAGGED)
+    with PRUNE(model) as run:
+        together = model.generate(**inputs, **GREEDY)
+        joint = run.report
+        for b, prompt in enumerate(RAGGED):
+            alone = model.generate(**batch(family, [prompt]), **GREEDY)
+            pads = len(inputs["input_ids"][b]) - int(inputs["attention_mask"][b].sum())
+            for together_kept, alone_kept in zip(joint.kept, run.report.kept, strict=True):
+                assert torch.equal(together_kept[b] - pads, alone_kept[0])
+            assert torch.equal(together.sequences[b, -STEPS:], alone.sequences[0, -STEPS:])
+            difference = generated_logits(together)[b] - generated_logits(alone)[0]
+            assert difference.abs().max() < 1e-5
+
+
+@families
+def test_equal_prompts_keep_the_mask_free_kernel(family: Any) -> None:
+    model, inputs = build(family), batch(family, EQUAL)
+    masks = []
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+        for layer in model.get_decoder().layers
+    ]
+    with PRUNE(model) as run:  # our hooks run after these: look again at what the layers get in the end
+        for hook, layer in zip(hooks, model.get_decoder().layers, strict=True):
+            hook.remove()
+            layer.self_attn.register_forward_pre_hook(
+                lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+            )
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    assert len(masks) == LAYERS * STEPS
+    assert all(mask is None for mask in masks)
+
+
+@families
+@attentions
+def test_scores_equal_eager_rows(family: Any, attention: str) -> None:
+    """Layer start - 1 still sees all tokens: its scores are rows of vanilla's eager attention."""
+    inputs = batch(family, RAGGED)
+    model, eager = build(family, attention), build(family, "eager")
+    seen: list[Tensor] = []
+    with PRUNE(model) as run:
+        layer = run.engine.probes[0].module.layer_idx
+        cut = run.engine._cut
+
+        def spy(call: Any, plan: Any, number: int, hidden: Tensor) -> Tensor:
+            seen.append(run.engine.probes[number - 1].scores.clone())
+            seen.extend(plan.queries)
+            run.engine._cut = cut
+            return cut(call, plan, number, hidden)
+
+        run.engine._cut = spy
+        model(**inputs)
+    rows = eager(**inputs, output_attentions=True).attentions[layer]
+    scores, queries = seen[0], seen[1:]
+    for b, question in enumerate(queries):
+        expected = rows[b][:, question].mean((0, 1))
+        assert (scores[b] - expected).abs().max() < 1e-5
+        assert scores[b].max() > 2 * scores[b].mean()  # not flat, or any rows would do
+
+
+@families
+@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
+def test_beams(family: Any, prompts: list[Prompt], cache: str | None) -> None:
+    """The beams that come out score what the masked run gives them, however rows moved on the way."""
+    model, inputs = build(family), batch(family, prompts)
+    with PRUNE(model) as run:
+        output = model.generate(
+            **inputs,
+            **{**GREEDY, "output_logits": False, "output_scores": True},
+            num_beams=3,
+            length_penalty=0.0,
+            cache_implementation=cache,
+        )
+    assert dropped(run)
+    with recorded(model) as record:  # the sequences that came out, unpruned, in one call
+        model(**continued(inputs, output.sequences))
+    kept = [layer[::3] for layer in run.report.kept]
+    logits = masked_logits(model, record, kept, inputs["attention_mask"].bool())[:, -STEPS - 1 : -1]
+    expected = logits.log_softmax(-1).gather(2, output.sequences[:, -STEPS:, None]).sum((1, 2))
+    assert (output.sequences_scores - expected).abs().max() < 1e-4
+
+
+@families
+@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+def test_sampling_and_return_sequences(family: Any, prompts: list[Prompt]) -> None:
+    model, inputs = build(family), batch(family, prompts)
+    with PRUNE(model) as run, recorded(model) as record:
+        torch.manual_seed(0)
+        model.generate(**inputs, **{**GREEDY, "do_sample": True}, num_return_sequences=2)
+    assert dropped(run)
+    real = inputs["attention_mask"].bool().repeat_interleave(2, 0)
+    assert masking_error(model, record, run.report.kept, real) < 1e-5
+
+
+@families
+@attentions
+@pytest.mark.parametrize("video", [False, True], ids=["text", "another-video"])
+def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool) -> None:
+    model, first = build(family, attention), batch(family, [Prompt(seed=1)])
+    second = batch(family, [Prompt(frames=6, seed=7)])
+    if not video:
+        second = {"input_ids": second["input_ids"][:, -7:]}
+    second.pop("attention_mask", None)
+    cache = DynamicCache(config=model.config.get_text_config())
+    with PRUNE(model) as run, recorded(model) as record:
+        model(**first, past_key_values=cache)
+        output = model(**second, past_key_values=cache)
+        assert output.logits.shape[1] == second["input_ids"].shape[1]
+        model(input_ids=torch.tensor([[17]]), past_key_values=cache)
+    assert len(run.reports) == 1 + video
+    kept = [[*layer] for layer in run.reports[0].kept]
+    length = first["input_ids"].shape[1]
+    if video:
+        assert run.report.visual_tokens[-1] < run.report.visual_tokens[0]
+        length += second["input_ids"].shape[1]
+        kept = [
+            [torch.cat(both)] for both in zip(*[[b for (b,) in r.kept] for r in run.reports], strict=True)
+        ]
+    assert masking_error(model, record, kept, torch.ones(1, length, dtype=torch.bool)) < 1e-5
+
+
+@families
+@torch.no_grad()
+def test_a_copied_cache_goes_on_by_itself(family: Any) -> None:
+    model, inputs = build(family), batch(family, RAGGED)
+    cache = DynamicCache(config=model.config.get_text_config())
+    mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.int64)], 1)
+    position = torch.full((3, 1), 50)
+    step = {"input_ids": torch.tensor([[5], [6], [7]]), "attention_mask": mask}
+    step["position_ids"] = position.expand(3, 3, 1) if family is Qwen25VL else position
+    with PRUNE(model):
+        model(**inputs, past_key_values=cache)
+        twin = copy.deepcopy(cache)
+        expected = model(**step, past_key_values=cache).logits
+        cache.kept.clear()
+        assert torch.equal(model(**step, past_key_values=twin).logits, expected)
+
+
+@families
+def test_a_pruned_cache_is_refused_outside(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    cache = DynamicCache(config=model.config.get_text_config())
+    with PRUNE(model):
+        model(**inputs, past_key_values=cache)
+    with pytest.raises(RuntimeError, match="inside `with AdaTP"):
+        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+
+
+@families
+@attentions
+def test_outputs_stand_at_their_positions(family: Any, attention: str) -> None:
+    model, inputs = build(family, attention), batch(family, RAGGED)
+    labels = inputs["input_ids"].where(inputs["input_ids"] < 90, -100)
+    labels[:, :-5] = -100
+    with PRUNE(model) as run:
+        whole = model(**inputs, output_hidden_states=True)
+        picked = model(**inputs, logits_to_keep=torch.tensor([-3, -1]))
+        loss = model(**inputs, labels=labels).loss
+    length = inputs["input_ids"].shape[1]
+    assert whole.logits.shape[:2] == (3, length)
+    assert torch.equal(picked.logits, whole.logits[:, [-3, -1]])
+    expected = torch.nn.functional.cross_entropy(
+        whole.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
+    )
+    assert torch.allclose(loss, expected, atol=1e-6)
+    assert len(whole.hidden_states) == LAYERS + 1
+    for made_by, state in enumerate(whole.hidden_states[1:]):  # zeros exactly where the layer did not run
+        for b, kept in enumerate(run.report.kept[made_by]):
+            ran = torch.zeros(length, dtype=torch.bool)
+            ran[kept] = True
+            assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by < run.method.layer_range(LAYERS)[0]
+
+
+@families
+def test_images_beside_videos_are_kept(family: Any) -> None:
+    model = build(family)
+    inputs = batch(family, ONE)
+    ids = inputs["input_ids"][0]
+    image, more = family.image()
+    inputs["input_ids"] = torch.cat([ids[:2], image, ids[2:]])[None]
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs.update(more)
+    if family is Qwen25VL:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == VIDEO) * 2 + (inputs["input_ids"] == IMAGE) * 1
+    with AdaTP(flops=0.8)(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
+    assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
+    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+
+
+@families
+def test_several_videos_in_a_prompt(family: Any) -> None:
+    model = build(family)
+    one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
+    inputs = {
+        name: torch.cat([one[name], two[name]], 1 if "mask" in name or "ids" in name else 0) for name in one
+    }
+    with PRUNE(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    segments = run.report.to_dict()["samples"][0]["segments"]
+    assert segments[8] > segments[7]  # no segment spans two videos
+    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+
+
+def public(attribute: str) -> bool:
+    # Qwen-VL keeps the rope deltas of its last call, pruned or not.
+    return not attribute.startswith("_") and attribute != "rope_deltas"
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    """Everything about a model that a context could leave behind."""
+    return {
+        name: {
+            "config": id(getattr(module, "config", None)),
+            "implementation": getattr(getattr(module, "config", None), "_attn_implementation", None),
+            "training": module.training,
+            "attributes": {key: id(value) for key, value in vars(module).items() if public(key)},
+            "private": sorted(vars(module)),
+            "hooks": [
+                list(getattr(module, hooks))
+                for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs")
+            ],
+            "always": list(module._forward_hooks_always_called),
+        }
+        for name, module in model.named_modules()
+    } | {"state": {name: (id(t), t.sum().item()) for name, t in model.state_dict(keep_vars=True).items()}}
+
+
+@families
+@pytest.mark.parametrize("fails", [False, True], ids=["leaving", "an-exception"])
+def test_leaving_restores_everything(family: Any, fails: bool) -> None:
+    model, inputs = build(family), batch(family, RAGGED)
+    expected = model.generate(**inputs, **GREEDY)
+    before = snapshot(model)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), PRUNE(model):
+        model.generate(**inputs, **GREEDY)
+        assert snapshot(model) != before
+        if fails:
+            model.get_decoder().layers[3].mlp.register_forward_hook(lambda *_: 1 / 0)
+            try:
+                model(**inputs)
+            finally:
+                model.get_decoder().layers[3].mlp._forward_hooks.clear()
+    after = snapshot(model)
+    assert after == before
+    again = model.generate(**inputs, **GREEDY)
+    assert torch.equal(generated_logits(again), generated_logits(expected))
+
+
+@families
+def test_two_models_do_not_see_each_other(family: Any) -> None:
+    """Even two that share a config object."""
+    model, inputs = build(family), batch(family, ONE)
+    other = family.model_class(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    expected = other(**inputs).logits
+    with PRUNE(model) as run:
+        assert torch.equal(other(**inputs).logits, expected)
+        assert not run.reports
+        with AdaTP(flops=0.7)(other) as second:
+            mine, its = model(**inputs).logits, other(**inputs).logits
+        assert not torch.equal(mine, its)
+        assert run.report.flops_ratio <= 0.5 < second.report.flops_ratio <= 0.7
+        assert torch.equal(other(**inputs).logits, expected)
+        assert torch.equal(model(**inputs).logits, mine)
+
+
+@families
+def test_nesting_is_refused(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    expected = model(**inputs).logits
+    with PRUNE(model) as run:
+        with pytest.raises(PruningError, match="already"), PRUNE(model):
+            pass
+        model(**inputs)
+        assert dropped(run)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+@families
+def test_text_alone_is_left_alone(family: Any) -> None:
+    model = build(family)
+    ids = torch.arange(1, 20)[None]
+    expected = model.generate(input_ids=ids, **GREEDY)
+    with PRUNE(model) as run:
+        output = model.generate(input_ids=ids, **GREEDY)
+        assert torch.equal(generated_logits(output), generated_logits(expected))
+        with pytest.raises(PruningError, match="no prompt with a video"):
+            _ = run.report
+
+
+@families
+def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    cut = int((inputs["input_ids"][0] == VIDEO).nonzero()[-1]) + 1
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in inputs:
+            inputs[name] = inputs[name][:, :cut]
+    expected = model(**inputs).logits
+    with PRUNE(model), pytest.warns(UserWarning, match="not pruned: no text follows"):
+        assert torch.equal(model(**inputs).logits, expected)
