@@ -129,7 +129,7 @@ class Qwen25VL:
     def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Placeholders and inputs of one image of 4 x 4 patches."""
         pixels = torch.randn(16, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(9))
-        return torch.full((4,), IMAGE), {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]])}
+        return torch.tensor([94, *[IMAGE] * 4, 95]), {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]])}
 
 
 FAMILIES = [LlavaOnevision, Qwen25VL]
@@ -163,6 +163,8 @@ class Prompt:
         generator = torch.Generator().manual_seed(self.seed + 100)
         words = torch.randint(1, 80, (self.before + self.question,), generator=generator).tolist()
         visual = [VIDEO] * (self.frames * family.tokens_a_frame + family.trailing)
+        if family is Qwen25VL:
+            visual = [94, *visual, 95]
         return [START, *words[: self.before], *visual, *words[self.before :], END]
 
 

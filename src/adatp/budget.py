@@ -42,6 +42,16 @@ def default_range(layers: int) -> tuple[int, int]:
     return max(1, round(2 * layers / 28)), round(16 * layers / 28)
 
 
+def check_range(layers: int, start: int, end: int) -> None:
+    """Refuse a range of layers that tokens can't be dropped before.
+
+    Raises:
+        BudgetError: unless 1 <= start <= end < layers; the layer before the first drop has to score.
+    """
+    if not 1 <= start <= end < layers:
+        raise BudgetError(f"need 1 <= start <= end < {layers} layers, not start={start}, end={end}")
+
+
 def lowest_ratio(shape: DecoderShape, *, visual: int, other: int, start: int, queries: int) -> float:
     """The lowest target that `solve` can meet, rounded up to 1e-4: one visual token from layer `start` on."""
     vanilla = prefill_flops(shape, [visual + other] * shape.layers)
@@ -80,8 +90,7 @@ def solve(
     """
     if not 0 < target <= 1:
         raise BudgetError(f"the FLOPs target is a fraction of vanilla, in (0, 1], not {target}")
-    if not 1 <= start <= end < shape.layers:
-        raise BudgetError(f"need 1 <= start <= end < {shape.layers} layers, not start={start}, end={end}")
+    check_range(shape.layers, start, end)
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
 
@@ -100,7 +109,7 @@ def solve(
     if target == 1:
         return Schedule((visual,) * shape.layers, vanilla, vanilla)
     limit = math.floor(Fraction(target) * vanilla)
-    if visual == 0 or flops([1] * cuts) > limit:
+    if flops([1] * cuts) > limit:
         lowest = lowest_ratio(shape, visual=visual, other=other, start=start, queries=queries)
         raise BudgetError(
             f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, SiglipTextModel, SiglipVisionModel
+from transformers import AutoTokenizer, SiglipModel
 
 from adatp.flops import siglip_text_flops, siglip_vision_flops
 
@@ -43,11 +43,11 @@ class SiglipPartner(nn.Module):
     partner: the cosine is then as good as that drift allows.
     """
 
-    def __init__(self, source: str, tower_layers: int) -> None:
+    def __init__(self, source: str, tower_layers: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.text: nn.Module = SiglipTextModel.from_pretrained(source)
-        vision = SiglipVisionModel.from_pretrained(source)
-        vision = getattr(vision, "vision_model", vision)
+        siglip = SiglipModel.from_pretrained(source, dtype=dtype)
+        vision = siglip.vision_model
+        self.text: nn.Module = siglip.text_model
         self.rest: nn.ModuleList = vision.encoder.layers[tower_layers:]
         self.post_layernorm: nn.Module = vision.post_layernorm
         self.head: nn.Module = vision.head
@@ -90,7 +90,7 @@ class SiglipPartner(nn.Module):
 
 @lru_cache(maxsize=1)
 def _load(source: str, tower_layers: int, device: torch.device, dtype: torch.dtype) -> SiglipPartner:
-    return SiglipPartner(source, tower_layers).to(device, dtype)
+    return SiglipPartner(source, tower_layers, dtype).to(device)
 
 
 def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartner:

@@ -404,8 +404,13 @@ def _remember(past_key_values: Any, layer: int, kept: Kept) -> None:
 
 
 def _gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
-    index = index.clamp(min=0)
-    return tuple(take_rows(part.expand(len(index), -1, -1), index) for part in rotary)
+    # (B or 1, L, d); transformers 5.5 still has the axes of multimodal rotary embeddings in front, unmerged.
+    def gather(part: Tensor) -> Tensor:
+        part = part.expand(*part.shape[:-3], len(index), -1, -1)
+        rows = index.clamp(min=0).to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1])
+        return part.gather(-2, rows)
+
+    return tuple(gather(part) for part in rotary)
 
 
 def _contiguous(position_ids: Tensor, index: Tensor) -> Tensor:

@@ -291,10 +291,12 @@ def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
 
 
 def _content(question: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
-    """The positions of the question's own words: up to the template's first special token."""
+    """The positions of the question's own words: the first run of tokens that are not the template's."""
     if tokenizer is None:
         return question
     special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
-    template = torch.isin(ids[question], special).nonzero()
-    words = question[: int(template[0])] if len(template) else question
+    word = ~torch.isin(ids[question], special)
+    begun = word.cumsum(0) > 0
+    ended = (begun & ~word).cumsum(0) > 0
+    words = question[begun & ~ended]
     return words if len(words) else question

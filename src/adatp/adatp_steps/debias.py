@@ -94,8 +94,7 @@ def allocate(
 
     ideal = _water_fill(demand, low, high, keep)
     share = ideal.floor()
-    remainder = (ideal - share).masked_fill(share >= high, -1.0)
-    return (share.long() + _one_each(remainder, keep - int(share.sum()))).to(sizes.device)
+    return (share.long() + _one_each(ideal - share, keep - int(share.sum()))).to(sizes.device)
 
 
 def _one_each(key: Tensor, count: int) -> Tensor:

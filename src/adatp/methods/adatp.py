@@ -19,7 +19,7 @@ from torch import Tensor
 from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
-from adatp.budget import BudgetError, default_range, solve
+from adatp.budget import BudgetError, check_range, default_range, solve
 from adatp.layout import VideoLayout
 from adatp.methods.base import Method, Prefill
 
@@ -75,14 +75,20 @@ class AdaTP(Method):
             raise ValueError(f"relevance must be one of {', '.join(kinds)}, not {self.relevance!r}")
 
     def layer_range(self, layers: int) -> tuple[int, int]:
-        """First and last of ``layers`` layers before which tokens are dropped."""
+        """First and last of ``layers`` layers before which tokens are dropped.
+
+        Raises:
+            BudgetError: the decoder has no such layers.
+        """
         start, end = default_range(layers)
-        return self.start if self.start is not None else start, self.end if self.end is not None else end
+        start, end = start if self.start is None else self.start, end if self.end is None else self.end
+        check_range(layers, start, end)
+        return start, end
 
     def scored_layers(self, layers: int) -> Iterable[int]:
         """The layer in front of each cut; none if nothing is to be dropped."""
         start, end = self.layer_range(layers)
-        return () if self.flops == 1 else range(start - 1, end)
+        return range(start - 1, end) if self.flops < 1 else ()
 
     def plan(self, prefill: Prefill) -> AdaTPPlan | None:
         """Solve the budget of every sample on its own, so that a batch equals its single runs."""

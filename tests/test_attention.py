@@ -1,0 +1,79 @@
+"""Scores of query rows, for every kind of mask that an attention function is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from adatp.attention import Probe, attention_rows
+from families import LlavaOnevision, build
+
+BATCH, HEADS, KV_HEADS, WIDTH, PAST, NEW = 2, 4, 2, 8, 3, 9
+KEYS = PAST + NEW
+
+
+def full_attention(query: Tensor, key: Tensor, allowed: Tensor) -> Tensor:
+    """Every row, the plain way."""
+    logits = query @ key.repeat_interleave(HEADS // KV_HEADS, 1).transpose(2, 3) * WIDTH**-0.5
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1)
+
+
+@pytest.mark.parametrize("kind", ["none", "boolean", "additive", "padding", "static"])
+def test_rows_of_full_attention(kind: str) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(BATCH, HEADS, NEW, WIDTH)
+    key = torch.randn(BATCH, KV_HEADS, KEYS + 4 * (kind == "static"), WIDTH)
+    allowed = torch.ones(NEW, key.shape[2], dtype=torch.bool).tril(PAST)[None, None].expand(BATCH, 1, -1, -1)
+    padding = torch.ones(BATCH, key.shape[2], dtype=torch.bool)
+    if kind in ("boolean", "additive", "padding"):
+        padding[1, :2] = False
+        allowed = allowed & padding[:, None, None]
+    mask = {
+        "none": None,
+        "static": None,
+        "boolean": allowed,
+        "additive": torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min),
+        "padding": padding.long(),
+    }[kind]
+    rows = torch.tensor([[8, 2, 5], [4, 6, 7]])
+    scored = attention_rows(query, key, rows, mask, WIDTH**-0.5, PAST)
+    expected = full_attention(query, key, allowed)
+    for b in range(BATCH):
+        assert torch.allclose(scored[b], expected[b][:, rows[b]], atol=1e-6)
+
+
+def test_a_probe_scores_once_and_passes_the_call_on() -> None:
+    model = build(LlavaOnevision)
+    module = model.get_decoder().layers[1].self_attn
+    inputs = {
+        "hidden_states": torch.randn(1, 7, 32),
+        "position_embeddings": (torch.ones(1, 7, 8), torch.zeros(1, 7, 8)),
+        "attention_mask": None,
+    }
+    expected = module(**inputs)[0]
+    probe, config = Probe(module), module.config
+    probe.install()
+    assert torch.equal(module(**inputs)[0], expected)
+    assert probe.scores is None
+    weight = torch.tensor([[1.0, 1.0, 0.0]])
+    probe.arm(torch.tensor([[5, 6, 2]]), weight, 0)
+    assert torch.equal(module(**inputs)[0], expected)
+    assert probe.scores.shape == (1, 7)
+    assert probe.scores.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (probe.scores > 0).all()  # row 2, which weighs nothing, would see three keys only
+    probe.remove()
+    assert module.config is config
+    assert torch.equal(module(**inputs)[0], expected)
+
+
+def test_what_can_not_be_scored_is_refused() -> None:
+    module = build(LlavaOnevision).get_decoder().layers[0].mlp
+    module.config = LlavaOnevision.config().text_config
+    module.config._attn_implementation = "sdpa"
+    type(module).__module__, before = "builtins", type(module).__module__
+    try:
+        with pytest.raises(ValueError, match="can't be scored"):
+            Probe(module)
+    finally:
+        type(module).__module__ = before

@@ -1,0 +1,182 @@
+import math
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adatp.budget import BudgetError, default_range, lowest_ratio, solve
+from adatp.flops import DecoderShape, prefill_flops
+
+unhurried = settings(deadline=None)
+
+QWEN2_7B = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)
+QWEN2_05B = DecoderShape(24, 896, 14, 2, 64, 4864, 151936)
+TINY = DecoderShape(12, 192, 6, 2, 32, 512, 256)
+
+shapes = st.sampled_from([QWEN2_7B, QWEN2_05B, TINY])
+fractions = st.floats(0, 1)
+
+
+@st.composite
+def ranges(draw: st.DrawFn, shape: DecoderShape) -> tuple[int, int]:
+    start = draw(st.integers(1, shape.layers - 1))
+    return start, draw(st.integers(start, shape.layers - 1))
+
+
+@st.composite
+def prompts(draw: st.DrawFn, least: int, most: int) -> tuple[DecoderShape, dict[str, int]]:
+    shape = draw(shapes)
+    start, end = draw(ranges(shape))
+    visual, other = draw(st.integers(least, most)), draw(st.integers(0, 60))
+    return shape, {
+        "visual": visual,
+        "other": other,
+        "start": start,
+        "end": end,
+        "queries": draw(st.integers(1, 64)),
+    }
+
+
+def reachable(shape: DecoderShape, prompt: dict[str, int], fraction: float) -> float:
+    """The target so far between the lowest and all."""
+    lowest = lowest_ratio(shape, **{key: n for key, n in prompt.items() if key != "end"})
+    return lowest + fraction * (1 - lowest)
+
+
+def cost(shape: DecoderShape, visual: tuple[int, ...], prompt: dict[str, int]) -> int:
+    drops = [layer for layer in range(1, shape.layers) if visual[layer] < visual[layer - 1]]
+    return prefill_flops(
+        shape, [n + prompt["other"] for n in visual], {layer - 1: prompt["queries"] for layer in drops}
+    )
+
+
+@unhurried
+@given(prompts(1, 7000), fractions)
+def test_a_schedule_is_what_it_says(case: tuple[DecoderShape, dict[str, int]], fraction: float) -> None:
+    shape, prompt = case
+    target = reachable(shape, prompt, fraction)
+    schedule = solve(shape, target=target, **prompt)
+    visual, n, start, end = schedule.visual, prompt["visual"], prompt["start"], prompt["end"]
+    assert len(visual) == shape.layers
+    assert visual[:start] == (n,) * start
+    assert set(visual[end:]) == {visual[end]}
+    assert list(visual) == sorted(visual, reverse=True)
+    assert min(visual) >= 1
+    assert schedule.flops == cost(shape, visual, prompt)
+    assert schedule.vanilla_flops == cost(shape, (n,) * shape.layers, prompt)
+    assert schedule.ratio <= target
+    assert solve(shape, target=target, **prompt) == schedule
+
+
+@unhurried
+@given(prompts(1500, 7000), fractions)
+def test_realistic_prompts_come_within_one_percent(
+    case: tuple[DecoderShape, dict[str, int]], fraction: float
+) -> None:
+    shape, prompt = case
+    target = reachable(shape, prompt, fraction)
+    assert solve(shape, target=target, **prompt).ratio >= 0.99 * target
+
+
+@unhurried
+@given(prompts(1, 7000), fractions, fractions)
+def test_a_higher_target_keeps_no_token_less(
+    case: tuple[DecoderShape, dict[str, int]], one: float, other: float
+) -> None:
+    shape, prompt = case
+    less, more = (
+        solve(shape, target=reachable(shape, prompt, fraction), **prompt) for fraction in sorted((one, other))
+    )
+    assert all(a <= b for a, b in zip(less.visual, more.visual, strict=True))
+    assert less.flops <= more.flops
+
+
+@unhurried
+@given(prompts(1, 12), fractions)
+def test_few_tokens_get_the_best_geometric_schedule(
+    case: tuple[DecoderShape, dict[str, int]], fraction: float
+) -> None:
+    shape, prompt = case
+    target = reachable(shape, prompt, fraction)
+    schedule = solve(shape, target=target, **prompt)
+    n, start, end = prompt["visual"], prompt["start"], prompt["end"]
+    cuts = end - start + 1
+    # As the decay rises from 0 to 1, floor(n decay^k) reaches m at (m / n)^(1 / k).
+    events = [(round((m / n) ** (1 / k), 12), k) for m in range(2, n + 1) for k in range(1, cuts + 1)]
+    counts, best = [1] * cuts, 0
+    for step in [None, *sorted(events)]:
+        if step is not None:
+            counts[step[1] - 1] += 1
+        visual = (n,) * start + tuple(counts) + (counts[-1],) * (shape.layers - 1 - end)
+        flops = cost(shape, visual, prompt)
+        if flops <= Fraction(target) * schedule.vanilla_flops:
+            best = flops
+    assert schedule.flops == best
+
+
+def test_the_papers_setting() -> None:
+    start, end = default_range(28)
+    schedule = solve(QWEN2_7B, visual=6272, other=30, target=0.273, start=start, end=end, queries=32)
+    assert 0.2729 < schedule.ratio <= 0.273
+    assert schedule.visual[2] < 6272
+    assert schedule.visual[16] / 6272 == pytest.approx(0.09, abs=0.005)
+    decay = [b / a for a, b in zip(schedule.visual[1:16], schedule.visual[2:17], strict=True)]
+    assert max(decay) - min(decay) < 0.002
+
+
+def test_default_range() -> None:
+    assert default_range(28) == (2, 16)
+    assert default_range(24) == (2, 14)
+    assert default_range(12) == (1, 7)
+    for layers in range(2, 100):
+        start, end = default_range(layers)
+        assert 1 <= start <= end < layers
+
+
+def test_all_of_vanilla_keeps_everything_and_scores_nothing() -> None:
+    schedule = solve(TINY, visual=100, other=10, target=1, start=1, end=7, queries=32)
+    assert schedule.visual == (100,) * 12
+    assert schedule.flops == schedule.vanilla_flops == prefill_flops(TINY, [110] * 12)
+    assert schedule.ratio == 1
+
+
+@unhurried
+@given(prompts(1, 7000))
+def test_an_unreachable_target_names_one_that_is_reachable(case: tuple[DecoderShape, dict[str, int]]) -> None:
+    shape, prompt = case
+    with pytest.raises(BudgetError, match="the lowest is") as error:
+        solve(shape, target=1e-4, **prompt)
+    assert "\n" not in str(error.value)
+    found = re.search(r"the lowest is ([\d.]+)", str(error.value))
+    assert found
+    lowest = float(found[1])
+    assert solve(shape, target=lowest, **prompt).ratio <= lowest
+    with pytest.raises(BudgetError):
+        solve(shape, target=lowest - 2e-4, **prompt)
+
+
+def test_no_visual_tokens_can_only_cost_all() -> None:
+    prompt = {"visual": 0, "other": 10, "start": 1, "end": 7, "queries": 8}
+    assert solve(TINY, target=1, **prompt).visual == (0,) * 12
+    with pytest.raises(BudgetError, match="the lowest is 1 "):
+        solve(TINY, target=0.9, **prompt)
+
+
+@pytest.mark.parametrize("target", [math.nan, 0, -0.1, 1.01, math.inf, -math.inf])
+def test_targets_that_make_no_sense(target: float) -> None:
+    with pytest.raises(BudgetError, match="fraction of vanilla"):
+        solve(TINY, visual=10, other=1, target=target, start=1, end=7, queries=8)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 7), (-1, 7), (5, 4), (1, 12)])
+def test_ranges_that_make_no_sense(start: int, end: int) -> None:
+    with pytest.raises(BudgetError, match="start"):
+        solve(TINY, visual=10, other=1, target=0.5, start=start, end=end, queries=8)
+
+
+@pytest.mark.parametrize(("visual", "other", "queries"), [(-1, 5, 8), (5, -1, 8), (0, 0, 8), (5, 5, -1)])
+def test_counts_that_make_no_sense(visual: int, other: int, queries: int) -> None:
+    with pytest.raises(BudgetError, match="token counts"):
+        solve(TINY, visual=visual, other=other, target=0.5, start=1, end=7, queries=queries)

@@ -1,0 +1,303 @@
+"""The analytic figures against the literature's, and against torch's FlopCounterMode on real models.
+
+Big models run on the meta device, where the counter sees attention as matrix products; on the CPU it does not
+count scaled_dot_product_attention at all, so what runs there runs with eager attention.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLTextModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3VLMoeTextConfig,
+    Qwen3VLMoeTextModel,
+    SiglipTextConfig,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+from adatp.flops import (
+    PRESETS,
+    DecoderShape,
+    decode_flops,
+    llava_onevision_projector_flops,
+    lm_head_flops,
+    paper_macs,
+    prefill_flops,
+    qwen2_5_vision_flops,
+    siglip_text_flops,
+    siglip_vision_flops,
+)
+
+QWEN2_7B = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+}
+QWEN2_05B = {
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "vocab_size": 151936,
+}
+QWEN25_3B = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "intermediate_size": 11008,
+    "vocab_size": 151936,
+}
+QWEN25_7B = QWEN2_7B
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
+
+
+def counted(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return int(counter.get_total_flops())
+
+
+def on_meta(build: Callable[[], Any]) -> Any:
+    with torch.device("meta"):
+        return build().eval()
+
+
+def within_one_percent(flops: int) -> Any:
+    return pytest.approx(flops, rel=0.01)
+
+
+# --- the literature's convention --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [(QWEN2_7B, (40.77, 41.42, 52.69, 48.82)), (QWEN2_05B, (3.49, 3.54, 4.14, 3.94))],
+    ids=["7B", "0.5B"],
+)
+def test_presets_reproduce_what_papers_print(config: dict[str, int], published: Sequence[float]) -> None:
+    shape = DecoderShape.from_config(Qwen2Config(**config))
+    visual = [6272] * shape.layers
+    assert [round(paper_macs(shape, visual, preset) / 1e12, 2) for preset in PRESETS] == list(published)
+    assert paper_macs(shape, visual) == paper_macs(shape, visual, "fastvid")
+
+
+def test_the_default_preset_is_half_of_the_real_flops_of_the_visual_tokens() -> None:
+    shape = DecoderShape.from_config(Qwen2Config(**QWEN2_7B))
+    visual = list(range(2800, 0, -100))
+    assert 2 * paper_macs(shape, visual) == prefill_flops(shape, visual)
+
+
+def test_dycoke_adds_a_hundred_decode_steps() -> None:
+    shape, n = DecoderShape(2, 8, 2, 1, 4, 16, 10), 5
+    added = paper_macs(shape, [n] * 2, "dycoke") - paper_macs(shape, [n] * 2, "fastv")
+    assert added == 2 * 100 * ((4 * 8**2 + 2 * 8 * 16) + 2 * (8 * n + 8 * 101 / 2))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_paper_macs_adds_up_layers_with_counts_of_their_own(preset: str) -> None:
+    shape = DecoderShape.from_config(Qwen2Config(**QWEN2_05B))
+    one, other = (paper_macs(shape, [n] * 24, preset) for n in (1000, 100))
+    assert 24 * paper_macs(shape, [1000] * 6 + [100] * 18, preset) == 6 * one + 18 * other
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    shape = DecoderShape(3, 8, 2, 1, 4, 16, 10)
+    with pytest.raises(ValueError, match="fastv, dycoke"):
+        paper_macs(shape, [5] * 3, "fastvlm")
+    for flops in (paper_macs, prefill_flops):
+        with pytest.raises(ValueError, match="each of 3 layers, not 2"):
+            flops(shape, [5] * 2)
+    with pytest.raises(ValueError, match="each of 3 layers, not 4"):
+        decode_flops(shape, [5] * 4, 1)
+
+
+# --- reading configs --------------------------------------------------------------------------------------
+
+
+def test_shape_from_a_config_without_the_optional_entries() -> None:
+    config = SimpleNamespace(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=10
+    )
+    assert DecoderShape.from_config(config) == DecoderShape(2, 64, 4, 4, 16, 128, 10)
+    config.head_dim, config.num_key_value_heads = 32, 2
+    assert DecoderShape.from_config(config) == DecoderShape(2, 64, 4, 2, 32, 128, 10)
+    config.head_dim = config.num_key_value_heads = None
+    assert DecoderShape.from_config(config) == DecoderShape(2, 64, 4, 4, 16, 128, 10)
+
+
+def test_shapes_whose_layers_differ_are_refused() -> None:
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 10,
+    }
+    hybrid = SimpleNamespace(model_type="hybrid", layer_types=["linear_attention", "full_attention"], **sizes)
+    with pytest.raises(ValueError, match=r"linear attention \(hybrid\)"):
+        DecoderShape.from_config(hybrid)
+    sparse = SimpleNamespace(
+        model_type="sparse", num_experts_per_tok=2, moe_intermediate_size=32, mlp_only_layers=[0],
+        decoder_sparse_step=1, **sizes,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"dense among sparse layers \(sparse\)"):
+        DecoderShape.from_config(sparse)
+
+
+# --- real decoders ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [QWEN2_7B, QWEN2_05B], ids=["LLaVA-OneVision-7B", "LLaVA-OneVision-0.5B"])
+def test_prefill_and_decode_of_llava_onevision(config: dict[str, int]) -> None:
+    check_decoder(on_meta(lambda: Qwen2Model(Qwen2Config(**config))))
+
+
+@pytest.mark.parametrize("config", [QWEN25_3B, QWEN25_7B], ids=["Qwen2.5-VL-3B", "Qwen2.5-VL-7B"])
+def test_prefill_and_decode_of_qwen2_5_vl(config: dict[str, int]) -> None:
+    text = Qwen2_5_VLConfig(text_config=config).text_config
+    check_decoder(on_meta(lambda: Qwen2_5_VLTextModel(text)))
+
+
+def check_decoder(model: Any) -> None:
+    shape, length = DecoderShape.from_config(model.config), 6272 + 30
+    head = torch.empty(shape.vocab, shape.hidden, device="meta")
+    cache = None
+
+    def read(tokens: int) -> None:
+        nonlocal cache
+        out = model(
+            inputs_embeds=torch.empty(1, tokens, shape.hidden, device="meta"),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = out.past_key_values
+        torch.nn.functional.linear(out.last_hidden_state[:, -1], head)
+
+    prefill = prefill_flops(shape, [length] * shape.layers) + lm_head_flops(shape, 1)
+    assert counted(lambda: read(length)) == within_one_percent(prefill)
+    first = decode_flops(shape, [length] * shape.layers, 1)
+    assert counted(lambda: read(1)) == within_one_percent(first)
+    assert counted(lambda: read(1)) == within_one_percent(
+        decode_flops(shape, [length] * shape.layers, 2) - first
+    )
+
+
+def small_decoder() -> Qwen2Model:
+    config = Qwen2Config(
+        hidden_size=64, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=160, vocab_size=100, attn_implementation="eager",
+    )  # fmt: skip
+    return Qwen2Model(config).eval()
+
+
+def test_a_ragged_prefill_with_scores_counts_each_layer_by_itself() -> None:
+    model = small_decoder()
+    shape = DecoderShape.from_config(model.config)
+    tokens, rows = [90, 90, 50, 21, 21], 7
+    hidden = torch.randn(1, 90, 64)
+    cos, sin = model.rotary_emb(hidden, torch.arange(90)[None])
+
+    def run() -> None:
+        state = hidden
+        for layer, n in zip(model.layers, tokens, strict=True):
+            state = layer(state[:, :n], position_embeddings=(cos[:, :n], sin[:, :n]), attention_mask=None)
+        for n in (tokens[1], tokens[2]):
+            torch.randn(4, rows, 16) @ torch.randn(4, 16, n)
+
+    assert counted(run) == prefill_flops(shape, tokens, scored={1: rows, 2: rows})
+
+
+def test_a_second_turn_attends_to_the_past_and_decode_to_a_growing_ragged_cache() -> None:
+    model = small_decoder()
+    shape = DecoderShape.from_config(model.config)
+    cache = model(inputs_embeds=torch.randn(1, 40, 64), use_cache=True).past_key_values
+    turn = counted(lambda: model(inputs_embeds=torch.randn(1, 12, 64), past_key_values=cache))
+    assert turn == prefill_flops(shape, [12] * 5, past=40)
+
+    context, steps = [52, 52, 30, 9, 9], 3
+    macs = sum(shape.linear_macs + 2 * (n + i) * 64 for n in context for i in range(1, steps + 1))
+    assert decode_flops(shape, context, steps) == 2 * (macs + steps * 64 * 100)
+
+
+def test_a_mixture_of_experts_counts_the_experts_a_token_visits() -> None:
+    config = Qwen3VLMoeTextConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        moe_intermediate_size=96, num_experts=4, num_experts_per_tok=2, intermediate_size=7, vocab_size=100,
+        attn_implementation="eager", experts_implementation="eager", pad_token_id=0,
+        rope_parameters={"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4},
+    )  # fmt: skip
+    model = Qwen3VLMoeTextModel(config).eval()
+    run = counted(lambda: model(inputs_embeds=torch.randn(1, 50, 64)))
+    assert run == within_one_percent(prefill_flops(DecoderShape.from_config(config), [50, 50]))
+
+
+# --- vision and text towers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layers", "head"), [(26, False), (27, True)], ids=["LLaVA-OneVision", "SigLIP"])
+def test_siglip_vision_tower(layers: int, head: bool) -> None:
+    config = SiglipVisionConfig(
+        **SO400M, patch_size=14, image_size=384, num_hidden_layers=layers, vision_use_head=head
+    )
+    model = on_meta(lambda: SiglipVisionModel(config))
+    run = counted(lambda: model(torch.empty(32, 3, 384, 384, device="meta")))
+    assert run == siglip_vision_flops(config, 32)
+
+
+def test_siglip_text_tower() -> None:
+    config = SiglipTextConfig(**SO400M, num_hidden_layers=27, vocab_size=32000, projection_size=1152)
+    model = on_meta(lambda: SiglipTextModel(config))
+    run = counted(lambda: model(torch.zeros(3, 64, dtype=torch.int64, device="meta")))
+    assert run == siglip_text_flops(config, 3, 64)
+
+
+@pytest.mark.parametrize("text", [QWEN2_7B, QWEN2_05B], ids=["7B", "0.5B"])
+def test_llava_onevision_video_features(text: dict[str, int]) -> None:
+    config = LlavaOnevisionConfig(text_config={"model_type": "qwen2", **text})
+    model = on_meta(lambda: LlavaOnevisionModel(config))
+    run = counted(lambda: model.get_video_features(torch.empty(1, 32, 3, 384, 384, device="meta")))
+    tower, projector = (
+        siglip_vision_flops(config.vision_config, 32),
+        llava_onevision_projector_flops(config, 32),
+    )
+    assert run == within_one_percent(tower + projector)
+    projected = counted(lambda: model.multi_modal_projector(torch.empty(32, 729, 1152, device="meta")))
+    assert projected == projector
+
+
+def test_llava_onevision_projector_of_several_feature_layers() -> None:
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **QWEN2_05B}, vision_feature_layer=[-1, -2]
+    )
+    assert llava_onevision_projector_flops(config, 1) == 2 * 729 * (2 * 1152 * 896 + 896 * 896)
+
+
+@pytest.mark.parametrize("out", [2048, 3584], ids=["3B", "7B"])
+def test_qwen2_5_vision_tower(out: int) -> None:
+    config = Qwen2_5_VLConfig(vision_config={"hidden_size": 1280, "out_hidden_size": out}).vision_config
+    model = on_meta(lambda: Qwen2_5_VisionTransformerPretrainedModel(config))
+    grids = [(1, 10, 18), (2, 8, 8), (1, 4, 6)]  # windows of 8 x 8 patches: cut, whole, smaller than one
+    patches = sum(t * h * w for t, h, w in grids)
+
+    def run() -> None:
+        pixels = torch.empty(patches, 3 * 2 * 14 * 14, device="meta")
+        model(pixels, torch.tensor(grids), position_ids=torch.empty(patches, 2, device="meta"))
+
+    assert counted(run) == qwen2_5_vision_flops(config, grids)  # exactly: attention is less than 1 % of it

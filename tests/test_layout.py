@@ -1,0 +1,180 @@
+"""Layouts of what the families' real processors make, checked against the pixels that went in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatp.layout import LayoutError, VideoLayout, build_layouts, videos_by_sample
+from adatp.models import FAMILIES as REGISTRY
+from adatp.models import TowerCall, UnsupportedModelError, family_of
+from families import FAMILIES, IMAGE, VIDEO, LlavaOnevision, Prompt, Qwen25VL, batch, build
+from processors import PROCESSORS
+
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def prompt(processor: Any, *content: str) -> str:
+    parts = [
+        {"type": part} if part in ("video", "image") else {"type": "text", "text": part} for part in content
+    ]
+    return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+
+
+def frames(count: int, height: int = 24, width: int = 40, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (count, height, width, 3), dtype=np.uint8)
+
+
+def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
+    config, ours = family.config(), REGISTRY[family.name]
+    tower = TowerCall((), {"grid_thw": inputs["video_grid_thw"]}, None) if family is Qwen25VL else None
+    grids = ours.grids(config, inputs, tower)
+    return ours.layouts(config, inputs["input_ids"], inputs["attention_mask"].bool(), grids)
+
+
+@families
+def test_layouts_of_real_processors(family: Any) -> None:
+    processor = PROCESSORS[family]()
+    inputs = processor(
+        text=[
+            prompt(processor, "video", "what is the red ball ?"),
+            prompt(processor, "video", "which dog runs ?"),
+        ],
+        videos=[frames(6), frames(6, seed=1)],
+        padding=True,
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
+    grid = (6, 2, 2) if family is LlavaOnevision else (3, 3, 5)
+    for b, layout in enumerate(layouts_of(family, inputs)):
+        assert layout.grids == (grid,)
+        placeholders = (inputs["input_ids"][b] == VIDEO).nonzero().squeeze(1)
+        assert torch.equal(layout.index, placeholders[: np.prod(grid)])
+        assert len(placeholders) == np.prod(grid) + (family is LlavaOnevision)  # the newline is none of them
+        assert torch.equal(
+            torch.stack([layout.frame, layout.row, layout.column], 1),
+            torch.cartesian_prod(*map(torch.arange, grid)),
+        )
+        assert torch.equal(layout.position, layout.row * grid[2] + layout.column)
+        words = processor.tokenizer.decode(inputs["input_ids"][b, layout.question]).split()
+        assert " ".join(words).endswith(
+            "what is the red ball ? <|im_end|> <|im_start|> assistant"
+            if b == 0
+            else "runs ? <|im_end|> <|im_start|> assistant"
+        )
+        assert torch.equal(layout.real, inputs["attention_mask"][b].nonzero().squeeze(1))
+        assert layout.length == inputs["input_ids"].shape[1]
+
+
+@families
+def test_several_videos_among_images(family: Any) -> None:
+    processor = PROCESSORS[family]()
+    inputs = processor(
+        text=[prompt(processor, "video", "image", "video", "what moves first ?", "image")],
+        images=[frames(1, 16, 16)[0], frames(1, 16, 16)[0]],
+        videos=[frames(4), frames(4, seed=1)],
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
+    (layout,) = layouts_of(family, inputs)
+    assert layout.videos == (0, 1)
+    ids = inputs["input_ids"][0]
+    assert (ids[layout.index] == VIDEO).all()
+    steps = 4 if family is LlavaOnevision else 2
+    assert layout.frames == 2 * steps
+    assert torch.equal(layout.frame.unique(), torch.arange(2 * steps))
+    assert torch.equal(layout.video, (layout.frame >= steps).long())
+    assert (layout.index.diff()[layout.video.diff() == 1] > 4).all()  # the image lies between
+    assert not torch.isin(ids[layout.question], torch.tensor([IMAGE, VIDEO])).any()
+    assert (layout.question > layout.index[-1]).all()
+
+
+@families
+@pytest.mark.parametrize("seen", ["rows", "columns", "frames"])
+def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
+    """Brighten one frame, row or column of pixels: the tokens whose embeddings change are those named."""
+    model = build(family)
+    ours = REGISTRY[family.name]
+    with torch.no_grad():  # attention would carry what changes to the whole frame
+        for name, parameter in ours.tower(model).named_parameters():
+            if "out_proj" in name or "attn.proj" in name:
+                parameter.zero_()
+    count, tower = 4, []
+    handle = ours.tower(model).register_forward_hook(
+        lambda _, args, kwargs, output: tower.append(TowerCall(args, kwargs, output)), with_kwargs=True
+    )
+    if family is LlavaOnevision:
+        plain = torch.zeros(1, count, 3, 16, 16)
+        bright = plain.clone()
+        part = {"frames": bright[:, 2], "rows": bright[..., :8, :], "columns": bright[..., 8:]}[seen]
+        part.fill_(3.0)
+        more: dict[str, Any] = {}
+    else:
+        processor = PROCESSORS[family]()
+        video = np.zeros((2 * count, 16, 16, 3), dtype=np.uint8)
+        shown = video.copy()
+        part = {"frames": shown[4:6], "rows": shown[:, :8], "columns": shown[:, :, 8:]}[seen]
+        part[:] = 255
+        text = [prompt(processor, "video", "what ?")]
+        both = [
+            processor(text=text, videos=[v], return_tensors="pt", do_sample_frames=False)
+            for v in (video, shown)
+        ]
+        plain, bright = (x["pixel_values_videos"] for x in both)
+        more = {"video_grid_thw": both[0]["video_grid_thw"]}
+    before, after = (model.model.get_video_features(pixels, **more) for pixels in (plain, bright))
+    handle.remove()
+    inputs = {**batch(family, [Prompt(frames=count)]), **more, "pixel_values_videos": plain}
+    (layout,) = layouts_of(family, inputs)
+    change = (before.pooler_output[0] - after.pooler_output[0]).norm(dim=1)[: len(layout.index)]
+    named = {"frames": layout.frame == 2, "rows": layout.row == 0, "columns": layout.column == 1}[seen]
+    assert (change[named] > 0).all()
+    assert (change[~named] == 0).all()
+    features = ours.frame_features(model.config, tower[1], ours.grids(model.config, inputs, tower[1]))
+    assert [part.shape[:2] for part in features] == [(count, 16)]
+    if seen == "frames":
+        moved = (features[0] - ours.frame_features(model.config, tower[0], [(count, 2, 2)])[0]).norm(
+            dim=(1, 2)
+        )
+        assert torch.equal(moved > 0, torch.arange(count) == 2)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), max_size=3), min_size=1, max_size=4).filter(any),
+    st.integers(1, 3),
+)
+def test_videos_are_found_in_copied_prompts(prompts: list[list[int]], copies: int) -> None:
+    sizes = [size for videos in prompts for size in videos]
+    tokens = [sum(videos) for videos in prompts for _ in range(copies)]
+    owned = videos_by_sample(tokens, sizes)
+    numbers = iter(range(len(sizes)))
+    expected = [[next(numbers) for _ in videos] for videos in prompts]
+    assert owned == [videos for videos in expected for _ in range(copies)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"), [([8], [9]), ([0], [4]), ([3, 5], [4, 4]), ([8], [4]), ([4], [])]
+)
+def test_prompts_that_do_not_fit_their_videos(tokens: list[int], sizes: list[int]) -> None:
+    with pytest.raises(LayoutError, match="placeholder tokens"):
+        videos_by_sample(tokens, sizes)
+
+
+def test_padding_on_the_right() -> None:
+    ids = torch.tensor([[VIDEO, VIDEO, 5, 6, 0, 0]])
+    (layout,) = build_layouts(ids, ids > 0, [(1, 1, 2)], video_token_id=VIDEO)
+    assert layout.question.tolist() == [2, 3]
+    assert layout.real.tolist() == [0, 1, 2, 3]
+
+
+def test_an_unknown_model_is_refused() -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    with pytest.raises(UnsupportedModelError, match=r"'qwen2' is not supported.*llava_onevision"):
+        family_of(Qwen2ForCausalLM(config))

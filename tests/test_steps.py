@@ -1,0 +1,379 @@
+import math
+import random
+from collections import defaultdict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from adatp.adatp_steps.debias import allocate, distinct_positions, position_rank, segment_weights, select
+from adatp.adatp_steps.relevance import (
+    attention_relevance,
+    cosine_relevance,
+    embedding_relevance,
+    pool_by_segment,
+)
+from adatp.adatp_steps.segment import segment_frames
+
+unhurried = settings(deadline=None)
+
+
+# --- segments ---------------------------------------------------------------------------------------------
+
+
+def test_neighbours_above_the_threshold_are_joined_and_a_returning_scene_is_new() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.2, 1.5, 1.6, 0.0])
+    features = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert segment_frames(features, 0.95).tolist() == [0, 0, 0, 1, 1, 2]
+    assert segment_frames(features, -1.0).tolist() == [0] * 6
+    assert segment_frames(features, 1.1).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_threshold_itself_joins() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert segment_frames(features, 0.0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_identical_frames_are_one_segment_blank_ones_too(dtype: torch.dtype) -> None:
+    frame = torch.randn(7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert segment_frames(frame.expand(5, 7), 1.0).tolist() == [0] * 5
+    assert segment_frames(torch.zeros(5, 7, dtype=dtype), 0.95).tolist() == [0] * 5
+
+
+def test_half_precision_features_are_compared_in_full() -> None:
+    features = torch.tensor([[1.0, 0.0], [3.0, 1.0]], dtype=torch.bfloat16)
+    assert segment_frames(features, 0.949).tolist() == [0, 1]  # the cosine is 0.9487, in bfloat16 0.9492
+
+
+def test_blank_and_broken_frames_are_apart_from_others() -> None:
+    features = torch.ones(5, 3)
+    features[1] = 0
+    features[3] = math.nan
+    assert segment_frames(features, 0.5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_no_and_one_frame() -> None:
+    assert segment_frames(torch.ones(0, 3), 0.95).tolist() == []
+    assert segment_frames(torch.ones(1, 3), 0.95).tolist() == [0]
+
+
+@unhurried
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(-0.9, 0.9))
+def test_segments_ignore_the_length_of_each_feature(seed: int, frames: int, tau_s: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    features = torch.randn(frames, 4, generator=g)
+    length = 2.0 ** torch.randint(-8, 8, (frames, 1), generator=g)  # a power of two: no rounding
+    segment = segment_frames(features, tau_s)
+    assert segment.tolist() == segment_frames(features * length, tau_s).tolist()
+    assert set(segment.diff().tolist()) <= {0, 1}
+
+
+# --- relevance --------------------------------------------------------------------------------------------
+
+
+def test_cosine_relevance_is_the_cosine() -> None:
+    frames = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]])
+    assert cosine_relevance(torch.tensor([3.0, 0.0]), frames).tolist() == pytest.approx([1, 0, -1, 0])
+
+
+def planted(frames: int = 6, tokens: int = 49, d: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise tokens far from the words; one token of frame 4 shows what the second word means."""
+    g = torch.Generator().manual_seed(0)
+    words = torch.randn(3, d, generator=g)
+    visual = torch.randn(frames * tokens, d, generator=g)
+    frame = torch.arange(frames).repeat_interleave(tokens)
+    visual[4 * tokens + 17] = 2 * words[1]
+    return words, visual, frame
+
+
+def test_embedding_relevance_finds_one_token_in_a_frame_whatever_the_modality_gap() -> None:
+    words, visual, frame = planted()
+    found = embedding_relevance(words, visual, frame)
+    assert found.shape == (6,)
+    assert found.argmax() == 4
+    gap = 50 * torch.randn(2, words.shape[1], generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        embedding_relevance(words + gap[0], visual + gap[1], frame), found, atol=1e-4, rtol=0
+    )
+
+
+def test_embedding_relevance_ignores_the_order_of_tokens_and_of_words() -> None:
+    words, visual, frame = planted()
+    order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(
+        embedding_relevance(words.flip(0), visual[order], frame[order]),
+        embedding_relevance(words, visual, frame),
+    )
+
+
+def test_embedding_relevance_with_one_word_no_word_and_a_frame_without_tokens() -> None:
+    words, visual, frame = planted()
+    assert embedding_relevance(words[1:2], visual, frame).argmax() == 4
+    assert embedding_relevance(words[:0], visual, frame).tolist() == [0] * 6
+    there = frame != 2
+    assert embedding_relevance(words, visual[there], frame[there])[2] == 0
+    assert embedding_relevance(words, visual[:0], frame[:0]).shape == (0,)
+
+
+def test_embedding_relevance_of_a_frame_that_is_the_contrary() -> None:
+    visual = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert embedding_relevance(visual[:1], visual, torch.tensor([0, 1])).tolist() == [1, -1]
+
+
+def test_attention_relevance_is_the_mean_over_a_frames_tokens() -> None:
+    mass, frame = torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([0, 0, 2, 0])
+    assert attention_relevance(mass, frame).tolist() == pytest.approx([11 / 3, 0, 5])
+
+
+def test_pooling_by_segment() -> None:
+    relevance, segment = torch.tensor([1.0, 2.0, 6.0, -1.0]), torch.tensor([0, 1, 1, 2])
+    assert pool_by_segment(relevance, segment).tolist() == [1, 4, -1]
+    assert pool_by_segment(relevance, segment, "max").tolist() == [1, 6, -1]
+    assert pool_by_segment(relevance[:0], segment[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="median"):
+        pool_by_segment(relevance, segment, "median")  # type: ignore[arg-type]
+
+
+# --- global debiasing -------------------------------------------------------------------------------------
+
+
+def test_weights_are_the_exponential_of_the_standardised_relevance() -> None:
+    weights = segment_weights(torch.tensor([1.0, 2.0, 3.0]), 0.5, torch.ones(3))
+    r_hat = math.sqrt(3 / 2)
+    assert weights.tolist() == pytest.approx([math.exp(-2 * r_hat), 1, math.exp(2 * r_hat)])
+
+
+@pytest.mark.parametrize(
+    "relevance",
+    [
+        None,
+        torch.full((4,), 0.1),
+        torch.zeros(4),
+        torch.tensor([0.1, 0.2, math.nan, 0.3]),
+        0.3 + torch.arange(4) * 1e-8,
+    ],
+)
+def test_nothing_to_tell_segments_apart_weighs_all_one(relevance: Tensor | None) -> None:
+    assert segment_weights(relevance, 0.1, torch.tensor([3, 1, 1, 2])).tolist() == [1, 1, 1, 1]
+
+
+def test_weights_at_the_ends_of_the_temperature() -> None:
+    relevance, sizes = torch.tensor([-1.0, 0.0, 4.0]), torch.ones(3)
+    assert segment_weights(relevance, math.inf, sizes).tolist() == [1, 1, 1]
+    cold = segment_weights(relevance, 1e-30, sizes)
+    assert cold.isfinite().all()
+    assert (cold > 0).all()
+    for tau_r in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="tau_r"):
+            segment_weights(relevance, tau_r, sizes)
+
+
+def test_weights_ignore_scale_and_shift_and_how_a_segment_is_cut() -> None:
+    relevance, sizes = torch.tensor([0.1, 0.5, 0.2]), torch.tensor([3, 1, 4])
+    weights = segment_weights(relevance, 0.7, sizes)
+    torch.testing.assert_close(segment_weights(8 * relevance - 3, 0.7, sizes), weights, rtol=1e-4, atol=0)
+    cut = segment_weights(relevance[[0, 1, 2, 2]], 0.7, torch.tensor([3, 1, 1, 3]))
+    torch.testing.assert_close(cut, weights[[0, 1, 2, 2]])
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    segments = draw(st.integers(1, 10))
+    column = st.lists(st.integers(0, 60), min_size=segments, max_size=segments)
+    sizes, capacity = draw(column), draw(column)
+    exponent = st.floats(-2, 2) | st.floats(-30, 30)
+    weights = [math.exp(draw(exponent)) for _ in range(segments)]
+    keep, floor = draw(st.integers(0, sum(capacity) + 3)), draw(st.integers(0, 3))
+    return torch.tensor(sizes), torch.tensor(weights), torch.tensor(capacity), keep, floor
+
+
+@unhurried
+@given(shares())
+def test_shares_spend_the_budget_exactly_within_bounds(
+    case: tuple[Tensor, Tensor, Tensor, int, int],
+) -> None:
+    sizes, weights, capacity, keep, floor = case
+    share = allocate(sizes, weights, keep, floor, capacity)
+    assert share.dtype == torch.int64
+    assert share.sum() == min(keep, int(capacity.sum()))
+    assert (share >= 0).all()
+    assert (share <= capacity).all()
+    low = capacity.clamp_max(floor)
+    if low.sum() <= keep:
+        assert (share >= low).all()
+    elif keep >= capacity.count_nonzero():
+        assert (share >= capacity.clamp_max(1)).all()
+    assert share.tolist() == allocate(sizes, 1024 * weights, keep, floor, capacity).tolist()
+
+
+@unhurried
+@given(shares())
+def test_shares_are_within_one_of_the_proportional_ones(
+    case: tuple[Tensor, Tensor, Tensor, int, int],
+) -> None:
+    sizes, weights, capacity, keep, floor = case
+    low, high = capacity.clamp_max(floor).double(), capacity.double()
+    demand = sizes.clamp_min(1) * weights.double()
+    if not low.sum() <= keep < high.sum() or (sizes == 0).any():
+        return
+    below, above = -200.0, 200.0  # the logarithm of the water level
+    for _ in range(200):
+        middle = (below + above) / 2
+        if (math.exp(middle) * demand).clamp(low, high).sum() <= keep:
+            below = middle
+        else:
+            above = middle
+    ideal = (math.exp(below) * demand).clamp(low, high)
+    share = allocate(sizes, weights, keep, floor, capacity)
+    assert ((share - ideal).abs() < 1 + 1e-6).all()
+    up, down = share > ideal + 1e-6, share < ideal - 1e-6
+    if up.any() and down.any():  # by largest remainder
+        assert (ideal - ideal.floor())[up].min() >= (ideal - ideal.floor())[down].max() - 1e-6
+
+
+def test_shares_by_hand() -> None:
+    def split(sizes: list[int], weights: list[float], keep: int, floor: int = 1) -> list[int]:
+        return allocate(torch.tensor(sizes), torch.tensor(weights), keep, floor).tolist()
+
+    assert split([10, 20, 30], [1, 1, 1], 12) == [2, 4, 6]
+    assert split([10, 10], [1, 3], 8) == [2, 6]
+    assert split([10, 10], [1, 9], 15) == [5, 10]  # capped, and the rest flows to the other
+    assert split([10, 10], [0, 1], 5) == [1, 4]  # no segment goes blind
+    assert split([10, 10], [0, 1], 5, floor=0) == [0, 5]
+    assert split([10, 10], [0, 0], 5) == [3, 2]  # ties to the earlier
+    assert split([4, 4, 4], [1, 1, 1], 4) == [2, 1, 1]
+    assert split([3, 11, 2, 6], [7, 4, 5, 7], 17) == [3, 7, 1, 6]  # 8 left after two caps: 6.52 and 1.48
+    assert split([4, 4, 4], [1, 3, 2], 2) == [0, 1, 1]  # fewer tokens than segments: the most relevant
+    assert split([4, 4, 4], [1, 1, 1], 2) == [1, 1, 0]
+    assert split([9, 9, 9], [1, 1, 7], 6, floor=3) == [2, 2, 2]  # all lower their floor alike
+    assert split([1, 0, 2], [1, 1, 1], 99) == [1, 0, 2]
+    assert split([], [], 3) == []
+    none_left = torch.tensor([0, 5, 5])
+    assert allocate(torch.tensor([9, 1, 2]), torch.ones(3), 1, capacity=none_left).tolist() == [0, 0, 1]
+
+
+def test_weights_apply_once_when_sizes_stay_those_at_first() -> None:
+    sizes, weights = torch.tensor([1000, 1000]), torch.tensor([1.0, 2.0])
+    live = sizes
+    for keep in (900, 600, 300):
+        live = allocate(sizes, weights, keep, capacity=live)
+    assert live.tolist() == [100, 200]
+    compounded = sizes
+    for keep in (900, 600, 300):
+        compounded = allocate(compounded, weights, keep)
+    assert compounded[0] < 50
+
+
+def test_shares_refuse_what_makes_no_sense() -> None:
+    sizes = torch.tensor([3, 3])
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="weights"):
+            allocate(sizes, torch.tensor([1.0, weight]), 2)
+    with pytest.raises(ValueError, match="keep"):
+        allocate(sizes, torch.ones(2), -1)
+    with pytest.raises(ValueError, match="floor"):
+        allocate(sizes, torch.ones(2), 1, floor=-1)
+
+
+# --- local debiasing --------------------------------------------------------------------------------------
+
+Tokens = tuple[Tensor, Tensor, Tensor]
+score = st.one_of(st.integers(-3, 3).map(float), st.just(math.nan), st.just(-math.inf), st.just(math.inf))
+
+
+@st.composite
+def tokens(draw: st.DrawFn, scores: st.SearchStrategy[float] = score) -> Tokens:
+    """Ragged: segments and positions in any order, often repeated, often tied."""
+    rows = draw(st.lists(st.tuples(scores, st.integers(0, 3), st.integers(0, 4)), max_size=40))
+    return (
+        torch.tensor([r[0] for r in rows], dtype=torch.float32),
+        torch.tensor([r[1] for r in rows], dtype=torch.int64),
+        torch.tensor([r[2] for r in rows], dtype=torch.int64),
+    )
+
+
+def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
+    """position_rank, spelt out."""
+    groups = defaultdict(list)
+    for i, (s, seg, pos) in enumerate(zip(scores.tolist(), segment.tolist(), position.tolist(), strict=True)):
+        groups[seg, pos].append((math.inf if math.isnan(s) else -s, i))
+    rank = [0] * len(scores)
+    for group in groups.values():
+        for r, (_, i) in enumerate(sorted(group)):
+            rank[i] = r
+    return rank
+
+
+@unhurried
+@given(tokens())
+def test_position_rank_and_distinct_positions_against_plain_python(case: Tokens) -> None:
+    _, segment, position = case
+    assert position_rank(*case).tolist() == plain_rank(*case)
+    seen = set(zip(segment.tolist(), position.tolist(), strict=True))
+    expected = [sum(s == wanted for s, _ in seen) for wanted in range(5)]
+    assert distinct_positions(segment, position, 5).tolist() == expected
+
+
+@unhurried
+@given(tokens(), st.data(), st.booleans())
+def test_select_against_plain_python(case: Tokens, data: st.DataObject, local: bool) -> None:
+    scores, segment, position = case
+    live = torch.bincount(segment, minlength=4)
+    share = torch.tensor([data.draw(st.integers(0, int(n))) for n in live])
+    rank = plain_rank(*case) if local else [0] * len(scores)
+    expected = []
+    for s in range(4):
+        members = [i for i in range(len(scores)) if segment[i] == s]
+        members.sort(key=lambda i: (rank[i], math.inf if scores[i].isnan() else -float(scores[i]), i))
+        expected += members[: int(share[s])]
+    chosen = select(scores, segment, position, share, local)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == sorted(expected)
+
+
+@unhurried
+@given(tokens(), st.data())
+def test_up_to_the_distinct_positions_no_position_is_kept_twice(case: Tokens, data: st.DataObject) -> None:
+    scores, segment, position = case
+    distinct = distinct_positions(segment, position, 4)
+    share = torch.tensor([data.draw(st.integers(0, int(n))) for n in distinct])
+    chosen = select(scores, segment, position, share, local=True)
+    kept = list(zip(segment[chosen].tolist(), position[chosen].tolist(), strict=True))
+    assert len(set(kept)) == len(kept) == share.sum()
+
+
+@unhurried
+@given(tokens(), st.randoms(use_true_random=False), st.booleans())
+def test_without_ties_the_order_of_the_input_does_not_matter(
+    case: Tokens, shuffler: random.Random, local: bool
+) -> None:
+    _, segment, position = case
+    n = len(segment)
+    scores = torch.tensor(shuffler.sample(range(n), n), dtype=torch.float32)
+    share = torch.bincount(segment, minlength=4) // 2
+    order = torch.tensor(shuffler.sample(range(n), n), dtype=torch.int64)
+    chosen = select(scores, segment, position, share, local)
+    shuffled = select(scores[order], segment[order], position[order], share, local)
+    assert sorted(order[shuffled].tolist()) == chosen.tolist()
+
+
+def test_a_position_that_draws_attention_in_every_frame_is_kept_once() -> None:
+    frames, grid = 4, 9
+    position = torch.arange(grid).repeat(frames)
+    scores = torch.rand(frames * grid, generator=torch.Generator().manual_seed(0))
+    scores[position == 7] += 5
+    segment, share = torch.zeros_like(position), torch.tensor([grid])
+    assert position[select(scores, segment, position, share, local=True)].sort().values.tolist() == list(
+        range(grid)
+    )
+    assert (position[select(scores, segment, position, share, local=False)] == 7).sum() == frames
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_select_takes_scores_of_any_floating_type(dtype: torch.dtype) -> None:
+    scores = torch.tensor([0.5, math.nan, 0.25, 1.0], dtype=dtype)
+    zeros = torch.zeros(4, dtype=torch.int64)
+    assert select(scores, zeros, torch.arange(4), torch.tensor([3]), local=True).tolist() == [0, 2, 3]
