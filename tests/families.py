@@ -15,6 +15,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+import fake_flash
+
 IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
 LAYERS = 6
 
@@ -129,7 +131,10 @@ class Qwen25VL:
     def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Placeholders and inputs of one image of 4 x 4 patches."""
         pixels = torch.randn(16, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(9))
-        return torch.tensor([94, *[IMAGE] * 4, 95]), {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]])}
+        return torch.tensor([94, *[IMAGE] * 4, 95]), {
+            "pixel_values": pixels,
+            "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        }
 
 
 FAMILIES = [LlavaOnevision, Qwen25VL]
@@ -139,8 +144,11 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     """A random model whose attention is not flat, so that scores order tokens clearly."""
     torch.manual_seed(0)
     config = family.config()
-    config._attn_implementation = attention
+    if attention != fake_flash.NAME:
+        config._attn_implementation = attention
     model = family.model_class(config).eval().to(dtype)
+    if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
+        model.get_decoder().config._attn_implementation = attention
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "language_model" in name and ("q_proj" in name or "k_proj" in name):

@@ -32,7 +32,7 @@ def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, re
             seen[b, kept[layer][b]] = True
         seen[:, prompt:] = True
         allowed = (causal & (seen & real)[:, None, :]) | itself
-        if model.config._attn_implementation == "eager":
+        if model.get_decoder().config._attn_implementation == "eager":
             return torch.zeros(batch, 1, length, length, dtype=dtype).masked_fill(
                 ~allowed[:, None], torch.finfo(dtype).min
             )
@@ -107,8 +107,13 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
     if all(part is not None for part in record.positions):
         positions = torch.cat(record.positions, -1)
     behind = torch.ones(len(real), embeds.shape[1] - real.shape[1], dtype=torch.bool)
+    config = model.get_decoder().config
+    attention = config._attn_implementation
+    if "flash" in attention:  # it has no masks of single rows
+        config._attn_implementation = "sdpa"
     with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1)):
         hidden = model.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    config._attn_implementation = attention
     return model.lm_head(hidden.last_hidden_state)
 
 

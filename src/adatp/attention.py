@@ -120,9 +120,13 @@ class Probe:
 def _scored_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Any:
-    config: Any = module.config
+    config = cast(Any, module.config)
     probe: Probe = config.adatp_probe
     if probe.rows is not None:
         scaling = kwargs.get("scaling")
         probe.score(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    return probe.inner(module, query, key, value, attention_mask, **kwargs)
+    module.config = probe.config  # flash attention looks its kernel up by the name in it
+    try:
+        return probe.inner(module, query, key, value, attention_mask, **kwargs)
+    finally:
+        module.config = config
