@@ -405,6 +405,37 @@ def test_nesting_is_refused(family: Any) -> None:
 
 
 @families
+@pytest.mark.parametrize("what", ["flex", "sliding"])
+def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str) -> None:
+    model = build(family)
+    config = model.get_decoder().config
+    if what == "flex":
+        config._attn_implementation = "flex_attention"
+    else:
+        config.layer_types = ["full_attention", "sliding_attention"] * 3
+    with pytest.raises(
+        PruningError, match="'flex_attention' can't be" if what == "flex" else "full attention"
+    ):
+        PRUNE(model).__enter__()
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@families
+def test_after_a_failed_call_the_next_is_reported_right(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    with PRUNE(model) as run:
+        hook = model.get_decoder().layers[3].mlp.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**inputs)
+        hook.remove()
+        model(input_ids=torch.arange(1, 9)[None])
+        assert not run.reports
+        model(**inputs)
+        assert len(run.reports) == 1
+        assert dropped(run)
+
+
+@families
 def test_text_alone_is_left_alone(family: Any) -> None:
     model = build(family)
     ids = torch.arange(1, 20)[None]

@@ -242,6 +242,8 @@ class Engine:
     def _cut(self, call: _Call, plan: Plan, number: int, hidden: Tensor) -> Tensor:
         """Ask the plan which tokens go on and gather their hidden states."""
         scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
+        if scores is not None:  # layers may lie on several devices
+            scores = scores.to(call.alive[0].device)
         slots = call.past_slots(number - 1)
         alive = [
             plan.select(

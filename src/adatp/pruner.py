@@ -91,6 +91,8 @@ class Pruner:
     def __enter__(self) -> Pruner:
         if self.model in _ACTIVE:
             raise PruningError("this model is being pruned already: leave that context first")
+        if {*getattr(self.decoder.config, "layer_types", ())} - {"full_attention"}:
+            raise PruningError("only decoders whose every layer has full attention can be pruned")
         implementation = str(self.decoder.config._attn_implementation)
         if implementation == "flex_attention" or implementation.startswith("paged|"):
             raise PruningError(
@@ -159,6 +161,7 @@ class Pruner:
     # One call of the decoder.
 
     def _begin(self, kwargs: dict[str, Any]) -> Plan | None:
+        self._reading = None
         sees_video, tower = self._video_call()
         if not sees_video:
             self._stopwatch.start("decode")
