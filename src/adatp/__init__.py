@@ -1,12 +1,16 @@
 """Attention-debiased visual token pruning for Video LLMs."""
 
-from adatp.budget import BudgetError
-from adatp.encoders import EncoderError
-from adatp.layout import VideoLayout
-from adatp.methods.adatp import AdaTP
-from adatp.models import UnsupportedModelError
-from adatp.pruner import Pruner, PruningError
-from adatp.report import Report
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adatp.budget import BudgetError
+    from adatp.encoders import EncoderError
+    from adatp.layout import VideoLayout
+    from adatp.methods.adatp import AdaTP
+    from adatp.models import UnsupportedModelError
+    from adatp.pruner import Pruner, PruningError
+    from adatp.report import Report
 
 __all__ = [
     "AdaTP",
@@ -18,3 +22,21 @@ __all__ = [
     "UnsupportedModelError",
     "VideoLayout",
 ]
+
+_HOMES = {
+    "AdaTP": "methods.adatp",
+    "BudgetError": "budget",
+    "EncoderError": "encoders",
+    "Pruner": "pruner",
+    "PruningError": "pruner",
+    "Report": "report",
+    "UnsupportedModelError": "models",
+    "VideoLayout": "layout",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch and transformers take seconds to import: `adatp --help` should not.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'adatp' has no attribute {name!r}")
+    return getattr(import_module(f"adatp.{_HOMES[name]}"), name)

@@ -351,8 +351,8 @@ def remap_mask(
         flash: whether padding masks are two-dimensional.
 
     Returns:
-        A mask of the same kind, or None where causality alone is right. Fillers as keys are hidden from all
-        but themselves: a filler sees itself, for a softmax needs something to look at.
+        A mask of the same kind, or None where causality alone is right. Fillers are hidden from all
+        other tokens; each sees itself at least, for a softmax over nothing is no number.
     """
     if mask is None and not kept.ragged:
         return None
