@@ -260,6 +260,40 @@ def test_a_copied_cache_goes_on_by_itself(family: Any) -> None:
 
 
 @families
+@pytest.mark.parametrize("change", ["reorder", "select", "repeat"])
+@torch.no_grad()
+def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str) -> None:
+    """As beam search does, but between samples that keep different tokens."""
+    model, inputs = build(family), batch(family, RAGGED)
+    cache = DynamicCache(config=model.config.get_text_config())
+
+    def step(order: list[int]) -> Tensor:
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)[order]
+        position = torch.full((len(order), 1), 50)
+        if family is Qwen25VL:
+            model.model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64)
+            position = position.expand(3, -1, -1)
+        words = torch.tensor([[5], [6], [7]])[order]
+        return model(
+            input_ids=words, attention_mask=mask, position_ids=position, past_key_values=cache
+        ).logits
+
+    with PRUNE(model):
+        model(**inputs, past_key_values=cache)
+        twin = copy.deepcopy(cache)
+        expected = step([0, 1, 2])
+        cache = twin
+        order = {"reorder": [2, 0, 1], "select": [2, 1], "repeat": [0, 0, 1, 1, 2, 2]}[change]
+        if change == "reorder":
+            cache.reorder_cache(torch.tensor(order))
+        elif change == "select":
+            cache.batch_select_indices(torch.tensor(order))
+        else:
+            cache.batch_repeat_interleave(2)
+        assert (step(order) - expected[order]).abs().max() < 1e-5
+
+
+@families
 def test_a_pruned_cache_is_refused_outside(family: Any) -> None:
     model, inputs = build(family), batch(family, ONE)
     cache = DynamicCache(config=model.config.get_text_config())
