@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 import fake_flash
 from adatp import AdaTP
+from adatp.methods.adatp import AdaTPPlan
 from adatp.pruner import PruningError
 from families import FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen25VL, batch, build
 from oracle import masked_logits, masking_error, recorded
@@ -153,31 +154,54 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any) -> None:
     assert all(mask is None for mask in masks)
 
 
+@pytest.fixture
+def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Query rows, tokens and scores that the first cut of each sample is made by, in order."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    select = AdaTPPlan.select
+
+    def spy(plan: AdaTPPlan, layer: int, sample: int, alive: Tensor, scores: Tensor) -> Tensor:
+        if layer == min(plan.cuts):
+            seen.append((plan.queries[sample], alive, scores))
+        return select(plan, layer, sample, alive, scores)
+
+    monkeypatch.setattr(AdaTPPlan, "select", spy)
+    return seen
+
+
 @families
 @attentions
-def test_scores_equal_eager_rows(family: Any, attention: str) -> None:
-    """Layer start - 1 still sees all tokens: its scores are rows of vanilla's eager attention."""
+@torch.no_grad()
+def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any) -> None:
+    """The first layer sees all tokens: its scores are rows of vanilla's eager attention."""
     inputs = batch(family, RAGGED)
+    with PRUNE(build(family, attention)) as run:
+        run.model(**inputs)
+    rows = build(family, "eager")(**inputs, output_attentions=True).attentions[0]
+    assert len(first_scores) == len(RAGGED)
+    for b, (queries, alive, scores) in enumerate(first_scores):
+        expected = rows[b][:, queries].mean((0, 1))[alive]
+        assert (scores - expected).abs().max() < 1e-5
+        assert scores.max() > 2 * scores.mean()  # not flat, or any rows would do
+
+
+@families
+@attentions
+@torch.no_grad()
+def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, first_scores: Any) -> None:
+    turns = batch(family, [Prompt(seed=1)]), batch(family, [Prompt(frames=6, seed=7)])
+    turns[1].pop("attention_mask")
     model, eager = build(family, attention), build(family, "eager")
-    seen: list[Tensor] = []
-    with PRUNE(model) as run:
-        layer = run.engine.probes[0].module.layer_idx
-        cut = run.engine._cut
-
-        def spy(call: Any, plan: Any, number: int, hidden: Tensor) -> Tensor:
-            seen.append(run.engine.probes[number - 1].scores.clone())
-            seen.extend(plan.queries)
-            run.engine._cut = cut
-            return cut(call, plan, number, hidden)
-
-        run.engine._cut = spy
-        model(**inputs)
-    rows = eager(**inputs, output_attentions=True).attentions[layer]
-    scores, queries = seen[0], seen[1:]
-    for b, question in enumerate(queries):
-        expected = rows[b][:, question].mean((0, 1))
-        assert (scores[b] - expected).abs().max() < 1e-5
-        assert scores[b].max() > 2 * scores[b].mean()  # not flat, or any rows would do
+    split = turns[0]["input_ids"].shape[1]
+    for pruned in (True, False):
+        llm = model if pruned else eager
+        cache = DynamicCache(config=llm.config.get_text_config())
+        with PRUNE(llm) if pruned else nullcontext():
+            llm(**turns[0], past_key_values=cache)
+            output = llm(**turns[1], past_key_values=cache, output_attentions=not pruned)
+    queries, alive, scores = first_scores[1]
+    expected = output.attentions[0][0][:, queries].mean((0, 1))[split:][alive]
+    assert (scores - expected).abs().max() < 1e-5
 
 
 @families
