@@ -353,6 +353,18 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str) -> None:
 
 
 @families
+@torch.no_grad()
+def test_a_cache_made_without_a_config_and_plain_tuples(family: Any) -> None:
+    model, inputs = build(family), batch(family, RAGGED)
+    with PRUNE(model):
+        expected = model(**inputs, past_key_values=DynamicCache(config=model.config.get_text_config())).logits
+        bare = model(**inputs, past_key_values=DynamicCache()).logits
+        assert torch.equal(bare, expected)
+        assert torch.equal(model(**inputs, use_cache=False).logits, expected)
+        assert torch.equal(model(**inputs, return_dict=False)[0], expected)
+
+
+@families
 def test_images_beside_videos_are_kept(family: Any) -> None:
     model = build(family)
     inputs = batch(family, ONE)
@@ -476,6 +488,16 @@ def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str) -
     ):
         PRUNE(model).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@families
+def test_a_prompt_in_chunks_is_not_pruned(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
+    with PRUNE(model) as run, pytest.warns(UserWarning, match="not pruned: the prompt comes in chunks"):
+        output = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
+    assert torch.equal(generated_logits(output), generated_logits(expected))
+    assert not run.reports
 
 
 @families

@@ -131,10 +131,8 @@ class _Call:
         """``make(*shared, *rest)``, made once for all the layers that come with the same ``shared``."""
         key = (make.__name__, *map(id, shared))
         if key not in self.memo:
-            self.memo[key] = (
-                make(*shared, *rest),
-                shared,
-            )  # holding `shared` keeps its ids from being reused
+            # Holding on to `shared` keeps its ids from being given to other objects.
+            self.memo[key] = make(*shared, *rest), shared
         return self.memo[key][0]
 
 
@@ -287,7 +285,8 @@ class Engine:
                     changed[name] = call.once(gather, (kwargs[name], call.index))
         device = kwargs["position_embeddings"][0].device if call.index is None else call.index.device
         kept: Kept = call.once(_hold, (held, call.index), call.past, call.length, call.ragged, device)
-        fixed = None if call.cache is None else getattr(call.cache.layers[number], "max_cache_len", None)
+        layers = call.cache.layers[number:] if call.cache is not None else []  # a dynamic one may yet grow
+        fixed = getattr(layers[0], "max_cache_len", None) if layers else None
         flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
         changed["attention_mask"] = call.once(
             remap_mask, (mask, kept, call.index), call.past, call.length, fixed, flash

@@ -178,6 +178,8 @@ class Pruner:
         past = int(cache.get_seq_length()) if cache is not None else 0
         if self._call.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
+        if tower is None:
+            return _unpruned("the prompt comes in chunks, or its videos were encoded outside this context")
         input_ids = self._call["input_ids"].to(embeds.device)
         real = _real_tokens(self._call.get("attention_mask"), input_ids, past)
         config = self.model.config
@@ -185,17 +187,9 @@ class Pruner:
             grids = self.family.grids(config, self._call, tower)
             layouts = self.family.layouts(config, input_ids, real, grids)
         except LayoutError as error:
-            warnings.warn(f"not pruned: {error}", stacklevel=2)
-            return None
+            return _unpruned(str(error))
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
-            warnings.warn(
-                "not pruned: no text follows the video in this call, so nothing says what to keep "
-                "(chunked prefill is not supported)",
-                stacklevel=2,
-            )
-            return None
-        if tower is None:
-            raise PruningError("the videos were encoded outside this context: encode them inside")
+            return _unpruned("no text follows the video in this call, so nothing says what to keep")
         features = self.family.frame_features(config, tower, grids)
         prefill = Prefill(
             shape=self.shape,
@@ -276,6 +270,10 @@ class Pruner:
         report.flops.decode_vanilla = sum(
             decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.tokens[0]
         )
+
+
+def _unpruned(why: str) -> None:
+    warnings.warn(f"not pruned: {why}", stacklevel=2)
 
 
 def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
