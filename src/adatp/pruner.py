@@ -166,30 +166,34 @@ class Pruner:
         if not sees_video:
             self._stopwatch.start("decode")
             return None
-        with self._stopwatch.time("relevance"):
-            self._reading = self._read(kwargs, tower)
+        try:
+            with self._stopwatch.time("relevance"):
+                self._reading = self._read(kwargs, tower)
+        except LayoutError as error:
+            warnings.warn(f"not pruned: {error}", stacklevel=2)
         self._stopwatch.start("prefill")
         return self._reading.plan if self._reading is not None else None
 
-    def _read(self, kwargs: dict[str, Any], tower: TowerCall | None) -> _Reading | None:
-        """Lay out the prompts and have the method plan."""
+    def _read(self, kwargs: dict[str, Any], tower: TowerCall | None) -> _Reading:
+        """Lay out the prompts and have the method plan.
+
+        Raises:
+            LayoutError: they can't be laid out, so nothing can be pruned.
+        """
         embeds: Tensor = kwargs["inputs_embeds"]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         if self._call.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
-            return _unpruned("the prompt comes in chunks, or its videos were encoded outside this context")
+            raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
         input_ids = self._call["input_ids"].to(embeds.device)
         real = _real_tokens(self._call.get("attention_mask"), input_ids, past)
         config = self.model.config
-        try:
-            grids = self.family.grids(config, self._call, tower)
-            layouts = self.family.layouts(config, input_ids, real, grids)
-        except LayoutError as error:
-            return _unpruned(str(error))
+        grids = self.family.grids(config, self._call, tower)
+        layouts = self.family.layouts(config, input_ids, real, grids)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
-            return _unpruned("no text follows the video in this call, so nothing says what to keep")
+            raise LayoutError("no text follows the video in this call, so nothing says what to keep")
         features = self.family.frame_features(config, tower, grids)
         prefill = Prefill(
             shape=self.shape,
@@ -270,10 +274,6 @@ class Pruner:
         report.flops.decode_vanilla = sum(
             decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.tokens[0]
         )
-
-
-def _unpruned(why: str) -> None:
-    warnings.warn(f"not pruned: {why}", stacklevel=2)
 
 
 def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
