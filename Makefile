@@ -38,6 +38,7 @@ types: dev
 
 bench: dev   ## speed of the parts, against what they replace
 	$(BIN)/python benchmarks/video.py
+	$(BIN)/python benchmarks/prefill.py --layers 12 --frames 8
 
 clean:
 	rm -rf $(VENV)
