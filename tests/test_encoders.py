@@ -94,6 +94,9 @@ def test_the_relevant_segment_is_the_one_that_siglip_names(siglip: SiglipModel, 
     cosine = torch.nn.functional.cosine_similarity(scores.text_embeds, scores.image_embeds)
     assert torch.allclose(torch.tensor(run.report.notes[0]["segment_relevance"]), cosine, atol=1e-5)
     assert run.report.flops.relevance > 0
+    with AdaTP(flops=1.0)(model, processor) as whole:
+        model(**inputs)
+    assert (whole.report.relevance, whole.report.flops.relevance) == ("none", 0)  # it did not run
     with AdaTP(flops=0.5, tau_s=1.0)(model, question="which dog runs ?") as other:
         model(**inputs)
     assert other.report.notes[0]["segment_relevance"] != run.report.notes[0]["segment_relevance"]

@@ -113,8 +113,9 @@ def solve(
         lowest = lowest_ratio(shape, visual=visual, other=other, start=start, queries=queries)
         raise BudgetError(
             f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "
-            f"{other} other tokens, start={start}, {queries} queries): raise the target, lower start, "
-            "or drop tokens before the first layer"
+            f"{other} other tokens, layer {start} the first to drop): raise the target"
+            + (start > 1)
+            * " or lower start"
         )
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...

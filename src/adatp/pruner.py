@@ -67,6 +67,7 @@ class Pruner:
         self._call: dict[str, Any] = {}
         self._tower_calls: list[TowerCall] = []
         self._reading: _Reading | None = None
+        self._relevance_flops = 0
         self._stopwatch = Stopwatch(model.device)
         self._reports: list[Report] = []
 
@@ -180,6 +181,7 @@ class Pruner:
         Raises:
             LayoutError: they can't be laid out, so nothing can be pruned.
         """
+        self._relevance_flops = 0
         embeds: Tensor = kwargs["inputs_embeds"]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
@@ -214,6 +216,7 @@ class Pruner:
         layout = layouts[sample]
         words = _content(layout.question, input_ids[sample], self.tokenizer)
         if self.relevance == "embedding":
+            self._relevance_flops += 2 * len(words) * len(layout.index) * embeds.shape[2]
             return embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
         if self.partner is None:
             return None
@@ -221,6 +224,7 @@ class Pruner:
             question = self.questions[sample * len(self.questions) // len(layouts)]
         else:
             question = self.tokenizer.decode(input_ids[sample, words]).strip()
+        self._relevance_flops += self.partner.flops(layout.frames)
         frames = torch.cat([self.partner.embed_frames(features[v]) for v in layout.videos])
         return cosine_relevance(self.partner.embed_text(question), frames)
 
@@ -250,13 +254,12 @@ class Pruner:
             flops.paper += paper_macs(self.shape, visual)
             flops.paper_vanilla += paper_macs(self.shape, [len(layout.index)] * layers)
             flops.lm_head += lm_head_flops(self.shape, 1)
-            if self.partner is not None:
-                flops.relevance += self.partner.flops(layout.frames)
+        flops.relevance = self._relevance_flops
         flops.vision = self.family.vision_flops(self.model.config, reading.grids)
         return Report(
             method=self.method.name,
             settings=asdict(cast(Any, self.method)),
-            relevance=self.relevance,
+            relevance=self.relevance if plan is not None else "none",
             kept=[[positions + reading.past for positions in layer] for layer in kept],
             visual_tokens=[[len(p) - other[b] for b, p in enumerate(layer)] for layer in kept],
             notes=plan.notes() if plan is not None else [],

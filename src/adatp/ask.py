@@ -1,0 +1,275 @@
+"""Ask a Video LLM about a video: load, prepare, run, collect. What the command line and a server share."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+
+from adatp.budget import Schedule, lowest_ratio, solve
+from adatp.flops import DecoderShape
+from adatp.methods import AdaTP, Method
+from adatp.models import UnsupportedModelError, family_of
+from adatp.report import Report
+from adatp.tiny import TinyProcessor
+from adatp.video import Video
+
+
+class LoadError(ValueError):
+    """A model or its processor can't be loaded. The message is one line."""
+
+
+class PromptError(ValueError):
+    """The question and the video don't make a prompt that the model takes. The message is one line."""
+
+
+def load_config(source: str) -> Any:
+    """Read a checkpoint's config, nothing else, and refuse what can't be pruned.
+
+    Args:
+        source: a folder, or the id of a model on the Hugging Face hub.
+
+    Raises:
+        LoadError: there is no such checkpoint, or its config is broken.
+        UnsupportedModelError: no family file knows the model (a text model, for one).
+    """
+    local = bool(source) and Path(source).is_dir()
+    if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+        raise LoadError(f"{source}: no such model folder")
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(source)
+    except Exception as error:  # the hub's client, transformers and json raise each their own
+        where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"
+        raise LoadError(f"{source}: {where} ({_first_line(error)})") from error
+    if "model_type" not in raw:
+        raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
+    try:
+        family_of(SimpleNamespace(config=SimpleNamespace(model_type=raw["model_type"])))
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{source}: {error}") from None
+    try:
+        return AutoConfig.from_pretrained(source)
+    except Exception as error:
+        raise LoadError(f"{source}: the config is broken ({_first_line(error)})") from error
+
+
+def load_processor(source: str) -> Any:
+    """Load a checkpoint's processor: the embedded model's own, or Hugging Face's.
+
+    Raises:
+        LoadError: there is none, it is broken, or it needs a package that is not installed.
+    """
+    if _is_embedded(source):
+        return TinyProcessor.from_pretrained(source)
+    if find_spec("torchvision") is None or find_spec("PIL") is None:
+        raise LoadError(f'{source}: its video processor needs torchvision: pip install "adatp[hub]"')
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except Exception as error:
+        raise LoadError(f"{source}: the processor can't be loaded ({_first_line(error)})") from error
+
+
+def load_model(source: str, device: str = "auto", dtype: str = "auto") -> Any:
+    """Load a checkpoint's weights, ready to generate.
+
+    Args:
+        source: a folder, or the id of a model on the hub.
+        device: a torch device, or "auto": CUDA where there is one.
+        dtype: name of a torch dtype, or "auto": the checkpoint's own.
+
+    Raises:
+        LoadError: the weights are missing, broken or incomplete, or there is no such device.
+    """
+    place = pick_device(device)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, the hub's client and transformers raise each their own
+        raise LoadError(f"{source}: the weights can't be loaded ({_first_line(error)})") from error
+    if missing := sorted(info["missing_keys"]):
+        raise LoadError(f"{source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
+    return model.to(place).eval()
+
+
+def pick_device(device: str) -> str:
+    """The device that a request for ``device`` ("auto": CUDA where there is one) is run on.
+
+    Raises:
+        LoadError: there is no such device here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for it
+        raise LoadError(f"no device {device!r} here ({_first_line(error)})") from error
+    return device
+
+
+def build_inputs(processor: Any, config: Any, video: Video, question: str) -> dict[str, Any]:
+    """Turn a video and a question into the arguments of ``generate``, on the CPU.
+
+    Args:
+        processor: the checkpoint's processor.
+        config: its config.
+        video: frames, sampled already.
+        question: asked in the chat template of the model.
+
+    Raises:
+        PromptError: the question is empty or contains the model's placeholders, or the processor refuses.
+    """
+    if not question.strip():
+        raise PromptError("the question is empty")
+    words = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
+    if {config.video_token_id, config.image_token_id} & set(words):
+        raise PromptError("the question contains the token that stands for a video or an image")
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    options: dict[str, Any] = {}
+    if not isinstance(processor, TinyProcessor):
+        # Qwen2.5-VL places frames in time by their rate: that of the sample, not of the file.
+        rate = len(video.frames) / video.duration if video.duration else None
+        metadata = {
+            "total_num_frames": len(video.frames),
+            "frames_indices": list(range(len(video.frames))),
+            "fps": rate,
+            "duration": video.duration,
+        }
+        options = {"do_sample_frames": False, "video_metadata": [metadata]}
+    try:
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return dict(processor(text=[prompt], videos=[video.frames], return_tensors="pt", **options))
+    except (ValueError, TypeError) as error:
+        raise PromptError(f"the processor refuses this video or question ({_first_line(error)})") from error
+
+
+def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new_tokens: int) -> None:
+    """Refuse, before the weights are loaded, what would fail once they run.
+
+    Raises:
+        PromptError: the prompt and the answer don't fit into the model's context.
+        BudgetError: the method's FLOPs target is out of reach for this prompt.
+    """
+    ids = inputs["input_ids"]
+    text = config.get_text_config()
+    longest = text.max_position_embeddings
+    if ids.shape[1] + max_new_tokens > longest:
+        raise PromptError(
+            f"the prompt has {ids.shape[1]} tokens, and {max_new_tokens} more may be answered, but the model "
+            f"takes {longest}: ask for fewer frames"
+        )
+    if isinstance(method, AdaTP):
+        family = family_of(SimpleNamespace(config=config))
+        grids = family.grids(config, inputs, None)
+        for layout in family.layouts(config, ids, inputs["attention_mask"].bool(), grids):
+            visual = len(layout.index)
+            schedule(
+                method,
+                DecoderShape.from_config(text),
+                visual,
+                len(layout.real) - visual,
+                len(layout.question),
+            )
+
+
+def schedule(method: AdaTP, shape: DecoderShape, visual: int, other: int, question: int) -> Schedule:
+    """The tokens that a method lets each layer process, known without running anything.
+
+    Args:
+        method: its ``flops`` is the target.
+        shape: the decoder.
+        visual: visual tokens of the prompt.
+        other: its other tokens.
+        question: those of them behind the video.
+
+    Raises:
+        BudgetError: the target is out of reach.
+    """
+    start, end = method.layer_range(shape.layers)
+    queries = min(method.max_queries, question)
+    return solve(
+        shape, visual=visual, other=other, target=method.flops, start=start, end=end, queries=queries
+    )
+
+
+def lowest(method: AdaTP, shape: DecoderShape, visual: int, other: int, question: int) -> float:
+    """The lowest target that is within reach, as a fraction of vanilla; arguments as in `schedule`."""
+    start, _ = method.layer_range(shape.layers)
+    queries = min(method.max_queries, question)
+    return lowest_ratio(shape, visual=visual, other=other, start=start, queries=queries)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model said, and what that took.
+
+    Attributes:
+        text: the answer.
+        new_tokens: tokens generated, the end-of-turn token included.
+        milliseconds: all of ``generate``.
+        report: what the method did.
+    """
+
+    text: str
+    new_tokens: int
+    milliseconds: float
+    report: Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries."""
+        return {
+            "answer": self.text,
+            "new_tokens": self.new_tokens,
+            "generate_milliseconds": self.milliseconds,
+            "report": self.report.to_dict(),
+        }
+
+
+def answer(
+    model: Any, processor: Any, inputs: Mapping[str, Any], question: str, method: Method, max_new_tokens: int
+) -> Answer:
+    """Generate an answer, greedily, while the method prunes.
+
+    Args:
+        model: from `load_model`.
+        processor: from `load_processor`.
+        inputs: from `build_inputs`.
+        question: what was asked: the text whose relevance to the frames is measured.
+        method: the pruning method.
+        max_new_tokens: at most so many tokens.
+
+    Raises:
+        BudgetError: the method's FLOPs target is out of reach for this prompt.
+    """
+    on_device = {name: value.to(model.device) for name, value in inputs.items()}
+    with method(model, processor, question=question) as run:
+        begun = time.perf_counter()
+        ids = model.generate(**on_device, max_new_tokens=max_new_tokens, do_sample=False)
+        new = ids[0, on_device["input_ids"].shape[1] :].tolist()  # waits for the device
+        milliseconds = 1000 * (time.perf_counter() - begun)
+    text = processor.decode(new, skip_special_tokens=True).strip()
+    return Answer(text, len(new), milliseconds, run.report)
+
+
+def _is_embedded(source: str) -> bool:
+    try:
+        config = json.loads((Path(source) / "processor_config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(config.get("processor_class") == TinyProcessor.__name__)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

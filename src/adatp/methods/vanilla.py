@@ -1,0 +1,24 @@
+"""Vanilla: prunes nothing, but measures and reports like every other method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adatp.methods.base import Method, Prefill
+
+
+@dataclass(frozen=True)
+class Vanilla(Method):
+    """The model as it is: the baseline of every comparison, through the same interface."""
+
+    name: ClassVar[str] = "vanilla"
+
+    def scored_layers(self, layers: int) -> Iterable[int]:
+        """None."""
+        return ()
+
+    def plan(self, prefill: Prefill) -> None:
+        """Process every token."""
+        return None

@@ -1,0 +1,532 @@
+"""The command line, run in-process but where the process is what is tested."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from logging import ERROR, INFO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from transformers import Qwen2Config
+from transformers.utils import logging
+
+from adatp import AdaTP, ask
+from adatp.cli import main
+from adatp.methods import METHODS, Vanilla
+from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load
+from adatp.video import read_video
+from clips import write_clip, write_sound
+from families import FAMILIES, LlavaOnevision, Qwen25VL, build
+from processors import PROCESSORS
+
+QUICK = ("--max-new-tokens", "3")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command; exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips, good and bad, and models, good and bad."""
+    folder = tmp_path_factory.mktemp("made")
+    plain = write_clip(folder / "plain.mp4")
+    plain_mkv = write_clip(folder / "plain.mkv")
+    write_clip(folder / "one.mp4", 1)
+    write_clip(folder / "sound.mp4", audio=True)
+    write_clip(folder / "uneven.mkv", 24, pts=[n * n // 4 + n for n in range(24)])
+    write_clip(folder / "uncounted.mkv", muxing={"live": "1"})
+    write_clip(folder / "odd.mkv", size=(65, 49), pix_fmt="yuv444p")
+    data = plain.read_bytes()
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    (folder / "rotated.mp4").write_bytes(data.replace(upright, turned))
+
+    (folder / "empty.mp4").touch()
+    (folder / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
+    (folder / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    (folder / "cut.mkv").write_bytes(plain_mkv.read_bytes()[: plain_mkv.stat().st_size // 2])
+    write_sound(folder / "sound.m4a")
+
+    Qwen2Config().save_pretrained(folder / "text-model")
+    (folder / "empty-folder").mkdir()
+    for name in ("no-weights", "cut-weights", "few-weights"):
+        shutil.copytree(CHECKPOINT, folder / name)
+    (folder / "no-weights" / "model.safetensors").unlink()
+    weights = (CHECKPOINT / "model.safetensors").read_bytes()
+    (folder / "cut-weights" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    few = {name: tensor for name, tensor in _weights().items() if "layers.3.mlp" not in name}
+    _save(few, folder / "few-weights" / "model.safetensors")
+    return folder
+
+
+def _weights() -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(CHECKPOINT / "model.safetensors")
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of every family, saved with its own processor as on the hub."""
+    folder = tmp_path_factory.mktemp("hub")
+    for family in FAMILIES:
+        build(family).save_pretrained(folder / family.name)
+        PROCESSORS[family]().save_pretrained(folder / family.name)
+    return folder
+
+
+# What it answers and reports.
+
+
+def test_no_arguments_runs_the_embedded_model_on_the_shipped_clip(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("ask", "--json", tmp_path / "out.json", *QUICK)
+    assert (code, err) == (0, "")
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
+
+    model, processor = load()
+    clip = read_video(CLIP, 32)
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}],
+        add_generation_prompt=True,
+    )
+    inputs = processor(text=prompt, videos=clip.frames)
+    with AdaTP()(model, processor, question=QUESTION) as pruned:
+        ids = model.generate(**inputs, max_new_tokens=3)
+    words = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    expected = pruned.report.to_dict()
+
+    assert got["answer"] == words.strip()
+    assert (got["question"], got["frames"]) == (QUESTION, len(clip.frames))
+    for key in ("method", "settings", "relevance", "flops_ratio", "flops", "kept", "visual_tokens"):
+        assert got["report"][key] == expected[key], key
+    assert 0.26 < got["report"]["flops_ratio"] <= 0.273
+    assert got["report"]["relevance"] == "siglip"
+    assert not {"vanilla", "same_answer"} & set(got)
+
+    assert QUESTION in out
+    assert words.strip().split()[0] in out
+    first, last = got["report"]["visual_tokens"][0][0], got["report"]["visual_tokens"][-1][0]
+    flops = got["report"]["flops"]
+    for figure in (f"{first} → {last}", "siglip", "fastvid", f"{got['report']['flops_ratio']:.1%}"):
+        assert figure in out
+    assert f"{flops['request'] / flops['request_vanilla']:.1%}" in out
+    for stage in ("decode of the video", "vision", "relevance", "prefill", "decode, per token"):
+        assert re.search(rf"Time: {stage}.* \d+(\.\d)? ms", out), stage
+
+
+def test_compare_runs_vanilla_beside_it(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("ask", "--compare", "--json", tmp_path / "out.json", *QUICK)
+    assert (code, err) == (0, "")
+    got = json.loads((tmp_path / "out.json").read_text())
+    vanilla, pruned = got["vanilla"]["report"], got["report"]
+    assert vanilla["method"] == "vanilla"
+    assert vanilla["flops_ratio"] == 1
+    assert vanilla["flops"]["decoder"] == pruned["flops"]["decoder_vanilla"]
+    assert len(set(map(tuple, vanilla["visual_tokens"]))) == 1
+    assert got["same_answer"] == (got["vanilla"]["answer"] == got["answer"])
+    assert ("agree" in out) == got["same_answer"]
+    assert ("differ" in out) != got["same_answer"]
+    ratio = pruned["flops"]["request"] / vanilla["flops"]["request"]
+    assert f"{ratio:.1%}" in out
+    assert re.search(r"Time: prefill( +\d+(\.\d)? ms){2} +\d+\.\d%", out)
+    assert "warm-up" in out
+
+
+def test_vanilla_is_the_model_as_it_is() -> None:
+    model, processor = load()
+    config = ask.load_config(str(CHECKPOINT))
+    inputs = ask.build_inputs(processor, config, read_video(CLIP, 4), QUESTION)
+    got = ask.answer(model, processor, inputs, QUESTION, Vanilla(), 4)
+    ids = model.generate(**inputs, max_new_tokens=4)
+    plain = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert got.text == plain.strip()
+    assert got.report.flops_ratio == 1
+    assert got.report.flops.relevance == 0
+    assert not list(Vanilla().scored_layers(12))
+    assert {"vision", "prefill", "decode"} <= set(got.report.milliseconds)
+    assert {"adatp": AdaTP, "vanilla": Vanilla} == METHODS
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "read"),
+    [
+        ("one.mp4", 32, 1),
+        ("plain.mp4", 100, 48),
+        ("plain.mp4", 5, 5),
+        ("sound.mp4", 5, 5),
+        ("uneven.mkv", 7, 7),
+        ("uncounted.mkv", 7, 7),
+        ("odd.mkv", 4, 4),
+        ("rotated.mp4", 4, 4),
+    ],
+)
+def test_videos_of_all_kinds_work(
+    run: Run, made: Path, tmp_path: Path, name: str, frames: int, read: int
+) -> None:
+    out_json = tmp_path / "out.json"
+    code, out, err = run("ask", made / name, "what moves ?", "--frames", frames, "--json", out_json, *QUICK)
+    assert code == 0
+    assert "what moves ?" in out
+    got = json.loads(out_json.read_text())
+    assert got["frames"] == read == len(got["timestamps"])
+    # So little fits into a target of which the other tokens take most: all are kept, and that is said.
+    assert ("nothing is pruned" in err) == (got["report"]["flops_ratio"] == 1)
+    assert err.count("\n") == (got["report"]["flops_ratio"] == 1)
+    assert (read == 1) <= (got["report"]["flops_ratio"] == 1)
+
+
+def test_ten_thousand_frames(run: Run, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "long.mkv", 10_000, size=(32, 32), options={"preset": "ultrafast"})
+    code, out, err = run("ask", clip, "what moves ?", *QUICK)
+    assert (code, err) == (0, "")
+    assert "32 frames of 416.7 s" in out
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, family: Any) -> None:
+    asked = ("ask", made / "plain.mp4", "what is the cat ?", "--model", hub / family.name)
+    how = ("--frames", 7, "--flops", 0.6, "--compare", "--json", tmp_path / "out.json")
+    code, out, err = run(*asked, *how, *QUICK)
+    assert (code, err) == (0, "")
+    got = json.loads((tmp_path / "out.json").read_text())
+    report = got["report"]
+    assert 0.5 < report["flops_ratio"] <= 0.6
+    assert report["relevance"] == "embedding"
+    # Qwen2.5-VL pairs frames: the odd one out is repeated, not lost.
+    assert report["visual_tokens"][0] == [7 * 4 if family is LlavaOnevision else 4 * 6 * 8]
+    assert report["visual_tokens"][-1][0] < report["visual_tokens"][0][0]
+    assert "embedding" in out
+
+
+def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:
+    source = str(hub / Qwen25VL.name)
+    config, processor = ask.load_config(source), ask.load_processor(source)
+    for frames in (8, 7):
+        clip = read_video(made / "plain.mp4", frames)
+        inputs = ask.build_inputs(processor, config, clip, "what ?")
+        assert inputs["video_grid_thw"][0, 0] == 4
+        assert inputs["second_per_grid_ts"].tolist() == pytest.approx([2 * clip.duration / frames])
+
+
+def test_words_in_brackets_are_not_markup(run: Run) -> None:
+    code, out, _ = run("ask", CLIP, "what [bold]colour[/] is [/it] ?", *QUICK)
+    assert code == 0
+    assert "what [bold]colour[/] is [/it] ?" in out
+
+
+# Bad input: one line, exit code 2, nothing on stdout, nothing written.
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "missing file": (["{made}/nothing.mp4", "what ?"], "no such file"),
+    "empty file": (["{made}/empty.mp4", "what ?"], "the file is empty"),
+    "garbage": (["{made}/garbage.mp4", "what ?"], "not a video"),
+    "mp4 cut short": (["{made}/cut.mp4", "what ?"], "cut short"),
+    "mkv cut short": (["{made}/cut.mkv", "what ?"], "cut short"),
+    "audio only": (["{made}/sound.m4a", "what ?"], "no video stream"),
+    "a folder as video": (["{made}", "what ?"], "not a regular file"),
+    "no frames": (["--frames", "0"], "--frames"),
+    "fewer than no frames": (["--frames", "-3"], "--frames"),
+    "frames in words": (["--frames", "many"], "--frames"),
+    "a text model": (
+        ["--model", "{made}/text-model"],
+        "'qwen2' is not supported; supported: llava_onevision",
+    ),
+    "a missing model folder": (["--model", "{made}/nothing"], "no such model folder"),
+    "a folder without a model": (["--model", "{made}/empty-folder"], "no model in this folder"),
+    "a file as model": (["--model", "{made}/plain.mp4"], "no such model folder"),
+    "a bare name as model": (["--model", "nothing"], "no such model folder"),
+    "no name as model": (["--model", ""], "no such model folder"),
+    "no weights": (["--model", "{made}/no-weights"], "weights can't be loaded"),
+    "weights cut short": (["--model", "{made}/cut-weights"], "weights can't be loaded"),
+    "too few weights": (["--model", "{made}/few-weights"], "lacks"),
+    "unknown method": (["--method", "magic"], "there are adatp, vanilla"),
+    "a target for vanilla": (["--method", "vanilla", "--flops", "0.5"], "no FLOPs target"),
+    "FLOPs of 0": (["--flops", "0"], "(0, 1]"),
+    "FLOPs above 1": (["--flops", "1.5"], "(0, 1]"),
+    "FLOPs below 0": (["--flops", "-1"], "(0, 1]"),
+    "FLOPs not a number": (["--flops", "nan"], "(0, 1]"),
+    "FLOPs in words": (["--flops", "few"], "--flops"),
+    "unreachable FLOPs": (["--flops", "0.02"], "out of reach, the lowest is 0.09"),
+    "no question": (["{made}/plain.mp4"], "question is missing"),
+    "empty question": (["{made}/plain.mp4", ""], "question is empty"),
+    "blank question": (["{made}/plain.mp4", " \t\n"], "question is empty"),
+    "a placeholder in the question": (["{made}/plain.mp4", "what is <video> ?"], "stands for a video"),
+    "too long a question": (["{made}/plain.mp4", "what " * 5000], "ask for fewer frames"),
+    "JSON into no directory": (["--json", "{tmp}/nowhere/out.json"], "can't be written"),
+    "JSON onto a directory": (["--json", "{tmp}"], "not a regular file"),
+    "JSON onto a device": (["--json", "/dev/null"], "not a regular file"),
+    "JSON where nothing can be written": (["--json", "/proc/adatp.json"], "can't be written"),
+    "no new tokens": (["--max-new-tokens", "0"], "--max-new-tokens"),
+    "unknown device": (["--device", "abacus"], "no device 'abacus'"),
+    "unknown dtype": (["--dtype", "float1"], "--dtype"),
+    "unknown option": (["--colour"], "--colour"),
+    "too many arguments": (["a", "b", "c"], "unexpected extra argument"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(run: Run, made: Path, tmp_path: Path, case: str) -> None:
+    arguments, expected = BAD[case]
+    given = [argument.format(made=made, tmp=tmp_path) for argument in arguments]
+    if "--json" not in given:
+        given += ["--json", str(tmp_path / "out.json")]
+    code, out, err = run("ask", *given)
+    assert (code, out) == (2, "")
+    assert err.startswith("adatp: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert expected.lower() in err.lower()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing file",
+        "a placeholder in the question",
+        "unreachable FLOPs",
+        "too long a question",
+        "JSON into no directory",
+        "JSON where nothing can be written",
+    ],
+)
+def test_no_weights_are_loaded_for_nothing(
+    run: Run, made: Path, tmp_path: Path, monkeypatch: Any, case: str
+) -> None:
+    monkeypatch.setattr(ask, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    arguments, expected = BAD[case]
+    code, _, err = run("ask", *(argument.format(made=made, tmp=tmp_path) for argument in arguments))
+    assert code == 2
+    assert expected in err
+
+
+def test_a_hub_model_needs_torchvision_and_says_so(run: Run, made: Path, hub: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(ask, "find_spec", lambda name: None)
+    code, out, err = run("ask", made / "plain.mp4", "what ?", "--model", hub / "llava_onevision")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert 'pip install "adatp[hub]"' in err
+
+
+def test_a_hub_that_is_out_of_reach_is_one_line(run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, out, err = run("ask", "--model", "nobody/nothing")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "nor can it be had from the hub" in err
+
+
+def test_a_write_that_fails_leaves_the_old_file(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "out.json").write_text("old")
+    monkeypatch.setattr(Path, "replace", full)
+    code, out, err = run("ask", "--json", tmp_path / "out.json", *QUICK)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "No space left" in err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.json", "old")]
+
+
+def test_json_follows_a_link_and_keeps_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(tmp_path / "target.json")
+    assert run("ask", "--json", tmp_path / "link.json", *QUICK)[0] == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "target.json").read_text())["question"] == QUESTION
+
+
+def test_an_interrupt_is_quiet(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "answer", interrupted)
+    assert run("ask", "--json", tmp_path / "out.json") == (130, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_amid_imports_is_quiet() -> None:
+    program = (
+        "import signal, sys; from adatp.cli import main\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        try: name == 'torch' and signal.raise_signal(signal.SIGINT)\n"
+        "        except KeyboardInterrupt: pass\n"  # as destructors and some imports do
+        "sys.meta_path.insert(0, Finder()); sys.exit(main(['ask']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: Any) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ask, "answer", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("ask")
+
+
+# The table of budgets.
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    cells = [line.split() for line in out.splitlines()]
+    return {line[0]: line[1:] for line in cells if line and (line[0] == "vanilla" or line[0].endswith("%"))}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> None:
+    family.config().save_pretrained(tmp_path)
+    code, out, err = run(
+        "flops", "--model", tmp_path, "--frames", 9, "--size", "64x32", "--flops", "0.9,0.6,0.01"
+    )
+    assert (code, err) == (0, "")
+    # 64 x 32 pixels are 16 x 8 patches of 4, merged two by two; nine frames are five pairs.
+    visual = 9 * 4 if family is LlavaOnevision else 5 * 8 * 4
+    assert f"{visual} visual and 30 other tokens" in out
+    table = rows(out)
+    assert list(table) == ["vanilla", "90.0%", "60.0%", "1.0%"]
+    assert table["vanilla"][-1] == f"{visual}×6"
+    for target in ("90.0%", "60.0%"):
+        reached = float(table[target][0].rstrip("%"))
+        assert 0.95 * float(target[:-1]) <= reached <= float(target[:-1])
+        assert table[target][-1] != f"{visual}×6"
+    assert table["1.0%"][:4] == ["no", "the", "lowest", "is"]
+
+
+def test_flops_agrees_with_what_a_run_reports(run: Run, tmp_path: Path) -> None:
+    run("ask", "--json", tmp_path / "out.json", *QUICK)
+    report = json.loads((tmp_path / "out.json").read_text())["report"]
+    visual, tokens = report["visual_tokens"][0][0], report["tokens"][0][0]
+    code, out, _ = run("flops", "--frames", 16, "--text-tokens", tokens - visual, "--flops", "0.273")
+    assert code == 0
+    assert rows(out)["vanilla"][-1] == f"{visual}×12"
+    # The table takes all text for the question: that many more rows are scored.
+    assert float(rows(out)["27.3%"][0].rstrip("%")) == pytest.approx(100 * report["flops_ratio"], abs=0.1)
+    assert float(rows(out)["27.3%"][1]) == pytest.approx(report["flops"]["decoder"] / 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--flops", "0.5,lots"], "separated by commas"),
+        (["--flops", "0.5,0"], "(0, 1]"),
+        (["--size", "big"], "WIDTHxHEIGHT"),
+        (["--model", "./nothing/at/all"], "no such model folder"),
+        (["--frames", "0"], "--frames"),
+    ],
+)
+def test_bad_input_to_flops_is_one_line(run: Run, arguments: list[str], expected: str) -> None:
+    code, out, err = run("flops", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("adatp: ")
+    assert expected in err
+
+
+# The command itself.
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["ask", "--help"], ["flops", "--help"]])
+def test_help(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "Usage: adatp" in out
+
+
+def test_version(run: Run) -> None:
+    code, out, err = run("--version")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"adatp \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_an_unknown_command_is_one_line(run: Run) -> None:
+    code, out, err = run("asks")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "asks" in err
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    program = "import sys; from adatp.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    modules = done.stdout.split()
+    assert "adatp.cli" in modules
+    assert not {"torch", "transformers", "numpy", "av"} & set(modules)
+
+
+def test_the_installed_command_keeps_stderr_clean() -> None:
+    command = [Path(sys.executable).with_name("adatp"), "ask", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert QUESTION in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_progress_on_a_terminal(run: Run, monkeypatch: Any) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, _ = run("ask", "--compare", *QUICK)
+    assert code == 0
+    for doing in (
+        "reading the video",
+        "loading",
+        *(f"{how}: {name}" for how in ("warming up", "answering") for name in METHODS),
+    ):
+        assert doing in terminal.getvalue()
+        assert doing not in out
+
+
+@pytest.fixture
+def talkative_libraries() -> Iterator[None]:
+    """Their logs turned up, for one test."""
+    levels = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity_info()
+    hub_logging.set_verbosity_info()
+    yield
+    logging.set_verbosity(levels[0])
+    hub_logging.set_verbosity(levels[1])
+
+
+@pytest.mark.usefixtures("talkative_libraries")
+def test_libraries_are_quiet_while_it_runs_and_as_before_afterwards(run: Run, monkeypatch: Any) -> None:
+    def settings() -> tuple[Any, ...]:
+        return logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
+
+    seen = []
+    load_model = ask.load_model
+    monkeypatch.setattr(ask, "load_model", lambda *args: (seen.append(settings()), load_model(*args))[1])
+    assert run("ask", "--frames", 2, *QUICK)[0] == 0
+    assert run("ask", "nothing.mp4", "what ?")[0] == 2
+    assert seen == [(ERROR, ERROR, False)]
+    assert settings() == (INFO, INFO, True)
