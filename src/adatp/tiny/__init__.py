@@ -1,0 +1,31 @@
+"""The embedded model: a small Video LLM that ships with the package, and the synthetic world it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from .processor import TinyProcessor
+
+CHECKPOINT: Path = Path(__file__).parent / "checkpoint"
+"""Folder of the shipped checkpoint; `CHECKPOINT / "relevance"` holds the SigLIP its tower is cut from."""
+
+CLIP: Path = Path(__file__).parent / "clip.mp4"
+"""A 16-frame clip of the world, from the validation split."""
+
+QUESTION: str = "what colour is the star ?"
+"""A question on `CLIP`."""
+
+__all__ = ["CHECKPOINT", "CLIP", "QUESTION", "TinyProcessor", "load"]
+
+
+def load(dtype: torch.dtype = torch.float32) -> tuple[LlavaOnevisionForConditionalGeneration, TinyProcessor]:
+    """The shipped model, in evaluation mode on the CPU, and its processor.
+
+    Args:
+        dtype: The floating-point type to load the weights in.
+    """
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=dtype)
+    return model.eval(), TinyProcessor.from_pretrained(CHECKPOINT)

@@ -1,0 +1,197 @@
+"""Tokenizer and processor of the embedded model: Hugging Face's call API, without torchvision or pillow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import BatchFeature, PreTrainedTokenizerFast
+
+from .model import TOKENS_PER_FRAME
+from .world import SIZE, words
+
+SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "user", "assistant")
+
+Video = NDArray[np.uint8] | torch.Tensor | Sequence[NDArray[np.uint8]]
+"""Frames (F, H, W, 3), uint8, RGB: one array, or a list of (H, W, 3)."""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The world's word-level tokenizer: lower-cased, left-padded, unknown words become <unk>."""
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys((*SPECIAL, *words())))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def pixel_values(video: Video) -> torch.Tensor:
+    """Resize frames of any size to 96 x 96 and scale them to -1..1.
+
+    Args:
+        video: Frames (F, H, W, 3), uint8.
+
+    Returns:
+        float32 (F, 3, 96, 96).
+
+    Raises:
+        ValueError: If the frames are not uint8 (F, H, W, 3).
+    """
+    if not isinstance(video, np.ndarray | torch.Tensor):
+        video = np.stack([np.asarray(frame) for frame in video])
+    frames = torch.as_tensor(video)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
+        got = f"{frames.dtype} of shape {tuple(frames.shape)}"
+        raise ValueError(f"a video is uint8 frames of shape (F, H, W, 3), not {got}")
+    pixels = frames.permute(0, 3, 1, 2).float()
+    if pixels.shape[-2:] != (SIZE, SIZE):
+        pixels = F.interpolate(
+            pixels, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
+        )
+    return pixels.div(127.5).sub(1)
+
+
+class TinyProcessor:
+    """The embedded model's processor: Hugging Face's `LlavaOnevisionProcessor` as far as video and text go.
+
+    Attributes:
+        tokenizer: The world's word-level tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast | None = None):
+        self.tokenizer = build_tokenizer() if tokenizer is None else tokenizer
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+    ) -> str | list[str]:
+        """Write conversations as prompts.
+
+        Args:
+            conversation: Messages `{"role": ..., "content": str | [{"type": "video"}, {"type": "text",
+                "text": ...}]}`, or a list of such conversations.
+            add_generation_prompt: Whether to open the assistant's turn.
+            tokenize: Must be False: pass the prompt and its videos to the processor instead.
+
+        Returns:
+            The prompt, or one for each conversation. Unlike Qwen's it has no newline tokens: words are all
+            that the tokenizer knows.
+
+        Raises:
+            ValueError: If `tokenize` is set or a content type is neither "video" nor "text".
+        """
+        if tokenize:
+            raise ValueError(
+                "tokenize=True is not supported: call the processor with the text and the videos"
+            )
+        if conversation and not isinstance(conversation[0], dict):
+            prompts = (self.apply_chat_template(one, add_generation_prompt) for one in conversation)
+            return [prompt for prompt in prompts if isinstance(prompt, str)]
+        turns = []
+        for message in conversation:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            unknown = {part["type"] for part in parts} - {"video", "text"}
+            if unknown:
+                raise ValueError(
+                    f"content of type {', '.join(sorted(unknown))}: only video and text are known"
+                )
+            body = "".join("<video>\n" if part["type"] == "video" else part["text"] for part in parts)
+            turns.append(f"<|im_start|>{message['role']} {body}<|im_end|>\n")
+        return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+    def __call__(
+        self,
+        *,
+        text: str | Sequence[str],
+        videos: Video | Sequence[Video] | None = None,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Turn prompts and their videos into model inputs.
+
+        Args:
+            text: One prompt or several, with one `<video>` for each video.
+            videos: In the order of the `<video>` in the prompts; all with the same number of frames F.
+            padding: As for a tokenizer; on the left.
+            return_tensors: Must be "pt".
+
+        Returns:
+            `input_ids` and `attention_mask` (B, L), int64, each `<video>` expanded to 36 F + 1 tokens, and,
+            if there are videos, `pixel_values_videos` (number of videos, F, 3, 96, 96), float32.
+
+        Raises:
+            ValueError: If videos differ in length, are not uint8 (F, H, W, 3), or are not as many as the
+                `<video>` in the prompts.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors={return_tensors!r} is not supported: only 'pt' is")
+        prompts = [text] if isinstance(text, str) else list(text)
+        pixels = [pixel_values(video) for video in _as_list(videos)]
+        lengths = sorted({len(frames) for frames in pixels})
+        if len(lengths) > 1:
+            raise ValueError(f"the videos of a batch must have equally many frames, not {lengths}")
+        asked = sum(prompt.count("<video>") for prompt in prompts)
+        if asked != len(pixels):
+            raise ValueError(f"the text has {asked} <video> but {len(pixels)} videos were given")
+        if pixels:
+            expanded = "<video>" * (TOKENS_PER_FRAME * lengths[0] + 1)
+            prompts = [prompt.replace("<video>", expanded) for prompt in prompts]
+        data = dict(self.tokenizer(prompts, padding=padding, return_tensors="pt"))
+        if pixels:
+            data["pixel_values_videos"] = torch.stack(pixels)
+        return BatchFeature(data)
+
+    def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
+        """The tokenizer's `batch_decode`."""
+        return list(self.tokenizer.batch_decode(sequences, **kwargs))
+
+    def decode(self, token_ids: Any, **kwargs: Any) -> str:
+        """The tokenizer's `decode`."""
+        return str(self.tokenizer.decode(token_ids, **kwargs))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the tokenizer's files and `processor_config.json` into a folder."""
+        self.tokenizer.save_pretrained(path)
+        config = {"processor_class": type(self).__name__}
+        (Path(path) / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> TinyProcessor:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: If the folder holds another class's processor.
+            OSError: If it holds none.
+        """
+        name = json.loads((Path(path) / "processor_config.json").read_text()).get("processor_class")
+        if name != cls.__name__:
+            raise ValueError(f"{path} holds a {name}, not a {cls.__name__}")
+        return cls(PreTrainedTokenizerFast.from_pretrained(path))
+
+
+def _as_list(videos: Any) -> list[Any]:
+    """One video or several, as a list of videos: an array of 4 axes, or a list of frames, is one."""
+    if videos is None:
+        return []
+    if isinstance(videos, np.ndarray | torch.Tensor):
+        return [videos] if videos.ndim == 4 else list(videos)
+    videos = list(videos)
+    return [videos] if videos and getattr(videos[0], "ndim", 0) == 3 else videos

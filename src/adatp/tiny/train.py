@@ -1,0 +1,557 @@
+"""Train the embedded model: ``python -m adatp.tiny.train --out runs/tiny`` (ours, not the paper's).
+
+Two stages, each with its own time budget:
+
+- *vision*: SigLIP, on single frames. Texts (captions, and questions whose evidence a frame shows or not) and
+  frames are matched with SigLIP's sigmoid loss; at the same time every visual token that the Video LLM will
+  see names, through its projector and in its own word embeddings, the colour, shape and place of what it
+  shows. The tower is then copied into the Video LLM and stays frozen, so that SigLIP stays its partner.
+- *decoder*: projector and decoder, on clips that grow from 2 to 16 frames. All questions on a clip share one
+  pass: each sits in a block of its own after the visual tokens and sees those and itself only, at the
+  positions it would have alone.
+
+Every minute the whole state is written to ``OUT/state.pt`` in one atomic step; the same command after a kill
+goes on from there. Data come from (seed, stage, step), so no random state needs saving. ``OUT/log.jsonl``
+holds the curves. Training needs transformers 5.12 or newer; what it makes runs from 5.5 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    LlavaOnevisionForConditionalGeneration,
+    SiglipModel,
+)
+from transformers.masking_utils import sdpa_mask
+
+from .model import PATCH, TEXT_LENGTH, build_model, build_relevance, graft_tower
+from .processor import TinyProcessor, pixel_values
+from .world import (
+    COLOURS,
+    CORNERS,
+    SHAPES,
+    SIZE,
+    Clip,
+    Description,
+    Question,
+    Thing,
+    ask,
+    benchmark,
+    evidence,
+    make_clip,
+    make_crowd,
+)
+
+CELL = 2 * PATCH
+"""Side of the square of pixels that one visual token covers."""
+
+IGNORE = -100
+
+PEAK_RATE = {"vision": 2e-3, "decoder": 1e-3}
+"""Stage -> AdamW's learning rate at its highest."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the decoder's curriculum.
+
+    Attributes:
+        until: Share of the stage's time at which it ends.
+        frames: Frames of a clip.
+        clips: Clips a step.
+        questions: Questions a clip.
+    """
+
+    until: float
+    frames: int
+    clips: int
+    questions: int
+
+
+CURRICULUM = (
+    Phase(0.32, 2, 16, 6),
+    Phase(0.52, 4, 12, 8),
+    Phase(0.74, 8, 8, 10),
+    Phase(1.00, 16, 5, 12),
+)
+REHEARSAL = 0.25
+"""Share of the steps of a phase that use an earlier phase's clips, so that binding does not fade."""
+
+
+# --- the vision stage ---------------------------------------------------------------------------------------
+
+
+def cell_labels(things: Iterable[tuple[Thing, tuple[int, int]]]) -> NDArray[np.int64]:
+    """What each visual token of a frame shows.
+
+    Args:
+        things: What is in the frame, each with its centre (row, column) there.
+
+    Returns:
+        int64 (3, 36): colour, shape and corner of the frame, counted from 1; 0 where there is nothing,
+        `IGNORE` where a thing only grazes the cell.
+    """
+    side = SIZE // CELL
+    edges = np.arange(side) * CELL
+    labels = np.zeros((3, side, side), dtype=np.int64)
+    for thing, (row, column) in things:
+        rows, columns = (
+            np.minimum(edges + CELL, c + thing.radius) - np.maximum(edges, c - thing.radius)
+            for c in (row, column)
+        )
+        overlap = rows.clip(0)[:, None] * columns.clip(0)
+        shown = overlap > 0.2 * min(CELL, 2 * thing.radius) ** 2
+        corner = 2 * (row > SIZE / 2) + (column > SIZE / 2)
+        names = (list(COLOURS).index(thing.colour), SHAPES.index(thing.shape), corner)
+        for label, name in zip(labels, names, strict=True):
+            label[(overlap > 0) & ~shown] = IGNORE
+            label[shown] = 1 + name
+    return labels.reshape(3, -1)
+
+
+def frame_things(clip: Clip, t: int) -> list[tuple[Thing, tuple[int, int]]]:
+    """The things that frame t shows, each with its centre there."""
+    return [(x, x.path[t - x.start]) for x in clip.things if x.start <= t < x.stop]
+
+
+@dataclass
+class VisionBatch:
+    """Frames (N, 3, 96, 96), texts (M), which match: bool (M, N); token labels (3, N, 36)."""
+
+    pixels: torch.Tensor
+    texts: list[str]
+    match: torch.Tensor
+    labels: torch.Tensor
+
+
+def vision_batch(seed: int, n_clips: int = 25, n_frames: int = 6) -> VisionBatch:
+    """Single frames and texts about them: of five clips three are crowds, two give a pair of frames."""
+    rng = np.random.default_rng((1, seed))
+    clips, picks = [], []
+    for i in range(n_clips):
+        crowd = i % 5 < 3
+        number = seed * n_clips + i
+        clips.append(make_crowd(number) if crowd else make_clip(number, n_frames))
+        picks.append(rng.choice(len(clips[-1].frames), 1 if crowd else 2, replace=False))
+    texts: list[tuple[str, tuple[Description, ...]]] = []
+    for i, clip in enumerate(clips):
+        texts += [(q.text, q.about) for q in ask(clip, seed * n_clips + i, 3)]
+        thing = clip.things[int(rng.integers(len(clip.things)))]
+        texts.append((f"a {thing.colour} {thing.shape}", ((thing.colour, thing.shape),)))
+    match = [
+        np.concatenate([evidence(clip, about)[pick] for clip, pick in zip(clips, picks, strict=True)])
+        for _, about in texts
+    ]
+    frames = np.concatenate([clip.frames[pick] for clip, pick in zip(clips, picks, strict=True)])
+    labels = [
+        cell_labels(frame_things(c, int(t))) for c, pick in zip(clips, picks, strict=True) for t in pick
+    ]
+    return VisionBatch(
+        pixel_values(frames),
+        [text for text, _ in texts],
+        torch.from_numpy(np.stack(match)),
+        torch.from_numpy(np.stack(labels, axis=1)),
+    )
+
+
+def vision_loss(
+    batch: VisionBatch,
+    relevance: SiglipModel,
+    model: LlavaOnevisionForConditionalGeneration,
+    processor: TinyProcessor,
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Sigmoid matching loss plus naming loss, and the step's accuracies."""
+    device = relevance.device
+    seen = relevance.vision_model(batch.pixels.to(device), output_hidden_states=True)
+    text = processor.tokenizer(
+        batch.texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+    )
+    read = relevance.text_model(text["input_ids"].to(device)).pooler_output
+    cosine = F.normalize(read.float(), dim=-1) @ F.normalize(seen.pooler_output.float(), dim=-1).T
+    logits = cosine * relevance.logit_scale.exp() + relevance.logit_bias
+    match = batch.match.to(device)
+    loss = 10 * F.binary_cross_entropy_with_logits(logits, match.float())
+    scores = {
+        "match recall": (logits > 0)[match].float().tolist(),
+        "match precision": match[logits > 0].float().tolist(),
+    }
+
+    # The tower's output is the input of SigLIP's last layer.
+    tokens = model.model.apply_pooling(model.model.multi_modal_projector(seen.hidden_states[-2]))
+    tokens = F.rms_norm(tokens.float(), tokens.shape[-1:])
+    words = model.get_input_embeddings().weight
+    for name, vocabulary, target in zip(
+        ("colour", "shape", "corner"), (list(COLOURS), SHAPES, CORNERS), batch.labels.to(device), strict=True
+    ):
+        ids = processor.tokenizer.convert_tokens_to_ids(list(vocabulary))
+        named = F.pad(tokens @ words[ids].T, (1, 0))  # "nothing here" is a logit of 0
+        losses = F.cross_entropy(named.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        loss = loss + losses[target > 0].mean() + losses[target == 0].mean()
+        scores[f"name {name}"] = (named.argmax(-1) == target)[target > 0].float().tolist()
+    return loss, scores
+
+
+# --- the decoder stage --------------------------------------------------------------------------------------
+
+
+@dataclass
+class ClipBatch:
+    """Pixels (B, F, 3, 96, 96); B lists of questions."""
+
+    pixels: torch.Tensor
+    questions: list[list[Question]]
+
+
+def clip_batch(seed: int, phase: Phase) -> ClipBatch:
+    """Clips of a phase with their questions."""
+    seeds = range(seed * phase.clips, (seed + 1) * phase.clips)
+    clips = [make_clip(s, phase.frames) for s in seeds]
+    pixels = torch.stack([pixel_values(clip.frames) for clip in clips])
+    return ClipBatch(pixels, [ask(c, s, phase.questions) for c, s in zip(clips, seeds, strict=True)])
+
+
+def prompt(processor: TinyProcessor, question: str) -> str:
+    """The prompt of one question on one video."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return str(text)
+
+
+def block_mask(prefix: int, blocks: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and positions of questions that share a prefix and do not see each other.
+
+    Args:
+        prefix: Tokens P that every question sees; among themselves they are causal.
+        blocks: Questions.
+        length: Tokens of a question, padding (on the right) included.
+
+    Returns:
+        mask: bool (blocks * length, P + blocks * length), True where a question's token may look.
+        positions: int64 (P + blocks * length,), where a token would be if its question stood alone.
+    """
+    offset = torch.arange(blocks * length)
+    own = (offset[:, None] // length == offset // length) & (offset[:, None] >= offset)
+    mask = torch.cat([torch.ones(len(offset), prefix, dtype=torch.bool), own], dim=1)
+    return mask, torch.cat([torch.arange(prefix), prefix + offset % length])
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA in fp32; rows that the mask lacks come first and, in a causal module, see what is before them.
+
+    With the mask of `block_mask` this is half the work of a square mask; and the CPU's fused backward takes
+    twice as long in bf16 on sequences as short as a frame's.
+    """
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = query.float(), *(x.float().repeat_interleave(groups, dim=1) for x in (key, value))
+    prefix = q.shape[2] - (0 if attention_mask is None else attention_mask.shape[2])
+    parts = []
+    with torch.autocast(query.device.type, enabled=False):
+        if prefix:
+            seen = k.shape[2] if attention_mask is None else prefix
+            causal = bool(module.is_causal) and prefix > 1
+            first = F.scaled_dot_product_attention(
+                q[:, :, :prefix], k[:, :, :seen], v[:, :, :seen], is_causal=causal, scale=scaling
+            )
+            parts.append(first)
+        if attention_mask is not None:
+            last = F.scaled_dot_product_attention(
+                q[:, :, prefix:], k, v, attn_mask=attention_mask, scale=scaling
+            )
+            parts.append(last)
+    return torch.cat(parts, dim=2).to(query.dtype).transpose(1, 2), None
+
+
+SHARED_PREFIX = "adatp_shared_prefix"
+AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
+
+
+def decoder_loss(
+    batch: ClipBatch, model: LlavaOnevisionForConditionalGeneration, processor: TinyProcessor
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Cross-entropy of answers and of the token that ends them, and the step's accuracy per question type."""
+    device, inner = model.device, model.model
+    n, blocks = len(batch.questions), max(len(qs) for qs in batch.questions)
+    head, tail = prompt(processor, "QUESTION").split("<video>\n")
+    asked = [(i, j, q) for i, qs in enumerate(batch.questions) for j, q in enumerate(qs)]
+    encode = processor.tokenizer
+    rows = [encode(tail.replace("QUESTION", q.text) + q.answer + "<|im_end|>").input_ids for _, _, q in asked]
+    length = max(map(len, rows))
+    ids = torch.full((n, blocks, length), encode.pad_token_id)
+    last = torch.zeros(n, blocks, dtype=torch.long)
+    for (i, j, _), row in zip(asked, rows, strict=True):
+        ids[i, j, : len(row)] = torch.tensor(row)
+        last[i, j] = len(row) - 1
+
+    with torch.no_grad():
+        tower = inner.vision_tower(batch.pixels.to(device).flatten(0, 1), output_hidden_states=True)
+    visual = inner.apply_pooling(inner.multi_modal_projector(tower.hidden_states[-1]))
+    visual = visual.reshape(n, -1, visual.shape[-1])
+    embed = model.get_input_embeddings()
+    lead = embed(torch.tensor(encode(head).input_ids, device=device)).expand(n, -1, -1)
+    newline = inner.image_newline.expand(n, 1, -1)
+    prefix = torch.cat([lead, visual, newline], dim=1)
+    mask, positions = block_mask(prefix.shape[1], blocks, length)
+    hidden = inner.language_model(
+        inputs_embeds=torch.cat([prefix, embed(ids.to(device).flatten(1))], dim=1),
+        attention_mask=mask.to(device)[None, None],
+        position_ids=positions.to(device).expand(n, -1),
+        use_cache=False,
+    ).last_hidden_state[:, prefix.shape[1] :]
+    hidden = hidden.reshape(n, blocks, length, -1)
+
+    clip, block, _ = zip(*asked, strict=True)
+    answer = last[clip, block] - 1
+    logits = model.lm_head(
+        torch.stack([hidden[clip, block, answer - 1], hidden[clip, block, answer]])
+    ).float()
+    target = torch.stack([ids[clip, block, answer], ids[clip, block, answer + 1]]).to(device)
+    loss = F.cross_entropy(logits[0], target[0]) + 0.1 * F.cross_entropy(logits[1], target[1])
+    scores: dict[str, list[float]] = defaultdict(list)
+    for (_, _, question), right in zip(asked, (logits[0].argmax(-1) == target[0]).tolist(), strict=True):
+        scores[question.kind].append(float(right))
+    return loss, scores
+
+
+@torch.no_grad()
+def validate(
+    model: LlavaOnevisionForConditionalGeneration,
+    processor: TinyProcessor,
+    split: str,
+    n_frames: int,
+    n: int,
+    batch_size: int = 16,
+    blind: bool = False,
+) -> dict[str, float]:
+    """Accuracy on balanced questions, over all and per type, by the model's own forward pass.
+
+    Args:
+        model: The Video LLM.
+        processor: Its processor.
+        split: A split of the world.
+        n_frames: F of the clips.
+        n: Questions.
+        batch_size: Clips a pass.
+        blind: Show black frames instead, to see what the questions alone give away.
+
+    Returns:
+        "all" and each question type -> accuracy in 0..1.
+    """
+    questions = list(benchmark(split, n_frames, n))
+    right: dict[str, list[bool]] = defaultdict(list)
+    for at in range(0, n, batch_size):
+        chunk = questions[at : at + batch_size]
+        videos = [make_clip(seed, n_frames, split).frames for seed, _ in chunk]
+        inputs = processor(
+            text=[prompt(processor, question.text) for _, question in chunk],
+            videos=[np.zeros_like(video) for video in videos] if blind else videos,
+        ).to(model.device)
+        logits = model(**inputs, logits_to_keep=1).logits[:, -1]
+        for (_, question), word in zip(chunk, logits.argmax(-1).tolist(), strict=True):
+            right[question.kind].append(processor.tokenizer.convert_ids_to_tokens(word) == question.answer)
+    every = [hit for hits in right.values() for hit in hits]
+    return {"all": float(np.mean(every)), **{kind: float(np.mean(hits)) for kind, hits in right.items()}}
+
+
+# --- the run ------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """The state of a training run in a folder, and its log.
+
+    Attributes:
+        stage: "vision", "decoder" or "done".
+        step: Steps taken in the stage.
+        spent: Seconds of training in each stage, over all sittings, without validation.
+    """
+
+    def __init__(self, out: Path, seed: int, device: str):
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.seed, self.device = out, seed, torch.device(device)
+        torch.manual_seed(seed)
+        self.processor = TinyProcessor()
+        self.relevance = build_relevance(self.processor.tokenizer).to(self.device)
+        self.model = build_model(self.processor.tokenizer).to(self.device)
+        self.stage, self.step = "vision", 0
+        self.spent = {"vision": 0.0, "decoder": 0.0}
+        state = out / "state.pt"
+        saved: dict[str, Any] | None = None
+        if state.exists():
+            saved = torch.load(state, map_location=self.device, weights_only=True)
+            self.stage, self.step, self.spent = saved["stage"], saved["step"], saved["spent"]
+            self.relevance.load_state_dict(saved["relevance"])
+            self.model.load_state_dict(saved["model"])
+        self.optimizer = self._optimizer()
+        if saved is not None and self.stage != "done":
+            self.optimizer.load_state_dict(saved["optimizer"])
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        vision = self.stage == "vision"
+        self.relevance.requires_grad_(vision)
+        self.model.requires_grad_(not vision)
+        if vision:
+            self.model.model.multi_modal_projector.requires_grad_(True)
+            self.model.get_input_embeddings().requires_grad_(True)
+        else:
+            self.model.model.vision_tower.requires_grad_(False)
+        self.trained = [p for m in (self.relevance, self.model) for p in m.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in self.trained if p.ndim >= 2], "weight_decay": 0.02},
+            {"params": [p for p in self.trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+
+    def save(self) -> None:
+        """Write the state in one atomic step: a kill leaves the old one or the new one, never half of one."""
+        state = {
+            "stage": self.stage,
+            "step": self.step,
+            "spent": self.spent,
+            "relevance": self.relevance.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        new = self.out / "state.pt.new"
+        torch.save(state, new)
+        os.replace(new, self.out / "state.pt")
+
+    def log(self, **record: Any) -> None:
+        """Append a record to the curves."""
+        minutes = {stage: round(seconds / 60, 2) for stage, seconds in self.spent.items()}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"stage": self.stage, "step": self.step, "minutes": minutes, **record}) + "\n"
+            )
+
+    def update(self, loss: torch.Tensor, progress: float) -> None:
+        """One optimiser step: warm up, hold, then decay to zero over the last 30 % of the time."""
+        rate = PEAK_RATE[self.stage] * min(1.0, (self.step + 1) / 30, (1 - progress) / 0.3 + 0.02)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.step += 1
+
+    def _loss(self, phase: Phase) -> tuple[torch.Tensor, dict[str, list[float]]]:
+        seed = 1_000_000 * self.seed + self.step
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if self.stage == "vision":
+                return vision_loss(vision_batch(seed), self.relevance, self.model, self.processor)
+            rng = np.random.default_rng((2, seed))
+            at = CURRICULUM.index(phase)
+            if at and rng.random() < REHEARSAL:
+                phase = CURRICULUM[int(rng.integers(at))]
+            return decoder_loss(clip_batch(seed, phase), self.model, self.processor)
+
+    def train(self, budgets: dict[str, float], validation: int) -> None:
+        """Run the stages that are left.
+
+        Args:
+            budgets: Stage -> seconds of training.
+            validation: Questions of a validation, which runs at the end of each phase.
+        """
+        self.model.set_attn_implementation(SHARED_PREFIX)
+        self.relevance.set_attn_implementation(SHARED_PREFIX)
+        with Progress(
+            *Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("{task.fields[now]}")
+        ) as bar:
+            for stage, budget in budgets.items():
+                if self.stage == stage:
+                    self._train_stage(budget, validation, bar)
+        self.save()
+
+    def _train_stage(self, budget: float, validation: int, bar: Progress) -> None:
+        task = bar.add_task(self.stage, total=budget, now="")
+        losses: list[float] = []
+        scores: dict[str, list[float]] = defaultdict(list)
+        saved = logged = time.monotonic()
+        while self.spent[self.stage] < budget:
+            began = time.monotonic()
+            progress = self.spent[self.stage] / budget
+            phase = next(phase for phase in CURRICULUM if progress < phase.until)
+            loss, step_scores = self._loss(phase)
+            self.update(loss, progress)
+            now = time.monotonic()
+            self.spent[self.stage] += now - began
+            losses.append(loss.item())
+            for name, values in step_scores.items():
+                scores[name] += values
+            bar.update(task, completed=self.spent[self.stage], now=f"step {self.step} loss {losses[-1]:.3f}")
+            if now - logged > 30:
+                means = {
+                    name: round(float(np.mean(values)), 4)
+                    for name, values in sorted(scores.items())
+                    if values
+                }
+                frames = phase.frames if self.stage == "decoder" else 1
+                self.log(frames=frames, loss=round(float(np.mean(losses)), 4), train=means)
+                losses, logged = [], now
+                scores.clear()
+            if now - saved > 60:
+                self.save()
+                saved = now
+            ends = self.spent[self.stage] / budget >= phase.until
+            if self.stage == "decoder" and ends:
+                self.save()
+                frames = max(phase.frames, 4)
+                self.model.eval()
+                self.log(
+                    frames=frames,
+                    validation=validate(self.model, self.processor, "validation", frames, validation),
+                )
+                self.model.train()
+                logged = saved = time.monotonic()
+        if self.stage == "vision":
+            graft_tower(self.model, self.relevance)
+        self.stage = "decoder" if self.stage == "vision" else "done"
+        self.step = 0
+        self.optimizer = self._optimizer()
+        self.save()
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m adatp.tiny.train", description="Train the embedded model."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed if it holds one")
+    parser.add_argument("--vision-minutes", type=float, default=20, help="minutes of the vision stage")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes of the decoder stage")
+    parser.add_argument("--validation", type=int, default=160, help="questions of a validation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads on the CPU")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    budgets = {"vision": 60 * args.vision_minutes, "decoder": 60 * args.minutes}
+    Run(args.out, args.seed, args.device).train(budgets, args.validation)
+
+
+if __name__ == "__main__":
+    main()
