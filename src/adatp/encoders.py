@@ -26,8 +26,8 @@ def partner_of(model: Any) -> str | None:
 
     A checkpoint folder may carry its own, in ``relevance/``.
     """
-    beside = Path(model.config._name_or_path) / "relevance"
-    if beside.is_dir():
+    name = model.config._name_or_path
+    if name and (beside := Path(name) / "relevance").is_dir():
         return str(beside)
     vision = model.config.vision_config
     if vision.model_type != "siglip_vision_model":

@@ -200,7 +200,9 @@ class Pruner:
         prefill = Prefill(
             shape=self.shape,
             layouts=layouts,
-            frame_features=lambda b: torch.cat([features[v].mean(1) for v in layouts[b].videos]),
+            frame_features=lambda b: torch.cat([features[v].mean(1) for v in layouts[b].videos]).to(
+                embeds.device
+            ),
             relevance=lambda b: self._frame_relevance(b, layouts, input_ids, embeds, features),
         )
         return _Reading(layouts, grids, self.method.plan(prefill), past)
@@ -226,7 +228,7 @@ class Pruner:
             question = self.tokenizer.decode(input_ids[sample, words]).strip()
         self._relevance_flops += self.partner.flops(layout.frames)
         frames = torch.cat([self.partner.embed_frames(features[v]) for v in layout.videos])
-        return cosine_relevance(self.partner.embed_text(question), frames)
+        return cosine_relevance(self.partner.embed_text(question), frames).to(embeds.device)
 
     def _end(self, kept: list[list[Tensor]] | None) -> None:
         self._stopwatch.stop("prefill")
