@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
@@ -488,6 +490,31 @@ def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str) -
     ):
         PRUNE(model).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@families
+def test_without_a_cache_every_step_is_pruned(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    with PRUNE(model) as run:
+        model.generate(**inputs, **GREEDY, use_cache=False)
+    assert len(run.reports) == STEPS
+    assert all(0.49 < report.flops_ratio <= 0.5 for report in run.reports)
+
+
+@families
+def test_nothing_of_a_request_is_held_afterwards(family: Any) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    encoded = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(kwargs.get("mm_encoder_outputs")), with_kwargs=True
+    )
+    with PRUNE(model) as run:
+        model.generate(**inputs, **GREEDY)
+        gone = weakref.ref(encoded[0]["video"]) if encoded[0] else None
+        encoded.clear()
+        gc.collect()
+        assert gone is None or gone() is None
+        assert run._encoded is None
 
 
 @families

@@ -32,7 +32,7 @@ def frames(count: int, height: int = 24, width: int = 40, seed: int = 0) -> np.n
 
 def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
     config, ours = family.config(), REGISTRY[family.name]
-    tower = TowerCall((), {"grid_thw": inputs["video_grid_thw"]}, None) if family is Qwen25VL else None
+    tower = TowerCall({"grid_thw": inputs["video_grid_thw"]}, None) if family is Qwen25VL else None
     grids = ours.grids(config, inputs, tower)
     return ours.layouts(config, inputs["input_ids"], inputs["attention_mask"].bool(), grids)
 
@@ -106,7 +106,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
                 parameter.zero_()
     count, tower = 4, []
     handle = ours.tower(model).register_forward_hook(
-        lambda _, args, kwargs, output: tower.append(TowerCall(args, kwargs, output)), with_kwargs=True
+        lambda _, args, kwargs, output: tower.append(TowerCall(kwargs, output)), with_kwargs=True
     )
     if family is LlavaOnevision:
         plain = torch.zeros(1, count, 3, 16, 16)

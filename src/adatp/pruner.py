@@ -65,7 +65,9 @@ class Pruner:
         self._signature = inspect.signature(model.base_model.forward)
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
-        self._tower_calls: list[TowerCall] = []
+        self._tower_calls: list[tuple[dict[str, Any], weakref.ref[Any]]] = []
+        self._encoded: Any = None
+        self._decoding = False
         self._reading: _Reading | None = None
         self._relevance_flops = 0
         self._stopwatch = Stopwatch(model.device)
@@ -118,7 +120,8 @@ class Pruner:
         if self.engine is not None:
             self.engine.remove()
         self.engine = None
-        self._handles, self._call, self._tower_calls, self._reading = [], {}, [], None
+        self._handles, self._call, self._tower_calls = [], {}, []
+        self._encoded = self._reading = None
 
     def _settle_relevance(self) -> tuple[str, SiglipPartner | None]:
         """The text-relevance signal of this run, and its encoder."""
@@ -150,21 +153,26 @@ class Pruner:
 
     def _after_tower(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._stopwatch.stop("vision")
-        self._tower_calls = [*self._tower_calls[-1:], TowerCall(args, kwargs, output)]  # images, then videos
+        self._tower_calls = [*self._tower_calls[-1:], (kwargs, weakref.ref(output))]  # images, then videos
+        self._encoded = output  # older transformers let go of it before the decoder runs
 
     def _video_call(self) -> tuple[bool, TowerCall | None]:
         """Whether the decoder is about to read videos, and the tower's call that encoded them."""
         encoded = (self._call.get("mm_encoder_outputs") or {}).get("video")
         if self._call.get("pixel_values_videos") is not None:
-            return True, self._tower_calls[-1]
-        return encoded is not None, next((t for t in self._tower_calls if t.output is encoded), None)
+            encoded = self._encoded
+        if encoded is None:
+            return False, None
+        found = [TowerCall(kwargs, encoded) for kwargs, output in self._tower_calls if output() is encoded]
+        return True, found[0] if found else None
 
     # One call of the decoder.
 
     def _begin(self, kwargs: dict[str, Any]) -> Plan | None:
         self._reading = None
         sees_video, tower = self._video_call()
-        if not sees_video:
+        self._decoding = not sees_video
+        if self._decoding:
             self._stopwatch.start("decode")
             return None
         try:
@@ -175,6 +183,7 @@ class Pruner:
         self._stopwatch.start("prefill")
         return self._reading.plan if self._reading is not None else None
 
+    @torch.no_grad()
     def _read(self, kwargs: dict[str, Any], tower: TowerCall | None) -> _Reading:
         """Lay out the prompts and have the method plan.
 
@@ -234,10 +243,10 @@ class Pruner:
         self._stopwatch.stop("prefill")
         self._stopwatch.stop("decode")
         reading, self._reading = self._reading, None
+        self._call, self._encoded = {}, None
         if reading is not None:
-            self._tower_calls, self._call = [], {}
             self._reports.append(self._make_report(reading, kept))
-        elif self._reports:
+        elif self._decoding and self._reports:
             self._reports[-1].decode_steps += 1
 
     def _make_report(self, reading: _Reading, kept: list[list[Tensor]] | None) -> Report:

@@ -13,9 +13,8 @@ from adatp.layout import Grid, VideoLayout
 
 @dataclass(frozen=True, eq=False)
 class TowerCall:
-    """The call of the vision tower that encoded a batch's videos: its arguments and what it returned."""
+    """The call of the vision tower that encoded a batch's videos: its keyword arguments and its output."""
 
-    args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
 
