@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -517,6 +518,10 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any) -> None:
         assert run._encoded is None
 
 
+@pytest.mark.skipif(
+    transformers.__version__.split(".")[:2] in (["5", "5"], ["5", "12"], ["5", "18"]),
+    reason="these versions of transformers fail on a video in chunks, pruned or not",
+)
 @families
 def test_a_prompt_in_chunks_is_not_pruned(family: Any) -> None:
     model, inputs = build(family), batch(family, ONE)
