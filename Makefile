@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.10+ and a network that reaches PyPI.
+# `make demo` and `make test` need nothing but Python 3.11+ and a network that reaches PyPI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
