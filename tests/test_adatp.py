@@ -210,6 +210,15 @@ def test_layers_that_make_no_sense(setting: dict[str, Any]) -> None:
         pass
 
 
+def test_keeping_all_asks_nothing_of_the_depth() -> None:
+    config = FAMILIES[0].config()
+    config.text_config.num_hidden_layers, config.text_config.layer_types = 1, ["full_attention"]
+    model = FAMILIES[0].model_class(config).eval()
+    assert run_once(AdaTP(flops=1.0), model=model).flops_ratio == 1
+    with pytest.raises(BudgetError, match="need 1 <= start <= end < 1 layers"):
+        run_once(AdaTP(flops=0.9), model=model)
+
+
 def test_a_frozen_dataclass() -> None:
     method = AdaTP(flops=0.5)
     assert method == AdaTP(flops=0.5)

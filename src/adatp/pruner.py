@@ -67,7 +67,7 @@ class Pruner:
         self._call: dict[str, Any] = {}
         self._tower_calls: list[tuple[dict[str, Any], weakref.ref[Any]]] = []
         self._encoded: Any = None
-        self._decoding = False
+        self._decoding = 0
         self._reading: _Reading | None = None
         self._relevance_flops = 0
         self._stopwatch = Stopwatch(model.device)
@@ -171,7 +171,7 @@ class Pruner:
     def _begin(self, kwargs: dict[str, Any]) -> Plan | None:
         self._reading = None
         sees_video, tower = self._video_call()
-        self._decoding = not sees_video
+        self._decoding = 0 if sees_video else kwargs["inputs_embeds"].shape[1]
         if self._decoding:
             self._stopwatch.start("decode")
             return None
@@ -246,8 +246,8 @@ class Pruner:
         self._call, self._encoded = {}, None
         if reading is not None:
             self._reports.append(self._make_report(reading, kept))
-        elif self._decoding and self._reports:
-            self._reports[-1].decode_steps += 1
+        elif self._reports:
+            self._reports[-1].decode_steps += self._decoding
 
     def _make_report(self, reading: _Reading, kept: list[list[Tensor]] | None) -> Report:
         layers, plan = self.shape.layers, reading.plan

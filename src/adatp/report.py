@@ -106,7 +106,7 @@ class Report:
         flops: what it cost.
         stopwatch: time by stage: vision, relevance, prefill, decode.
         past: tokens that the cache held before the prefill.
-        decode_steps: decoder calls since the prefill.
+        decode_steps: tokens that the decoder has processed since the prefill, one a step.
     """
 
     method: str

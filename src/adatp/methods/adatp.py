@@ -87,8 +87,10 @@ class AdaTP(Method):
 
     def scored_layers(self, layers: int) -> Iterable[int]:
         """The layer in front of each cut; none if nothing is to be dropped."""
+        if self.flops == 1:
+            return ()
         start, end = self.layer_range(layers)
-        return range(start - 1, end) if self.flops < 1 else ()
+        return range(start - 1, end)
 
     def plan(self, prefill: Prefill) -> AdaTPPlan | None:
         """Solve the budget of every sample on its own, so that a batch equals its single runs."""
