@@ -177,4 +177,4 @@ def test_an_unknown_model_is_refused() -> None:
 
     config = Qwen2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     with pytest.raises(UnsupportedModelError, match=r"'qwen2' is not supported.*llava_onevision"):
-        family_of(Qwen2ForCausalLM(config))
+        family_of(Qwen2ForCausalLM(config).config.model_type)

@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
-from adatp.budget import Schedule, lowest_ratio, solve
 from adatp.flops import DecoderShape
 from adatp.methods import AdaTP, Method
 from adatp.models import UnsupportedModelError, family_of
@@ -53,7 +51,7 @@ def load_config(source: str) -> Any:
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
-        family_of(SimpleNamespace(config=SimpleNamespace(model_type=raw["model_type"])))
+        family_of(raw["model_type"])
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
     try:
@@ -170,44 +168,16 @@ def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new
             f"takes {longest}: ask for fewer frames"
         )
     if isinstance(method, AdaTP):
-        family = family_of(SimpleNamespace(config=config))
+        family = family_of(config.model_type)
         grids = family.grids(config, inputs, None)
         for layout in family.layouts(config, ids, inputs["attention_mask"].bool(), grids):
             visual = len(layout.index)
-            schedule(
-                method,
+            method.schedule(
                 DecoderShape.from_config(text),
-                visual,
-                len(layout.real) - visual,
-                len(layout.question),
+                visual=visual,
+                other=len(layout.real) - visual,
+                question=len(layout.question),
             )
-
-
-def schedule(method: AdaTP, shape: DecoderShape, visual: int, other: int, question: int) -> Schedule:
-    """The tokens that a method lets each layer process, known without running anything.
-
-    Args:
-        method: its ``flops`` is the target.
-        shape: the decoder.
-        visual: visual tokens of the prompt.
-        other: its other tokens.
-        question: those of them behind the video.
-
-    Raises:
-        BudgetError: the target is out of reach.
-    """
-    start, end = method.layer_range(shape.layers)
-    queries = min(method.max_queries, question)
-    return solve(
-        shape, visual=visual, other=other, target=method.flops, start=start, end=end, queries=queries
-    )
-
-
-def lowest(method: AdaTP, shape: DecoderShape, visual: int, other: int, question: int) -> float:
-    """The lowest target that is within reach, as a fraction of vanilla; arguments as in `schedule`."""
-    start, _ = method.layer_range(shape.layers)
-    queries = min(method.max_queries, question)
-    return lowest_ratio(shape, visual=visual, other=other, start=start, queries=queries)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,15 @@ _LOOKAHEAD = 64
 
 
 class BudgetError(ValueError):
-    """The target cannot be met, or makes no sense."""
+    """The target cannot be met, or makes no sense.
+
+    Attributes:
+        lowest: the lowest target that can be met, if that is what is wrong.
+    """
+
+    def __init__(self, message: str, lowest: float | None = None) -> None:
+        super().__init__(message)
+        self.lowest = lowest
 
 
 @dataclass(frozen=True)
@@ -114,8 +122,8 @@ def solve(
         raise BudgetError(
             f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "
             f"{other} other tokens, layer {start} the first to drop): raise the target"
-            + (start > 1)
-            * " or lower start"
+            f"{' or lower start' if start > 1 else ''}",
+            lowest,
         )
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...

@@ -228,10 +228,11 @@ def flops(
         for method in methods:
             target = Text(f"{method.flops:.1%}" if method.flops < 1 else "vanilla")
             try:
-                plan = asking.schedule(method, shape, visual, text_tokens, text_tokens)
-            except BudgetError:
-                lowest = asking.lowest(method, shape, visual, text_tokens, text_tokens)
-                table.add_row(target, Text("no", "red"), "", "", f"the lowest is {lowest:.2%}")
+                plan = method.schedule(shape, visual=visual, other=text_tokens, question=text_tokens)
+            except BudgetError as error:
+                if error.lowest is None:
+                    raise
+                table.add_row(target, Text("no", "red"), "", "", f"the lowest is {error.lowest:.2%}")
                 continue
             macs = _amount(paper_macs(shape, plan.visual))
             table.add_row(target, f"{plan.ratio:.2%}", _amount(plan.flops), macs, _runs(plan.visual))
@@ -248,8 +249,6 @@ def flops(
 
 def _visual_tokens(config: Any, frames: int, size: str) -> int:
     """Visual tokens of a video, by a config alone."""
-    from types import SimpleNamespace
-
     import torch
 
     from adatp.models import family_of
@@ -262,7 +261,7 @@ def _visual_tokens(config: Any, frames: int, size: str) -> int:
     if merge := getattr(vision, "spatial_merge_size", None):  # any size of frame, in whole merged patches
         sides = [max(1, round(int(side) / vision.patch_size / merge)) * merge for side in (height, width)]
         call["video_grid_thw"] = torch.tensor([[-(-frames // vision.temporal_patch_size), *sides]])
-    [(steps, rows, columns)] = family_of(SimpleNamespace(config=config)).grids(config, call, None)
+    [(steps, rows, columns)] = family_of(config.model_type).grids(config, call, None)
     return steps * rows * columns
 
 

@@ -99,10 +99,10 @@ def _remembering(cls: Any) -> type:
 class _Call:
     """One call of the decoder: what the hooks of its layers share."""
 
-    def __init__(self, plan: Plan | None, cache: Any) -> None:
+    def __init__(self, plan: Plan | None, cache: Any, past: int) -> None:
         self.plan = plan
         self.cache = cache
-        self.past = int(cache.get_seq_length()) if cache is not None else 0
+        self.past = past
         self.kept: dict[int, Kept] = dict(cache.kept) if isinstance(cache, _PrunedCache) else {}
         self.length = 0  # tokens of this call
         self.alive: list[Tensor] = list(plan.real) if plan else []
@@ -142,8 +142,8 @@ class Engine:
     Args:
         decoder: the text model, with ``layers``.
         scored: the layers that plans may ask the attention of.
-        begin: called with the decoder's keyword arguments at the start of each call; returns the plan, or
-            None to process every token.
+        begin: called at the start of each call with the decoder's keyword arguments and the length of what
+            is cached; returns the plan, or None to process every token.
         end: called at the end of each call with, per layer and sample, the positions it processed; None if
             there was no plan.
     """
@@ -152,7 +152,7 @@ class Engine:
         self,
         decoder: nn.Module,
         scored: Iterable[int],
-        begin: Callable[[dict[str, Any]], Plan | None],
+        begin: Callable[[dict[str, Any], int], Plan | None],
         end: Callable[[list[list[Tensor]] | None], None],
     ) -> None:
         self.decoder = decoder
@@ -186,7 +186,8 @@ class Engine:
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
-        self.call = _Call(self.begin(kwargs), cache)
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        self.call = _Call(self.begin(kwargs, past), cache, past)
         if isinstance(cache, _PrunedCache):
             cache.entered = True
 

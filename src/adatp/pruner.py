@@ -53,7 +53,7 @@ class Pruner:
         self, method: Method, model: Any, processor: Any, question: str | Sequence[str] | None
     ) -> None:
         self.method, self.model = method, model
-        self.family = family_of(model)
+        self.family = family_of(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.questions = [question] if isinstance(question, str) else question
         self.decoder: Any = model.get_decoder()
@@ -168,7 +168,7 @@ class Pruner:
 
     # One call of the decoder.
 
-    def _begin(self, kwargs: dict[str, Any]) -> Plan | None:
+    def _begin(self, kwargs: dict[str, Any], past: int) -> Plan | None:
         self._reading = None
         sees_video, tower = self._video_call()
         self._decoding = 0 if sees_video else kwargs["inputs_embeds"].shape[1]
@@ -177,14 +177,14 @@ class Pruner:
             return None
         try:
             with self._stopwatch.time("relevance"):
-                self._reading = self._read(kwargs, tower)
+                self._reading = self._read(kwargs, past, tower)
         except LayoutError as error:
             warnings.warn(f"not pruned: {error}", stacklevel=2)
         self._stopwatch.start("prefill")
         return self._reading.plan if self._reading is not None else None
 
     @torch.no_grad()
-    def _read(self, kwargs: dict[str, Any], tower: TowerCall | None) -> _Reading:
+    def _read(self, kwargs: dict[str, Any], past: int, tower: TowerCall | None) -> _Reading:
         """Lay out the prompts and have the method plan.
 
         Raises:
@@ -192,8 +192,6 @@ class Pruner:
         """
         self._relevance_flops = 0
         embeds: Tensor = kwargs["inputs_embeds"]
-        cache = kwargs.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
         if self._call.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
-from adatp.budget import BudgetError, check_range, default_range, solve
+from adatp.budget import BudgetError, Schedule, check_range, default_range, solve
+from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods.base import Method, Prefill
 
@@ -92,6 +93,24 @@ class AdaTP(Method):
         start, end = self.layer_range(layers)
         return range(start - 1, end)
 
+    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
+        """What each layer processes of one sample; known before anything runs.
+
+        Args:
+            shape: the decoder.
+            visual: visual tokens of the prompt.
+            other: its other tokens.
+            question: those of them behind the video.
+
+        Raises:
+            BudgetError: the target is out of reach.
+        """
+        start, end = self.layer_range(shape.layers)
+        queries = min(self.max_queries, question)
+        return solve(
+            shape, visual=visual, other=other, target=self.flops, start=start, end=end, queries=queries
+        )
+
     def plan(self, prefill: Prefill) -> AdaTPPlan | None:
         """Solve the budget of every sample on its own, so that a batch equals its single runs."""
         if self.flops == 1:
@@ -100,7 +119,7 @@ class AdaTP(Method):
 
 
 class AdaTPPlan:
-    """One prefill of AdaTP (see ``adatp.engine.Plan``)."""
+    """One prefill of AdaTP (see ``adatp.plan.Plan``)."""
 
     def __init__(self, method: AdaTP, samples: Sequence[_Sample]) -> None:
         self.samples = samples
@@ -128,15 +147,9 @@ class _Sample:
         if not len(self.layout.index):
             return
         layout = self.layout
-        start, end = method.layer_range(prefill.shape.layers)
-        self.schedule = solve(
-            prefill.shape,
-            visual=len(layout.index),
-            other=len(layout.real) - len(layout.index),
-            target=method.flops,
-            start=start,
-            end=end,
-            queries=min(method.max_queries, len(layout.question)),
+        visual = len(layout.index)
+        self.schedule = method.schedule(
+            prefill.shape, visual=visual, other=len(layout.real) - visual, question=len(layout.question)
         )
         kept = self.schedule.visual
         self.cuts = [layer for layer in range(1, len(kept)) if kept[layer] < kept[layer - 1]]

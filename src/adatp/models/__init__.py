@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adatp.models.family import Family, TowerCall
 from adatp.models.llava_onevision import LlavaOnevision
 from adatp.models.qwen2_5_vl import Qwen25VL
@@ -18,13 +16,12 @@ class UnsupportedModelError(ValueError):
     """No family file knows this model."""
 
 
-def family_of(model: Any) -> Family:
-    """The family of a transformers model.
+def family_of(model_type: str) -> Family:
+    """The family of the models whose config has this ``model_type``.
 
     Raises:
-        UnsupportedModelError: its model type is not in the registry.
+        UnsupportedModelError: it is not in the registry.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)} "
