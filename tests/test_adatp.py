@@ -13,8 +13,9 @@ import torch
 from adatp import AdaTP, Report
 from adatp.budget import BudgetError
 from adatp.encoders import EncoderError
+from adatp.flops import DecoderShape
 from adatp.methods.adatp import AdaTPPlan
-from adatp.pruner import PruningError
+from adatp.relevance import PromptRelevance
 from families import FAMILIES, Prompt, batch, build
 from flop_counting import flop_counter
 
@@ -74,10 +75,14 @@ def test_flops_are_those_that_torch_counts(family: Any, attention: str, target: 
 
 @families
 def test_an_unreachable_target_names_the_lowest(family: Any) -> None:
-    with pytest.raises(BudgetError, match=r"out of reach, the lowest is 0\.\d+") as error:
-        run_once(AdaTP(flops=0.05), family)
-    lowest = float(str(error.value).split("lowest is ")[1].split()[0])
-    assert run_once(AdaTP(flops=lowest), family).visual_tokens[-1] == [1]
+    for early in ("auto", "on", "off"):
+        with pytest.raises(BudgetError, match=r"out of reach, the lowest is 0\.\d+") as error:
+            run_once(AdaTP(flops=0.01, early=early), family)
+        lowest = error.value.lowest
+        assert lowest is not None
+        counts = run_once(AdaTP(flops=lowest, early=early), family).visual_tokens
+        assert counts[-1] == [1]
+        assert counts[0] == ([96] if early == "off" else [1])
 
 
 def test_the_first_layers_read_everything() -> None:
@@ -110,7 +115,7 @@ def identical_frames(prompt: Prompt) -> dict[str, torch.Tensor]:
 
 def test_a_still_video_is_one_segment_and_keeps_one_of_each_position() -> None:
     model, prompt = build(FAMILIES[0]), Prompt(frames=16)
-    with AdaTP(flops=0.35, adaptive=True)(model) as run, torch.no_grad():
+    with AdaTP(flops=0.35, adaptive=True, early="off")(model) as run, torch.no_grad():
         model(**identical_frames(prompt))
     assert run.report.notes[0]["segments"] == [0] * 16
     assert run.report.visual_tokens[-1][0] <= 4
@@ -123,7 +128,7 @@ def test_local_debiasing_spreads_over_positions() -> None:
     model, prompt = build(FAMILIES[0]), Prompt(frames=16)
     kept = {}
     for local in (True, False):
-        with AdaTP(flops=0.35, local_debias=local)(model) as run, torch.no_grad():
+        with AdaTP(flops=0.35, local_debias=local, early="off")(model) as run, torch.no_grad():
             model(**identical_frames(prompt))
         kept[local] = grid(run.report, prompt).sum(0)
     assert kept[True].sum() == kept[False].sum()
@@ -143,12 +148,12 @@ def test_global_debiasing_leaves_no_segment_blind() -> None:
     assert alone.visual_tokens == split.visual_tokens
 
 
-def test_relevance_moves_the_budget() -> None:
+def test_relevance_moves_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment three deviations more relevant than the rest gets the larger share of a scarce budget."""
     model = build(FAMILIES[0])
     method = AdaTP(flops=0.5, tau_s=1.0, tau_r=0.5)
+    monkeypatch.setattr(PromptRelevance, "__call__", lambda *_: torch.arange(24) == 5)
     with method(model) as run, torch.no_grad():
-        run._frame_relevance = lambda sample, *_: torch.arange(24) == 5  # type: ignore[method-assign]
         model(**batch(FAMILIES[0], [LONG]))
     frames = grid(run.report, LONG).sum(1)
     assert frames[5] == frames.max() > frames.float().mean()
@@ -191,6 +196,8 @@ def test_every_step_can_be_switched_off(switch: dict[str, Any]) -> None:
         ({"flops": 1.5}, "in \\(0, 1\\]"),
         ({"flops": math.nan}, "not nan"),
         ({"tau_s": 2}, "tau_s is a cosine"),
+        ({"tau_d": -2}, "tau_d is a cosine"),
+        ({"early": True}, "early must be one of auto, on, off"),
         ({"tau_r": 0}, "tau_r must be above 0"),
         ({"max_queries": 0}, "max_queries"),
         ({"relevance": "clip"}, "relevance must be one of auto, siglip"),
@@ -232,7 +239,7 @@ def test_siglip_without_a_partner_or_words_is_refused() -> None:
     model = build(FAMILIES[0])
     with pytest.raises(EncoderError, match="no SigLIP text encoder is known"):
         AdaTP(relevance="siglip")(model, question="what?").__enter__()
-    with pytest.raises(PruningError, match="pass the processor"):
+    with pytest.raises(EncoderError, match="pass the processor"):
         AdaTP(relevance="siglip")(model).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -256,17 +263,136 @@ def test_a_report_is_plain_json(family: Any) -> None:
 
 def test_ties_go_to_the_earlier_token() -> None:
     """Equal scores everywhere: the choice is fixed, whatever the device's sort does."""
-    from adatp.flops import DecoderShape
     from adatp.layout import build_layouts
     from adatp.methods.base import Prefill
 
     ids = torch.tensor([[1] + [9] * 24 + [2, 3]])
     (layout,) = build_layouts(ids, ids > 0, [(6, 2, 2)], video_token_id=9)
     shape = DecoderShape.from_config(FAMILIES[0].config().text_config)
-    prefill = Prefill(shape, [layout], lambda _: torch.ones(6, 4), lambda _: None)
+    prefill = Prefill(
+        shape=shape,
+        layouts=[layout],
+        frame_features=lambda _: torch.ones(6, 4),
+        relevance=lambda _: None,
+        visual=lambda _: torch.ones(24, 8),
+        tower_attention=lambda _: torch.ones(24),
+    )
     plan = AdaTP(flops=0.6, start=2, end=3).plan(prefill)
     assert isinstance(plan, AdaTPPlan)
     alive = plan.real[0]
-    kept = plan.select(2, 0, alive, torch.zeros(len(alive)))
+    kept = plan.select(2, 0, alive, torch.zeros(len(alive)), torch.zeros(len(alive), 8)).kept
     visual = len(kept) - 3
     assert kept.tolist() == [0, *range(1, visual + 1), 25, 26]
+
+
+# --- the early stage --------------------------------------------------------------------------------------
+
+
+def clip_with_a_flash(prompt: Prompt, frame: int) -> dict[str, torch.Tensor]:
+    """A still video, in one quarter of which something shows for one frame."""
+    inputs = identical_frames(prompt)
+    inputs["pixel_values_videos"][0, frame, :, :8, 8:] += 3
+    return inputs
+
+
+def test_a_flash_survives_the_early_stage() -> None:
+    """Among 96 tokens with room for 17, in one segment."""
+    model, prompt = build(FAMILIES[0]), Prompt(frames=24)
+    method = AdaTP(flops=0.14, early="on", tau_s=-1.0)
+    with method(model) as run, torch.no_grad():
+        model(**clip_with_a_flash(prompt, 13))
+    assert run.report.notes[0]["early"]
+    assert run.report.notes[0]["segments"] == [0] * 24
+    first = prompt.before + 1
+    read = run.report.kept[0][0] - first
+    read = read[(read >= 0) & (read < 96)]
+    assert len(read) <= 17
+    assert set(read.tolist()) >= {0, 1, 2, 3, 13 * 4 + 1}  # the picture, and what flashes in its corner
+
+
+def test_early_duplicates_are_not_read_while_something_else_is_new() -> None:
+    """Two still scenes, one five times as long: each has the four tokens of its first frame to tell."""
+    model, prompt = build(FAMILIES[0]), Prompt(frames=24)
+    inputs = identical_frames(prompt)
+    inputs["pixel_values_videos"][0, 20:] = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(5))
+    method = AdaTP(flops=0.14, early="on", relevance="none", adaptive=True)
+    with method(model) as run, torch.no_grad():
+        model(**inputs)
+    assert run.report.notes[0]["segments"] == [0] * 20 + [1] * 4
+    read = run.report.kept[0][0] - prompt.before - 1
+    assert read[(read >= 0) & (read < 96)].tolist() == [0, 1, 2, 3, 80, 81, 82, 83]
+
+
+def test_auto_drops_early_only_where_the_target_needs_it() -> None:
+    def early(flops: float) -> bool:
+        return bool(run_once(AdaTP(flops=flops), prompt=Prompt(frames=60)).notes[0]["early"])
+
+    assert [early(flops) for flops in (0.9, 0.5, 0.35, 0.2)] == [False, False, False, True]
+
+
+def test_the_papers_setting_needs_no_early_stage() -> None:
+    shape = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)  # Qwen2-7B, 32 frames
+    prompt = {"visual": 6272, "other": 30, "question": 16}
+    auto, off, on = (AdaTP(early=early).schedule(shape, **prompt) for early in ("auto", "off", "on"))
+    assert auto == off
+    assert off.visual[0] == 6272 > on.visual[0]
+    low = AdaTP(flops=0.05).schedule(shape, **prompt)
+    assert 0.0495 < low.ratio <= 0.05
+    with pytest.raises(BudgetError, match="out of reach"):
+        AdaTP(flops=0.05, early="off").schedule(shape, **prompt)
+
+
+@families
+@pytest.mark.parametrize("target", [0.5, 0.35, 0.2])
+def test_the_target_is_met_from_below_with_the_early_stage(family: Any, target: float) -> None:
+    report = run_once(AdaTP(flops=target, early="on"), family, Prompt(frames=60))
+    assert 0.98 * target < report.flops_ratio <= target
+    counts = [n for (n,) in report.visual_tokens]
+    assert counts == report.notes[0]["schedule"]
+    assert report.prompt_visual_tokens[0] == 240 > counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize(
+    "switch", [{"global_debias": False}, {"adaptive": True}, {"relevance": "attention"}], ids=str
+)
+def test_the_early_stage_with_other_steps_off(switch: dict[str, Any]) -> None:
+    model = build(FAMILIES[0])
+    report = run_once(AdaTP(flops=0.4, early="on", **switch), model=model)
+    assert report.notes[0]["early"]
+    assert report.flops_ratio <= 0.4
+    assert report.visual_tokens[0][0] < 96
+
+
+def test_adaptive_reads_no_duplicate() -> None:
+    model, prompt = build(FAMILIES[0]), Prompt(frames=24)
+    with AdaTP(flops=0.5, early="on", adaptive=True)(model) as run, torch.no_grad():
+        model(**identical_frames(prompt))
+    assert run.report.visual_tokens[0] == [4]
+
+
+def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
+    """Tokens of two videos with other grids are never compared by position."""
+    from adatp.layout import build_layouts
+    from adatp.methods.base import Prefill
+
+    ids = torch.tensor([[1] + [9] * 24 + [2] + [9] * 18 + [2, 3]])
+    (layout,) = build_layouts(ids, ids > 0, [(6, 2, 2), (2, 3, 3)], video_token_id=9)
+    shape = DecoderShape.from_config(FAMILIES[0].config().text_config)
+    prefill = Prefill(
+        shape=shape,
+        layouts=[layout],
+        frame_features=lambda _: torch.ones(8, 4),
+        relevance=lambda _: None,
+        visual=lambda _: torch.ones(42, 8),
+        tower_attention=lambda _: torch.ones(42),
+    )
+    plan = AdaTP(flops=0.2, early="on").plan(prefill)
+    assert plan is not None
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.zeros(46, 8)
+    hidden[1:25] = torch.randn(4, 8, generator=generator).repeat(6, 1)
+    hidden[26:44] = torch.randn(9, 8, generator=generator).repeat(2, 1)
+    kept = plan.select(0, 0, plan.real[0], None, hidden).kept
+    visual = set(kept.tolist()) & set(layout.index.tolist())
+    assert visual <= {1, 2, 3, 4, *range(26, 35)}  # first frames alone have anything new
+    assert set(kept.tolist()) >= {0, 25, 44, 45}

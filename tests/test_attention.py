@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.attention import Probe, attention_rows
+from adatp.attention import Probe, ReceivedProbe, attention_rows
+from adatp.models import family_of
 from families import LlavaOnevision, build
 
 BATCH, HEADS, KV_HEADS, WIDTH, PAST, NEW = 2, 4, 2, 8, 3, 9
@@ -77,3 +78,25 @@ def test_what_can_not_be_scored_is_refused() -> None:
             Probe(module)
     finally:
         type(module).__module__ = before
+
+
+def test_what_patches_receive_is_the_same_packed_split_or_stacked() -> None:
+    """As flash attention, other kernels and square images hand them over."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, HEADS, 6, WIDTH), 3 * torch.randn(2, HEADS, 6, WIDTH)
+    probe = ReceivedProbe(family_of("llava_onevision").tower_attention_module(build(LlavaOnevision)))
+    expected = (query @ key.transpose(2, 3) * 0.3).softmax(-1).mean((1, 2)).flatten()
+
+    def side_by_side(states: Tensor) -> Tensor:
+        return torch.cat(list(states), 1)[None]
+
+    probe.see(query, key, None, 0.3, None)
+    stacked, spent = probe.take(), probe.flops
+    probe.see(side_by_side(query), side_by_side(key), None, 0.3, torch.tensor([0, 6, 12]))
+    packed = probe.take()
+    for image in range(2):
+        probe.see(query[image : image + 1], key[image : image + 1], None, 0.3, None)
+    split = probe.take()
+    for received in (stacked, packed, split):
+        assert (received - expected).abs().max() < 1e-6
+    assert probe.flops == spent == 2 * 2 * HEADS * 6 * 6 * WIDTH

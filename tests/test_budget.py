@@ -1,12 +1,14 @@
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp.budget import BudgetError, default_range, lowest_ratio, solve
+from adatp.budget import BudgetError, Schedule, default_range, fit, solve, solve_early
 from adatp.flops import DecoderShape, prefill_flops
 
 unhurried = settings(deadline=None)
@@ -41,8 +43,15 @@ def prompts(draw: st.DrawFn, least: int, most: int) -> tuple[DecoderShape, dict[
 
 def reachable(shape: DecoderShape, prompt: dict[str, int], fraction: float) -> float:
     """The target so far between the lowest and all."""
-    lowest = lowest_ratio(shape, **{key: n for key, n in prompt.items() if key != "end"})
+    lowest = lowest_ratio(solve, shape, prompt)
     return lowest + fraction * (1 - lowest)
+
+
+def lowest_ratio(solver: Callable[..., Schedule], shape: DecoderShape, prompt: dict[str, Any]) -> float:
+    with pytest.raises(BudgetError, match="the lowest is") as error:
+        solver(shape, target=1e-9, **prompt)
+    assert error.value.lowest is not None
+    return error.value.lowest
 
 
 def cost(shape: DecoderShape, visual: tuple[int, ...], prompt: dict[str, int]) -> int:
@@ -180,3 +189,114 @@ def test_ranges_that_make_no_sense(start: int, end: int) -> None:
 def test_counts_that_make_no_sense(visual: int, other: int, queries: int) -> None:
     with pytest.raises(BudgetError, match="token counts"):
         solve(TINY, visual=visual, other=other, target=0.5, start=1, end=7, queries=queries)
+
+
+# --- the early stage --------------------------------------------------------------------------------------
+
+
+@unhurried
+@given(prompts(1, 7000), fractions, st.floats(0.01, 1))
+def test_an_early_schedule_is_what_it_says(
+    case: tuple[DecoderShape, dict[str, int]], fraction: float, survive: float
+) -> None:
+    shape, prompt = case
+    lowest = lowest_ratio(solve_early, shape, {**prompt, "survive": survive})
+    target = lowest + fraction * (1 - lowest)
+    schedule = solve_early(shape, target=target, **prompt, survive=survive)
+    visual = schedule.visual
+    assert len(visual) == shape.layers
+    assert visual[0] <= prompt["visual"]
+    assert len(set(visual[: prompt["start"]])) == 1
+    assert list(visual) == sorted(visual, reverse=True)
+    assert min(visual) >= 1
+    assert schedule.flops == cost(shape, visual, prompt)
+    assert schedule.ratio <= target
+
+
+@unhurried
+@given(prompts(1500, 7000), fractions)
+def test_early_schedules_come_within_one_percent(
+    case: tuple[DecoderShape, dict[str, int]], fraction: float
+) -> None:
+    shape, prompt = case
+    target = 0.1 + fraction * 0.9  # of fewer tokens, a single one is more than one percent
+    assert solve_early(shape, target=target, **prompt, survive=0.5).ratio >= 0.99 * target
+
+
+@unhurried
+@given(prompts(1, 7000))
+def test_the_early_stage_reaches_lower(case: tuple[DecoderShape, dict[str, int]]) -> None:
+    """Down to one visual token in every layer."""
+    shape, prompt = case
+    lowest = lowest_ratio(solve_early, shape, {**prompt, "survive": 0.5})
+    assert lowest <= lowest_ratio(solve, shape, prompt)
+    one = prefill_flops(shape, [1 + prompt["other"]] * shape.layers)
+    whole = prefill_flops(shape, [prompt["visual"] + prompt["other"]] * shape.layers)
+    assert lowest - 1e-4 < one / whole <= lowest
+    assert solve_early(shape, target=lowest, **prompt, survive=0.5).ratio <= lowest
+    with pytest.raises(BudgetError):
+        solve_early(shape, target=lowest - 2e-4, **prompt, survive=0.5)
+
+
+def test_about_the_share_that_is_to_survive_survives() -> None:
+    for survive in (0.1, 0.5, 1.0):
+        visual = solve_early(
+            QWEN2_7B, visual=6272, other=30, target=0.1, start=2, end=16, queries=32, survive=survive
+        ).visual
+        assert visual[-1] / visual[0] == pytest.approx(survive, rel=0.05)
+    assert solve_early(
+        QWEN2_7B, visual=6272, other=30, target=0.9, start=2, end=16, queries=32, survive=0.5
+    ) == solve(QWEN2_7B, visual=6272, other=30, target=0.9, start=2, end=16, queries=32)
+
+
+# --- schedules of other methods ---------------------------------------------------------------------------
+
+
+@unhurried
+@given(shapes, st.integers(1, 60), st.integers(0, 40), st.floats(0.001, 1), st.integers(0, 5), st.data())
+def test_fit_finds_the_last_schedule_within_the_target(
+    shape: DecoderShape, visual: int, other: int, target: float, queries: int, data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, shape.layers - 1))
+    scored = {cut - 1} - {-1}
+
+    def counts(x: int) -> list[int]:
+        return [visual] * cut + [x] * (shape.layers - cut)
+
+    vanilla = prefill_flops(shape, [visual + other] * shape.layers)
+    costs = [
+        prefill_flops(shape, [n + other for n in counts(x)], dict.fromkeys(scored, queries))
+        for x in range(1, visual + 1)
+    ]
+    within = [x for x, flops in enumerate(costs, 1) if flops <= Fraction(target) * vanilla]
+
+    def found() -> Schedule:
+        return fit(
+            shape,
+            visual=visual,
+            other=other,
+            target=target,
+            counts=counts,
+            most=visual,
+            queries=queries,
+            scored=scored,
+        )
+
+    if target == 1:
+        assert found().visual == (visual,) * shape.layers
+    elif within:
+        schedule = found()
+        assert schedule.visual == tuple(counts(within[-1]))
+        assert schedule.flops == costs[within[-1] - 1]
+        assert schedule.vanilla_flops == vanilla
+    else:
+        with pytest.raises(BudgetError, match="the lowest is") as error:
+            found()
+        assert error.value.lowest == pytest.approx(min(1, costs[0] / vanilla), abs=1.01e-4)
+        assert error.value.lowest >= min(1, costs[0] / vanilla)
+
+
+@pytest.mark.parametrize("target", [math.nan, 0, -0.1, 1.01])
+def test_fit_refuses_targets_that_make_no_sense(target: float) -> None:
+    with pytest.raises(BudgetError, match="fraction of vanilla"):
+        fit(TINY, visual=10, other=1, target=target, counts=lambda x: [x] * 12, most=10)

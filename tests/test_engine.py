@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adatp.engine import FILLER, Kept, remap_mask, scatter_rows, take_rows
+from adatp.engine import FILLER, Kept, merge_rows, remap_mask, scatter_rows, take_rows
+from adatp.plan import Selection
 
 PAST, LENGTH, FIXED = 4, 6, 15
 
@@ -89,3 +90,17 @@ def test_what_a_cache_holds_grows_and_shrinks_with_the_sequence() -> None:
     assert kept.slots(8) == 5
     assert kept.until(8).tolist() == [[0, 3, 5, 6, 7], [FILLER, 1, 5, 6, 7]]
     assert kept.until(5).tolist() == [[0, 3], [FILLER, 1]]  # the last token was taken back
+
+
+@given(st.lists(st.integers(-1, 3), max_size=12), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_merged_rows_are_means(others: list[int], dtype: torch.dtype) -> None:
+    into = torch.tensor([*range(4), *others])[torch.randperm(4 + len(others))]
+    states = torch.randn(len(into), 5, dtype=dtype)
+    merged = merge_rows(states, Selection(torch.arange(4), into))
+    assert merged.dtype == dtype
+    for k in range(4):
+        group = [states[i].double() for i in range(len(into)) if into[i] == k]
+        mean = torch.stack(group).mean(0)
+        assert (merged[k].double() - mean).abs().max() < (1e-6 if dtype == torch.float32 else 2e-2)
+        if len(group) == 1:
+            assert torch.equal(merged[k], states[into == k][0])

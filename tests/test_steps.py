@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp.adatp_steps.debias import allocate, distinct_positions, position_rank, segment_weights, select
+from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import (
     attention_relevance,
     cosine_relevance,
@@ -377,3 +378,71 @@ def test_select_takes_scores_of_any_floating_type(dtype: torch.dtype) -> None:
     scores = torch.tensor([0.5, math.nan, 0.25, 1.0], dtype=dtype)
     zeros = torch.zeros(4, dtype=torch.int64)
     assert select(scores, zeros, torch.arange(4), torch.tensor([3]), local=True).tolist() == [0, 2, 3]
+
+
+# --- early stage ------------------------------------------------------------------------------------------
+
+
+@st.composite
+def segments_of_tokens(draw: st.DrawFn) -> Tensor:
+    """(T, P, 4) with many near-duplicates."""
+    frames, places, seed = draw(st.integers(1, 7)), draw(st.integers(1, 5)), draw(st.integers(0, 10**6))
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randn(3, 4, generator=generator)
+    which = torch.randint(0, 3, (frames, places), generator=generator)
+    noise = torch.randn(frames, places, 4, generator=generator)
+    return kinds[which] + draw(st.sampled_from([0.0, 0.05, 1.0])) * noise
+
+
+@unhurried
+@given(segments_of_tokens(), st.sampled_from([0.5, 0.9, 0.99]))
+def test_novelty_by_plain_loops(tokens: Tensor, tau_d: float) -> None:
+    new, distinct = novelty(tokens, tau_d)
+    unit = torch.nn.functional.normalize(tokens, dim=-1)
+    mean = torch.nn.functional.normalize(unit.mean((0, 1)), dim=-1)
+    for p in range(tokens.shape[1]):
+        told: list[Tensor] = []
+        for t in range(tokens.shape[0]):
+            closest = max([float(unit[t, p] @ other) for other in told], default=-1.0)
+            if abs(closest - tau_d) < 1e-5:
+                return  # rounding may decide either way
+            assert bool(distinct[t, p]) == (closest < tau_d)
+            assert float(new[t, p]) == pytest.approx(1 - max(closest, float(unit[t, p] @ mean)), abs=1e-5)
+            if closest < tau_d:
+                told.append(unit[t, p])
+
+
+@unhurried
+@given(segments_of_tokens(), st.randoms())
+def test_novelty_does_not_depend_on_the_order_of_positions(tokens: Tensor, shuffle: random.Random) -> None:
+    places = list(range(tokens.shape[1]))
+    shuffle.shuffle(places)
+    new, distinct = novelty(tokens, 0.9)
+    again, too = novelty(tokens[:, places], 0.9)
+    assert torch.allclose(again, new[:, places], atol=1e-5)
+    assert torch.equal(too, distinct[:, places])
+
+
+def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    still = torch.tensor([1.0, 0, 0, 0]) + 0.05 * torch.randn(6, 4, generator=generator)
+    tokens = still.repeat(8, 1, 1)
+    tokens[3, 2] = torch.tensor([0.0, 1, 0, 0])
+    new, distinct = novelty(tokens, 0.9)
+    assert divmod(int(new.argmax()), 6) == (3, 2)
+    assert distinct.sum() == 6 + 1  # the background behind the flash was there before it
+    assert (new[1:].flatten().sort().values[:-1] < 1e-5).all()
+
+
+def test_a_slow_drift_gets_a_representative_now_and_then() -> None:
+    angle = torch.linspace(0, 1.5, 31)
+    drift = torch.stack([angle.cos(), angle.sin()], -1)[:, None]
+    _, distinct = novelty(drift, 0.9)  # cos 0.46 = 0.896
+    assert distinct.flatten().nonzero().flatten().tolist() == [0, 10, 20, 30]
+
+
+def test_novelty_in_half_precision_and_on_one_frame() -> None:
+    tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    new, distinct = novelty(tokens, 0.9)
+    assert new.dtype == torch.float32
+    assert bool(distinct.all())

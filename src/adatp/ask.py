@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
 from adatp.flops import DecoderShape
-from adatp.methods import AdaTP, Method
+from adatp.methods import Method
 from adatp.models import UnsupportedModelError, family_of
 from adatp.report import Report
 from adatp.tiny import TinyProcessor
@@ -167,17 +167,16 @@ def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new
             f"the prompt has {ids.shape[1]} tokens, and {max_new_tokens} more may be answered, but the model "
             f"takes {longest}: ask for fewer frames"
         )
-    if isinstance(method, AdaTP):
-        family = family_of(config.model_type)
-        grids = family.grids(config, inputs, None)
-        for layout in family.layouts(config, ids, inputs["attention_mask"].bool(), grids):
-            visual = len(layout.index)
-            method.schedule(
-                DecoderShape.from_config(text),
-                visual=visual,
-                other=len(layout.real) - visual,
-                question=len(layout.question),
-            )
+    family = family_of(config.model_type)
+    grids = family.grids(config, inputs, None)
+    for layout in family.layouts(config, ids, inputs["attention_mask"].bool(), grids):
+        visual = len(layout.index)
+        method.schedule(
+            DecoderShape.from_config(text),
+            visual=visual,
+            other=len(layout.real) - visual,
+            question=len(layout.question),
+        )
 
 
 @dataclass(frozen=True, eq=False)

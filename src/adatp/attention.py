@@ -61,11 +61,28 @@ def attention_rows(
     return logits.softmax(-1)
 
 
-class Probe:
-    """Scores what one attention module's keys receive from chosen query rows.
+def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention that each token receives from all, where every token sees every other (a vision tower's).
 
-    Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
+    Args:
+        query: (B, heads, n, d) final queries.
+        key: (B, heads, n, d) final keys.
+        scaling: factor on the products.
+
+    Returns:
+        (B, n) float32, mean over heads and queries of the softmax.
     """
+    # Image by image: all at once, the probabilities of a 7B model's 32 frames take a gigabyte.
+    return torch.stack(
+        [
+            (q @ k.transpose(1, 2) * scaling).float().softmax(-1).mean((0, 1))
+            for q, k in zip(query, key, strict=True)
+        ]
+    )
+
+
+class _Tap:
+    """Sees the final queries and keys of one attention module, whatever kernel it runs."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -79,22 +96,41 @@ class Probe:
         self.inner: Callable[..., Any] = AttentionInterface().get_interface(
             self.config._attn_implementation, eager
         )
-        self.rows: Tensor | None = None
-        self.weight: Tensor | None = None
-        self.past = 0
-        self.scores: Tensor | None = None
 
     def install(self) -> None:
         """Let the module name our attention function."""
-        AttentionInterface.register(NAME, _scored_attention)
+        AttentionInterface.register(NAME, _tapped_attention)
         config = copy.copy(self.config)
         config._attn_implementation_internal = NAME
-        config.adatp_probe = self
+        config.adatp_tap = self
         self.module.config = config
 
     def remove(self) -> None:
         """Give the module its own config back."""
         self.module.config = self.config
+        self.disarm()
+
+    def disarm(self) -> None:
+        """Forget what was asked and seen."""
+        raise NotImplementedError
+
+    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
+        """Look at one call; ``packed`` are the ends of sequences laid side by side, if any."""
+        raise NotImplementedError
+
+
+class Probe(_Tap):
+    """Scores what one attention module's keys receive from chosen query rows.
+
+    Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
+    """
+
+    rows: Tensor | None
+    weight: Tensor | None
+    scores: Tensor | None
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
         self.disarm()
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
@@ -105,28 +141,60 @@ class Probe:
         """Forget rows and scores."""
         self.rows = self.weight = self.scores = None
 
-    def score(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
+    @torch.no_grad()
+    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
         """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
-        assert self.rows is not None
-        assert self.weight is not None
-        with torch.no_grad():
-            rows = self.rows.to(query.device)
-            weight = self.weight.to(query.device)
-            attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
-            self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
-            self.rows = self.weight = None
+        if self.rows is None or self.weight is None:
+            return
+        rows = self.rows.to(query.device)
+        weight = self.weight.to(query.device)
+        attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
+        self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+        self.rows = self.weight = None
 
 
-def _scored_attention(
+class ReceivedProbe(_Tap):
+    """Adds up what every patch receives in one layer of a vision tower, over all the layer's calls.
+
+    Attributes:
+        flops: real FLOPs of the products computed for what was taken last.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.flops = 0
+        self.disarm()
+
+    def disarm(self) -> None:
+        """Forget what was seen."""
+        self.seen: list[Tensor] = []
+        self.seen_flops = 0
+
+    def take(self) -> Tensor:
+        """(patches,) float32 of all calls since the last, images or windows side by side."""
+        received, self.flops = torch.cat(self.seen), self.seen_flops
+        self.disarm()
+        return received
+
+    @torch.no_grad()
+    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
+        """Keep the mean over heads and queries of the attention that each patch receives."""
+        lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
+        for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
+            self.seen.append(received_attention(q, k, scaling).flatten())
+            self.seen_flops += 2 * q.numel() * k.shape[2]
+
+
+def _tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Any:
     config = cast(Any, module.config)
-    probe: Probe = config.adatp_probe
-    if probe.rows is not None:
-        scaling = kwargs.get("scaling")
-        probe.score(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    module.config = probe.config  # flash attention looks its kernel up by the name in it
+    tap: _Tap = config.adatp_tap
+    scaling = kwargs.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"))
+    module.config = tap.config  # flash attention looks its kernel up by the name in it
     try:
-        return probe.inner(module, query, key, value, attention_mask, **kwargs)
+        return tap.inner(module, query, key, value, attention_mask, **kwargs)
     finally:
         module.config = config

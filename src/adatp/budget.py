@@ -1,6 +1,7 @@
 """A FLOPs target -> how many visual tokens each decoder layer processes."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,23 +61,97 @@ def check_range(layers: int, start: int, end: int) -> None:
         raise BudgetError(f"need 1 <= start <= end < {layers} layers, not start={start}, end={end}")
 
 
-def lowest_ratio(shape: DecoderShape, *, visual: int, other: int, start: int, queries: int) -> float:
-    """The lowest target that `solve` can meet, rounded up to 1e-4: one visual token from layer `start` on."""
+def everything(shape: DecoderShape, *, visual: int, other: int) -> Schedule:
+    """Vanilla: all tokens in all layers."""
     vanilla = prefill_flops(shape, [visual + other] * shape.layers)
-    kept = [visual + other] * start + [min(1, visual) + other] * (shape.layers - start)
-    lowest = min(vanilla, prefill_flops(shape, kept, {start - 1: queries}))
-    return math.ceil(Fraction(lowest, vanilla) * 10_000) / 10_000
+    return Schedule((visual,) * shape.layers, vanilla, vanilla)
+
+
+def fit(
+    shape: DecoderShape,
+    *,
+    visual: int,
+    other: int,
+    target: float,
+    counts: Callable[[int], Sequence[int]],
+    most: int,
+    queries: int = 0,
+    scored: Iterable[int] = (),
+) -> Schedule:
+    """Of a family of schedules, numbered by how much they keep, the last one within the target.
+
+    Args:
+        shape: the decoder.
+        visual: visual tokens of the prompt.
+        other: its other tokens, never dropped.
+        target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
+        counts: x -> visual tokens that each layer processes; a higher x keeps no fewer in any layer.
+        most: the highest x.
+        queries: query rows scored in each of the scored layers.
+        scored: layers whose attention is scored, whatever x.
+
+    Raises:
+        BudgetError: if an argument is out of range, or even ``counts(1)`` above the target.
+    """
+    check_target(target)
+    vanilla = everything(shape, visual=visual, other=other)
+    if target == 1:
+        return vanilla
+    rows = dict.fromkeys(scored, queries)
+
+    def schedule(x: int) -> Schedule:
+        kept = tuple(counts(x))
+        return Schedule(kept, prefill_flops(shape, [n + other for n in kept], rows), vanilla.flops)
+
+    limit = math.floor(Fraction(target) * vanilla.flops)
+    if (least := schedule(1)).flops > limit:
+        raise out_of_reach(target, least, visual=visual, other=other)
+    low, high = 1, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if schedule(middle).flops <= limit else (low, middle)
+    return schedule(low)
+
+
+def check_target(target: float) -> None:
+    """Refuse what is no fraction of vanilla.
+
+    Raises:
+        BudgetError: unless 0 < target <= 1.
+    """
+    if not 0 < target <= 1:
+        raise BudgetError(f"the FLOPs target is a fraction of vanilla, in (0, 1], not {target}")
+
+
+def out_of_reach(target: float, least: Schedule, *, visual: int, other: int) -> BudgetError:
+    """The error that says that not even the ``least`` schedule is within the target."""
+    lowest = math.ceil(Fraction(min(least.flops, least.vanilla_flops), least.vanilla_flops) * 10_000) / 10_000
+    first = next((layer for layer, n in enumerate(least.visual) if n < visual), 0)
+    return BudgetError(
+        f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "
+        f"{other} other tokens, layer {first} the first to drop): raise the target"
+        f"{' or drop earlier' if first else ''}",
+        lowest,
+    )
 
 
 def solve(
-    shape: DecoderShape, *, visual: int, other: int, target: float, start: int, end: int, queries: int
+    shape: DecoderShape,
+    *,
+    visual: int,
+    other: int,
+    target: float,
+    start: int,
+    end: int,
+    queries: int,
+    first: int | None = None,
 ) -> Schedule:
     """The geometric schedule that spends as much of the target as it can, and never more.
 
-    Layers before `start` process all tokens. Before each of layers start .. end visual tokens are dropped
-    such that their number decays geometrically, down to one at least; later layers keep what `end` has. A
-    drop before a layer costs `queries` rows of attention scores in the layer before it; where the count stays
-    the same nothing is scored.
+    Layers before `start` process all tokens, or `first` of them. Before each of layers start .. end visual
+    tokens are dropped such that their number decays geometrically, down to one at least; later layers keep
+    what `end` has. A drop before a layer costs `queries` rows of attention scores in the layer before it,
+    but in front of the first layer nothing; where the count stays the same nothing is scored.
 
     The schedules from one token a layer to all tokens form a chain, each with one token more in one layer
     than the last one; the answer is the last within the target. Hence no layer keeps fewer tokens at a
@@ -87,64 +162,106 @@ def solve(
         visual: visual tokens of the prompt.
         other: its other tokens, never dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
-        start: first layer before which tokens may be dropped, at least 1 (the layer before it scores).
+        start: first layer before which tokens may be dropped by scores, at least 1 (the layer before it
+            scores).
         end: last such layer.
         queries: query rows scored at each drop.
+        first: visual tokens that the first layer processes; None: all.
 
     Raises:
         BudgetError: if an argument is out of range, or the target below what can be reached.
 
     Source: ours (the paper's schedule is not published).
     """
-    if not 0 < target <= 1:
-        raise BudgetError(f"the FLOPs target is a fraction of vanilla, in (0, 1], not {target}")
+    check_target(target)
     check_range(shape.layers, start, end)
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
+    vanilla = everything(shape, visual=visual, other=other)
+    if target == 1:
+        return vanilla
+    whole = visual if first is None else first
 
-    def layers(cut: list[int]) -> list[int]:
-        return [visual] * start + cut + cut[-1:] * (shape.layers - 1 - end)
-
-    def flops(cut: list[int], score_all: bool = False) -> int:
-        n = layers(cut)
+    def schedule(cut: list[int], score_all: bool = False) -> Schedule:
+        n = [whole] * start + cut + cut[-1:] * (shape.layers - 1 - end)
         scored = {
             layer - 1: queries for layer in range(start, end + 1) if score_all or n[layer] < n[layer - 1]
         }
-        return prefill_flops(shape, [count + other for count in n], scored)
+        return Schedule(tuple(n), prefill_flops(shape, [k + other for k in n], scored), vanilla.flops)
 
     cuts = end - start + 1
-    vanilla = flops([visual] * cuts)
-    if target == 1:
-        return Schedule((visual,) * shape.layers, vanilla, vanilla)
-    limit = math.floor(Fraction(target) * vanilla)
-    if flops([1] * cuts) > limit:
-        lowest = lowest_ratio(shape, visual=visual, other=other, start=start, queries=queries)
-        raise BudgetError(
-            f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "
-            f"{other} other tokens, layer {start} the first to drop): raise the target"
-            f"{' or lower start' if start > 1 else ''}",
-            lowest,
-        )
+    limit = math.floor(Fraction(target) * vanilla.flops)
+    if (least := schedule([min(1, whole)] * cuts)).flops > limit:
+        raise out_of_reach(target, least, visual=visual, other=other)
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...
     low, high = 0.0, 1.0
-    while sum(_decayed(visual, high, cuts)) - sum(_decayed(visual, low, cuts)) > 1:
+    while sum(_decayed(whole, high, cuts)) - sum(_decayed(whole, low, cuts)) > 1:
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if flops(_decayed(visual, middle, cuts), score_all=True) <= limit:
+        if schedule(_decayed(whole, middle, cuts), score_all=True).flops <= limit:
             low = middle
         else:
             high = middle
     # ... and then look ahead for those that are within the target as some cuts need no scores.
-    cut = best = _decayed(visual, low, cuts)
+    cut = _decayed(whole, low, cuts)
+    best = schedule(cut)
     for _ in range(_LOOKAHEAD):
-        if cut[-1] == visual:
+        if cut[-1] == whole:
             break
-        cut = _next(visual, cut)
-        if flops(cut) <= limit:
-            best = cut
-    return Schedule(tuple(layers(best)), flops(best), vanilla)
+        cut = _next(whole, cut)
+        if (found := schedule(cut)).flops <= limit:
+            best = found
+    return best
+
+
+def solve_early(
+    shape: DecoderShape,
+    *,
+    visual: int,
+    other: int,
+    target: float,
+    start: int,
+    end: int,
+    queries: int,
+    survive: float,
+) -> Schedule:
+    """The schedule of `solve` behind a cut in front of the first layer.
+
+    The first layer gets as many tokens as the target allows if the share `survive` of them is to be left
+    behind `end`; then the decay is solved for what is left of the budget.
+
+    Args:
+        shape: the decoder.
+        visual: visual tokens of the prompt.
+        other: its other tokens, never dropped.
+        target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
+        start: first layer before which tokens may be dropped by scores.
+        end: last such layer.
+        queries: query rows scored at each such drop.
+        survive: share of the first layer's tokens that the last one has, about, in (0, 1].
+
+    Raises:
+        BudgetError: as `solve`; the lowest target is then that of a single visual token.
+
+    Source: ours.
+    """
+    check_range(shape.layers, start, end)
+    cuts = end - start + 1
+
+    def counts(x: int) -> list[int]:
+        cut = _decayed(x, survive ** (1 / cuts), cuts)
+        return [x] * start + cut + cut[-1:] * (shape.layers - 1 - end)
+
+    prompt = {"visual": visual, "other": other, "queries": queries}
+    try:
+        found = fit(
+            shape, **prompt, target=target, counts=counts, most=visual, scored=range(start - 1, end)
+        ).visual[0]
+    except BudgetError:  # a single token needs no scores: that may still be within reach
+        found = min(1, visual)
+    return solve(shape, **prompt, target=target, start=start, end=end, first=found)
 
 
 def _decayed(visual: int, decay: float, cuts: int) -> list[int]:

@@ -3,8 +3,8 @@
 Every decoder layer of transformers is called ``layer(hidden_states, **kwargs)`` with the rotary embedding,
 the mask, position ids and the cache among its arguments. The engine puts a pre-hook on each layer that
 gathers the rows of the tokens still processed, and remaps the mask's columns to what that layer's cache
-holds, in prefill and in every later step. Kept tokens keep their own rotary positions. Which tokens to keep
-is a plan's business: the engine knows no method and no model family.
+holds, in prefill and in every later step. Kept tokens keep their own rotary positions, also those that others
+are averaged into. Which tokens to keep is a plan's business: the engine knows no method and no model family.
 
 What each layer's cache holds is remembered by the cache itself, so it survives copies, beams and turns.
 """
@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache
 
 from adatp.attention import Probe
-from adatp.plan import Plan
+from adatp.plan import Plan, Selection
 
 FILLER = -1
 
@@ -55,10 +55,27 @@ class Kept:
 
 
 class _PrunedCache(Cache):  # type: ignore[misc]
-    """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold."""
+    """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold.
+
+    To transformers, which sizes masks and numbers positions by the first layer, every layer is as long as the
+    whole sequence.
+    """
 
     kept: dict[int, Kept]
     entered: bool
+
+    def _missing(self, layer: int) -> int:
+        """Tokens of the whole sequence that the layer has no slot for."""
+        kept = self.kept.get(layer)
+        return 0 if kept is None else kept.end - kept.index.shape[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        return super().get_seq_length(layer_idx) + self._missing(layer_idx)
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        fixed = getattr(self.layers[layer_idx], "max_cache_len", None) is not None
+        return length if fixed else length + self._missing(layer_idx), offset
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> None:
         moved: dict[int, Kept] = {}  # layers behind one cut share one record
@@ -67,7 +84,7 @@ class _PrunedCache(Cache):  # type: ignore[misc]
         self.kept = {layer: moved[id(kept)] for layer, kept in self.kept.items()}
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.entered:
+        if self.kept and not self.entered:
             raise RuntimeError(
                 "this cache was filled under pruning, its layers hold different tokens: "
                 "go on with it inside `with AdaTP(...)(model):`"
@@ -243,28 +260,32 @@ class Engine:
         scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
         if scores is not None:  # layers may lie on several devices
             scores = scores.to(call.alive[0].device)
-        slots = call.past_slots(number - 1)
-        alive = [
-            plan.select(
-                number,
-                sample,
-                positions,
-                None if scores is None else scores[sample, slots + call.rows_of(positions, sample)],
-            )
-            for sample, positions in enumerate(call.alive)
-        ]
-        counts = [len(positions) for positions in alive]
-        if counts == [len(positions) for positions in call.alive]:
+        states, chosen = [], []
+        for sample, alive in enumerate(call.alive):
+            rows = call.rows_of(alive, sample)
+            received = None if scores is None else scores[sample, call.past_slots(number - 1) + rows]
+            # A view where rows lie side by side: most plans do not look.
+            whole = len(alive) == hidden.shape[1]
+            states.append(hidden[sample] if whole else hidden[sample, rows.to(hidden.device)])
+            chosen.append(plan.select(number, sample, alive, received, states[-1]))
+        counts = [len(selection.kept) for selection in chosen]
+        if counts == [len(alive) for alive in call.alive]:
             return hidden
         longest = max(counts)
-        rows, index = [], []
-        for sample, positions in enumerate(alive):
-            left = (longest - len(positions), 0)
-            rows.append(F.pad(call.rows_of(positions, sample), left))  # a filler copies the first row
-            index.append(F.pad(positions, left, value=FILLER))
-        call.alive, call.index, call.ragged = alive, torch.stack(index), min(counts) < longest
+        rows_kept, index = [], []
+        for sample, selection in enumerate(chosen):
+            left = (longest - len(selection.kept), 0)
+            # A filler copies the first row.
+            rows_kept.append(F.pad(call.rows_of(selection.kept, sample), left))
+            index.append(F.pad(selection.kept, left, value=FILLER))
+        gathered = take_rows(hidden, torch.stack(rows_kept))
+        for sample, selection in enumerate(chosen):
+            if selection.into is not None:
+                gathered[sample, longest - counts[sample] :] = merge_rows(states[sample], selection)
+        call.alive, call.index = [selection.kept for selection in chosen], torch.stack(index)
+        call.ragged = min(counts) < longest
         call.memo.clear()
-        return take_rows(hidden, torch.stack(rows))
+        return gathered
 
     def _arm(self, call: _Call, plan: Plan, number: int) -> None:
         """Have the layer score the plan's query rows."""
@@ -315,6 +336,22 @@ def take_rows(states: Tensor, rows: Tensor) -> Tensor:
         return states.index_select(1, rows[0].to(states.device))
     samples = torch.arange(len(rows), device=states.device)[:, None]
     return states[samples, rows.to(states.device)]
+
+
+def merge_rows(states: Tensor, selection: Selection) -> Tensor:
+    """The kept rows of states (n, d), each the mean of the rows merged into it, its own included: (k, d).
+
+    Sums are taken in float32 at least. A row that nothing is merged into stays as it is, to the bit.
+    """
+    assert selection.into is not None
+    into = selection.into.to(states.device)
+    order = into.argsort(stable=True)
+    order = order[int((into < 0).sum()) :]
+    sizes = into[order].bincount(minlength=len(selection.kept))
+    grouped = states[order].to(torch.promote_types(states.dtype, torch.float32))
+    # Not index_add: on a GPU its order of summation, and with it the rounding, changes from run to run.
+    mean = torch.segment_reduce(grouped, "mean", lengths=sizes)
+    return mean.to(states.dtype)
 
 
 def scatter_rows(states: Tensor, index: Tensor, length: int) -> Tensor:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What becomes of the tokens at one cut.
+
+    Attributes:
+        kept: (k,) int64, ascending: the positions that go on, out of those alive.
+        into: (n,) int64, for each token alive the index in ``kept`` of the token whose hidden state it is
+            averaged into, -1 where it is dropped; kept tokens point to themselves. None: plain dropping.
+    """
+
+    kept: Tensor
+    into: Tensor | None = None
 
 
 class Plan(Protocol):
@@ -15,7 +30,7 @@ class Plan(Protocol):
         real: per sample, the positions that are not padding, ascending int64.
         queries: per sample, the positions of the query rows to score; they must never be dropped.
         scored: layers whose attention the plan asks for.
-        cuts: layers before which tokens may be dropped; not the first, whose cache sizes every mask.
+        cuts: layers before which tokens may be dropped; before layer 0 they are input embeddings.
     """
 
     real: Sequence[Tensor]
@@ -23,15 +38,18 @@ class Plan(Protocol):
     scored: frozenset[int]
     cuts: frozenset[int]
 
-    def select(self, layer: int, sample: int, alive: Tensor, scores: Tensor | None) -> Tensor:
-        """Choose the positions that ``layer`` and those behind it process, ascending, out of ``alive``.
+    def select(
+        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+    ) -> Selection:
+        """Choose the positions that ``layer`` and those behind it process, out of ``alive``.
 
         Args:
             layer: the layer about to run.
             sample: number of the sample.
             alive: (n,) int64 positions that the layer before processed, ascending.
             scores: (n,) float32 attention they received there, mean over heads and query rows; None if that
-                layer is not in ``scored``.
+                layer is not in ``scored``, as always in front of layer 0.
+            hidden: (n, d) their hidden states in front of ``layer``; not to be changed.
         """
         ...
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
-from adatp.encoders import EncoderError, SiglipPartner, load_partner
+from adatp.attention import ReceivedProbe
 from adatp.engine import Engine
 from adatp.flops import (
     DecoderShape,
@@ -27,6 +26,7 @@ from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.methods.base import Method, Prefill
 from adatp.models import TowerCall, family_of
 from adatp.plan import Plan
+from adatp.relevance import PromptRelevance, Signal, settle
 from adatp.report import Flops, Report, Stopwatch
 
 _ACTIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -42,6 +42,8 @@ class _Reading:
 
     layouts: list[VideoLayout]
     grids: list[Grid]
+    relevance: PromptRelevance
+    tower_flops: int
     plan: Plan | None
     past: int
 
@@ -60,16 +62,15 @@ class Pruner:
         self.shape = DecoderShape.from_config(self.decoder.config)
         self.tower = self.family.tower(model)
         self.engine: Engine | None = None
-        self.relevance = method.relevance
-        self.partner: SiglipPartner | None = None
+        self.signal: Signal | None = None
+        self.tower_probe: ReceivedProbe | None = None
         self._signature = inspect.signature(model.base_model.forward)
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
-        self._tower_calls: list[tuple[dict[str, Any], weakref.ref[Any]]] = []
+        self._tower_calls: list[tuple[dict[str, Any], Tensor | None, weakref.ref[Any]]] = []
         self._encoded: Any = None
         self._decoding = 0
         self._reading: _Reading | None = None
-        self._relevance_flops = 0
         self._stopwatch = Stopwatch(model.device)
         self._reports: list[Report] = []
 
@@ -102,7 +103,10 @@ class Pruner:
                 f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
             )
         engine = Engine(self.decoder, self.method.scored_layers(self.shape.layers), self._begin, self._end)
-        self.relevance, self.partner = self._settle_relevance()
+        self.signal = settle(self.method.relevance, self.model, self.tower, self.tokenizer, self.questions)
+        if self.method.tower_attention:
+            self.tower_probe = ReceivedProbe(self.family.tower_attention_module(self.model))
+            self.tower_probe.install()
         self.engine = engine
         engine.install()
         self._handles = [
@@ -117,28 +121,12 @@ class Pruner:
         _ACTIVE.discard(self.model)
         for handle in self._handles:
             handle.remove()
-        if self.engine is not None:
-            self.engine.remove()
-        self.engine = None
+        for installed in (self.engine, self.tower_probe):
+            if installed is not None:
+                installed.remove()
+        self.engine = self.tower_probe = None
         self._handles, self._call, self._tower_calls = [], {}, []
         self._encoded = self._reading = None
-
-    def _settle_relevance(self) -> tuple[str, SiglipPartner | None]:
-        """The text-relevance signal of this run, and its encoder."""
-        kind = self.method.relevance
-        words = self.tokenizer is not None or self.questions is not None
-        if kind == "siglip":
-            if not words:
-                raise PruningError("relevance='siglip' needs the question's words: pass the processor too")
-            return kind, load_partner(self.model, self.tower, download=True)
-        if kind != "auto":
-            return kind, None
-        try:
-            if words:
-                return "siglip", load_partner(self.model, self.tower, download=False)
-        except EncoderError:
-            pass
-        return "embedding", None
 
     # What the model is given, and what its tower makes of it.
 
@@ -149,11 +137,15 @@ class Pruner:
     def _before_tower(self, *_: Any) -> None:
         if self._reports and self._stopwatch is self._reports[-1].stopwatch:
             self._stopwatch = Stopwatch(self.model.device)
+        if self.tower_probe is not None:
+            self.tower_probe.disarm()
         self._stopwatch.start("vision")
 
     def _after_tower(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._stopwatch.stop("vision")
-        self._tower_calls = [*self._tower_calls[-1:], (kwargs, weakref.ref(output))]  # images, then videos
+        received = self.tower_probe.take() if self.tower_probe is not None else None
+        call = kwargs, received, weakref.ref(output)
+        self._tower_calls = [*self._tower_calls[-1:], call]  # images, then videos
         self._encoded = output  # older transformers let go of it before the decoder runs
 
     def _video_call(self) -> tuple[bool, TowerCall | None]:
@@ -163,7 +155,11 @@ class Pruner:
             encoded = self._encoded
         if encoded is None:
             return False, None
-        found = [TowerCall(kwargs, encoded) for kwargs, output in self._tower_calls if output() is encoded]
+        found = [
+            TowerCall(kwargs, encoded, received)
+            for kwargs, received, output in self._tower_calls
+            if output() is encoded
+        ]
         return True, found[0] if found else None
 
     # One call of the decoder.
@@ -190,7 +186,6 @@ class Pruner:
         Raises:
             LayoutError: they can't be laid out, so nothing can be pruned.
         """
-        self._relevance_flops = 0
         embeds: Tensor = kwargs["inputs_embeds"]
         if self._call.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
@@ -204,38 +199,21 @@ class Pruner:
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
         features = self.family.frame_features(config, tower, grids)
+        assert self.signal is not None
+        relevance = PromptRelevance(self.signal, layouts, input_ids, embeds, features)
+        received = self.family.tower_attention(config, tower, grids) if self.method.tower_attention else []
         prefill = Prefill(
             shape=self.shape,
             layouts=layouts,
             frame_features=lambda b: torch.cat([features[v].mean(1) for v in layouts[b].videos]).to(
                 embeds.device
             ),
-            relevance=lambda b: self._frame_relevance(b, layouts, input_ids, embeds, features),
+            relevance=relevance,
+            visual=lambda b: embeds[b, layouts[b].index],
+            tower_attention=lambda b: torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device),
         )
-        return _Reading(layouts, grids, self.method.plan(prefill), past)
-
-    def _frame_relevance(
-        self,
-        sample: int,
-        layouts: list[VideoLayout],
-        input_ids: Tensor,
-        embeds: Tensor,
-        features: list[Tensor],
-    ) -> Tensor | None:
-        layout = layouts[sample]
-        words = _content(layout.question, input_ids[sample], self.tokenizer)
-        if self.relevance == "embedding":
-            self._relevance_flops += 2 * len(words) * len(layout.index) * embeds.shape[2]
-            return embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
-        if self.partner is None:
-            return None
-        if self.questions is not None:
-            question = self.questions[sample * len(self.questions) // len(layouts)]
-        else:
-            question = self.tokenizer.decode(input_ids[sample, words]).strip()
-        self._relevance_flops += self.partner.flops(layout.frames)
-        frames = torch.cat([self.partner.embed_frames(features[v]) for v in layout.videos])
-        return cosine_relevance(self.partner.embed_text(question), frames).to(embeds.device)
+        flops = self.tower_probe.flops if self.tower_probe is not None else 0
+        return _Reading(layouts, grids, relevance, flops, self.method.plan(prefill), past)
 
     def _end(self, kept: list[list[Tensor]] | None) -> None:
         self._stopwatch.stop("prefill")
@@ -263,12 +241,14 @@ class Pruner:
             flops.paper += paper_macs(self.shape, visual)
             flops.paper_vanilla += paper_macs(self.shape, [len(layout.index)] * layers)
             flops.lm_head += lm_head_flops(self.shape, 1)
-        flops.relevance = self._relevance_flops
-        flops.vision = self.family.vision_flops(self.model.config, reading.grids)
+        flops.relevance = reading.relevance.flops
+        flops.vision = self.family.vision_flops(self.model.config, reading.grids) + reading.tower_flops
         return Report(
             method=self.method.name,
             settings=asdict(cast(Any, self.method)),
-            relevance=self.relevance if plan is not None else "none",
+            relevance=self.signal.kind if plan is not None and self.signal is not None else "none",
+            prompt_tokens=[len(layout.real) for layout in reading.layouts],
+            prompt_visual_tokens=[len(layout.index) for layout in reading.layouts],
             kept=[[positions + reading.past for positions in layer] for layer in kept],
             visual_tokens=[[len(p) - other[b] for b, p in enumerate(layer)] for layer in kept],
             notes=plan.notes() if plan is not None else [],
@@ -284,7 +264,7 @@ class Pruner:
             for sample in zip(*report.tokens, strict=True)
         )
         report.flops.decode_vanilla = sum(
-            decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.tokens[0]
+            decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.prompt_tokens
         )
 
 
@@ -301,15 +281,3 @@ def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     own = mask[:, 0, :, past : past + length].diagonal(dim1=1, dim2=2)  # a pad does not even see itself
     own = own if own.dtype == torch.bool else own == 0
     return own.expand(len(input_ids), -1)
-
-
-def _content(question: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
-    """The positions of the question's own words: the first run of tokens that are not the template's."""
-    if tokenizer is None:
-        return question
-    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
-    word = ~torch.isin(ids[question], special)
-    begun = word.cumsum(0) > 0
-    ended = (begun & ~word).cumsum(0) > 0
-    words = question[begun & ~ended]
-    return words if len(words) else question

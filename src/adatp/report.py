@@ -99,6 +99,8 @@ class Report:
         method: name of the method.
         settings: its parameters.
         relevance: the text-relevance signal that was used.
+        prompt_tokens: tokens of each sample's prompt, pads excluded.
+        prompt_visual_tokens: how many of them are visual tokens.
         kept: ``kept[l][b]`` are the positions in the whole sequence, ascending and pads excluded, of those of
             this call's tokens of sample b that decoder layer l processed; int64.
         visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
@@ -112,6 +114,8 @@ class Report:
     method: str
     settings: dict[str, Any]
     relevance: str
+    prompt_tokens: list[int]
+    prompt_visual_tokens: list[int]
     kept: list[list[Tensor]]
     visual_tokens: list[list[int]]
     notes: list[dict[str, Any]]
@@ -149,6 +153,8 @@ class Report:
             },
             "milliseconds": self.milliseconds,
             "decode_steps": self.decode_steps,
+            "prompt_tokens": self.prompt_tokens,
+            "prompt_visual_tokens": self.prompt_visual_tokens,
             "tokens": self.tokens,
             "visual_tokens": self.visual_tokens,
             "kept": [[positions.tolist() for positions in layer] for layer in self.kept],
@@ -160,7 +166,7 @@ class Report:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        first = sum(self.visual_tokens[0])
+        first = sum(self.prompt_visual_tokens)
         last = sum(self.visual_tokens[-1])
         time = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in self.milliseconds.items())
         return (

@@ -3,28 +3,37 @@
 The paper's: segments, text relevance from the vision tower's partner, one representative a spatial position
 within a segment, text-to-visual attention as the signal, layers 2 to N - 12. Ours, as the paper's rules are
 not published: the geometric schedule solved for a FLOPs target, the split of the budget between segments,
-which frame represents a position, and what happens with budget left over.
+which frame represents a position, and what happens with budget left over; and, beyond the paper, the early
+stage for targets that the decoder's own cuts cannot reach well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
+from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
-from adatp.budget import BudgetError, Schedule, check_range, default_range, solve
+from adatp.budget import BudgetError, Schedule, check_range, default_range, solve, solve_early
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods.base import Method, Prefill
+from adatp.plan import Selection
 
 Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
+Early = Literal["auto", "on", "off"]
+
+# `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
+_SCARCE = 0.08
+# Share of the tokens left by the early stage that the decoder's cuts leave, about.
+_SURVIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,11 @@ class AdaTP(Method):
             receives in the layer scored last; ``none``: all alike; ``auto``: siglip if the partner is at hand
             without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
+        early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
+            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than 8 %
+            of the visual tokens, or cannot reach the target.
+        tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
+            are duplicates in the early stage.
     """
 
     name: ClassVar[str] = "adatp"
@@ -62,18 +76,22 @@ class AdaTP(Method):
     adaptive: bool = False
     relevance: Relevance = "auto"
     max_queries: int = 32
+    early: Early = "auto"
+    tau_d: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 < self.flops <= 1:
             raise BudgetError(f"flops is a fraction of vanilla, in (0, 1], not {self.flops}")
-        if not -1 <= self.tau_s <= 1:
-            raise ValueError(f"tau_s is a cosine, in [-1, 1], not {self.tau_s}")
+        for name in ("tau_s", "tau_d"):
+            if not -1 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a cosine, in [-1, 1], not {getattr(self, name)}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
         if self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, not {self.max_queries}")
-        if self.relevance not in (kinds := Relevance.__args__):  # type: ignore[attr-defined]
-            raise ValueError(f"relevance must be one of {', '.join(kinds)}, not {self.relevance!r}")
+        for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
 
     def layer_range(self, layers: int) -> tuple[int, int]:
         """First and last of ``layers`` layers before which tokens are dropped.
@@ -106,10 +124,17 @@ class AdaTP(Method):
             BudgetError: the target is out of reach.
         """
         start, end = self.layer_range(shape.layers)
-        queries = min(self.max_queries, question)
-        return solve(
-            shape, visual=visual, other=other, target=self.flops, start=start, end=end, queries=queries
-        )
+        prompt = {"visual": visual, "other": other, "queries": min(self.max_queries, question)}
+        layers = {"start": start, "end": end}
+        if self.early != "on":
+            try:
+                late = solve(shape, target=self.flops, **prompt, **layers)
+                if self.early == "off" or late.visual[-1] >= _SCARCE * visual:
+                    return late
+            except BudgetError:
+                if self.early == "off":
+                    raise
+        return solve_early(shape, target=self.flops, **prompt, **layers, survive=_SURVIVE)
 
     def plan(self, prefill: Prefill) -> AdaTPPlan | None:
         """Solve the budget of every sample on its own, so that a batch equals its single runs."""
@@ -126,12 +151,13 @@ class AdaTPPlan:
         self.real: Sequence[Tensor] = [sample.layout.real for sample in samples]
         self.queries: Sequence[Tensor] = [sample.layout.question[-method.max_queries :] for sample in samples]
         self.cuts = frozenset(layer for sample in samples for layer in sample.cuts)
-        self.scored = frozenset(layer - 1 for layer in self.cuts)
+        self.scored = frozenset(layer - 1 for layer in self.cuts if layer > 0)
 
-    def select(self, layer: int, sample: int, alive: Tensor, scores: Tensor | None) -> Tensor:
+    def select(
+        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+    ) -> Selection:
         """The tokens of one sample that go on to ``layer``."""
-        assert scores is not None
-        return self.samples[sample].select(layer, alive, scores)
+        return Selection(self.samples[sample].select(layer, alive, scores, hidden))
 
     def notes(self) -> list[dict[str, Any]]:
         """Segment of each frame, relevance and weight of each segment, and the schedule."""
@@ -152,7 +178,8 @@ class _Sample:
             prefill.shape, visual=visual, other=len(layout.real) - visual, question=len(layout.question)
         )
         kept = self.schedule.visual
-        self.cuts = [layer for layer in range(1, len(kept)) if kept[layer] < kept[layer - 1]]
+        before = (visual, *kept)
+        self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
         self.segment_of_frame = _segments(prefill.frame_features(number), layout, method.tau_s)
         frame_relevance = prefill.relevance(number) if method.global_debias else None
         self.relevance: Tensor | None = None
@@ -160,24 +187,55 @@ class _Sample:
             self.relevance = pool_by_segment(frame_relevance, self.segment_of_frame).cpu()
         self.segment = self.segment_of_frame[layout.frame]
         self.position = layout.position
-        # Shares follow a segment's tokens in the prompt: following those still alive, as in proportion to
-        # tokens x weight at every cut, would raise the weights to the power of the number of cuts.
+        # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
+        # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
+        # raise the weights to the power of the number of cuts.
         self.sizes = self.segment.bincount().cpu()
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
         self.live = self.sizes
         self.token_at = torch.full((layout.length,), -1, device=layout.index.device)
         self.token_at[layout.index] = torch.arange(len(layout.index), device=layout.index.device)
 
-    def select(self, layer: int, alive: Tensor, scores: Tensor) -> Tensor:
+    def select(self, layer: int, alive: Tensor, scores: Tensor | None, hidden: Tensor) -> Tensor:
         if layer not in self.cuts:
             return alive
         token = self.token_at[alive]
         visual = token >= 0
-        token, keep = token[visual], self.schedule.visual[layer]
-        chosen = self._choose(scores[visual], self.segment[token], self.position[token], keep)
+        keep = self.schedule.visual[layer]
+        if layer == 0:
+            chosen = self._choose_early(hidden[visual.to(hidden.device)], keep)
+        else:
+            assert scores is not None
+            token = token[visual]
+            chosen = self._choose(scores[visual], self.segment[token], self.position[token], keep)
         stays = ~visual
         stays[visual.nonzero().squeeze(1)[chosen]] = True
         return alive[stays]
+
+    def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
+        """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
+        scores, distinct, first = [], [], 0
+        frames = self.segment_of_frame.bincount().tolist()
+        for count, size in zip(frames, self.sizes.tolist(), strict=True):
+            tokens = visual[first : first + size].view(count, size // count, -1)
+            first += size
+            new, told_first = novelty(tokens, self.method.tau_d)
+            scores.append((new + 2 * told_first).flatten())  # novelty is at most 2: no duplicate comes first
+            distinct.append(told_first.sum())
+        score = torch.cat(scores).to(self.segment.device)
+        there, self.sizes = self.sizes, torch.stack(distinct).cpu()
+        # Duplicates only fill what budget is left when every segment has what is new.
+        room = torch.zeros_like(there) if self.method.adaptive else there - self.sizes
+        if not self.method.global_debias:
+            self.live = torch.tensor([min(keep, int((self.sizes + room).sum()))])
+            pool = torch.zeros_like(self.segment)
+            chosen = select(score, pool, pool, self.live, local=False)
+            self.live = self.segment[chosen].bincount(minlength=len(there)).cpu()
+            return chosen
+        share = allocate(self.sizes, self.weights, keep, capacity=self.sizes)
+        share += allocate(self.sizes, self.weights, keep - int(share.sum()), floor=0, capacity=room)
+        self.live = share
+        return select(score, self.segment, self.position, share, local=False)
 
     def _choose(self, scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
         method = self.method
@@ -209,6 +267,7 @@ class _Sample:
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
             "schedule": list(self.schedule.visual),
+            "early": 0 in self.cuts,
             "queries": min(self.method.max_queries, len(self.layout.question)),
         }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from adatp.budget import Schedule
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.plan import Plan
@@ -28,12 +29,19 @@ class Prefill:
             vision tower made them, before the projector.
         relevance: for a sample, the (frames,) relevance of its frames to its question by the signal that the
             run settled on, in that signal's own scale; None if it gives none before the decoder runs.
+        visual: for a sample, its (n, d) projected visual tokens, as the decoder will read them, in the order
+            of its layout's ``index``.
+        tower_attention: for a sample, the (n,) float32 attention that each visual token's patches receive in
+            the layer of the vision tower whose output is projected: the softmax's mean over heads and query
+            patches, and over the patches that make up a token. Only for methods that set ``tower_attention``.
     """
 
     shape: DecoderShape
     layouts: Sequence[VideoLayout]
     frame_features: Callable[[int], Tensor]
     relevance: Callable[[int], Tensor | None]
+    visual: Callable[[int], Tensor]
+    tower_attention: Callable[[int], Tensor]
 
 
 class Method(ABC):
@@ -45,7 +53,25 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    tower_attention: ClassVar[bool] = False
+    """Whether ``plan`` asks for the vision tower's attention, which costs a second softmax in one layer."""
+
+    flops: float = 1.0
     relevance: str = "none"
+
+    @abstractmethod
+    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
+        """What each layer processes of one sample; known before anything runs.
+
+        Args:
+            shape: the decoder.
+            visual: visual tokens of the prompt.
+            other: its other tokens.
+            question: those of them behind the video.
+
+        Raises:
+            BudgetError: the target is out of reach.
+        """
 
     @abstractmethod
     def scored_layers(self, layers: int) -> Iterable[int]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from adatp.budget import Schedule, everything
+from adatp.flops import DecoderShape
 from adatp.methods.base import Method, Prefill
 
 
@@ -14,6 +16,10 @@ class Vanilla(Method):
     """The model as it is: the baseline of every comparison, through the same interface."""
 
     name: ClassVar[str] = "vanilla"
+
+    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
+        """Everything in every layer."""
+        return everything(shape, visual=visual, other=other)
 
     def scored_layers(self, layers: int) -> Iterable[int]:
         """None."""

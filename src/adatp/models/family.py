@@ -13,10 +13,18 @@ from adatp.layout import Grid, VideoLayout
 
 @dataclass(frozen=True, eq=False)
 class TowerCall:
-    """The call of the vision tower that encoded a batch's videos: its keyword arguments and its output."""
+    """The call of the vision tower that encoded a batch's videos.
+
+    Attributes:
+        kwargs: its keyword arguments.
+        output: what it returned.
+        received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`,
+            in the order in which that ran them; None if nobody asked.
+    """
 
     kwargs: Mapping[str, Any]
     output: Any
+    received: Tensor | None = None
 
 
 class Family(Protocol):
@@ -38,6 +46,14 @@ class Family(Protocol):
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The tower's features before the projector, (frames, patches, d) for each video."""
+        ...
+
+    def tower_attention_module(self, model: Any) -> nn.Module:
+        """The attention of the tower's layer whose output is projected."""
+        ...
+
+    def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """``tower.received`` pooled to visual tokens as the features are, (tokens,) for each video."""
         ...
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

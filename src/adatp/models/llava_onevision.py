@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatp.flops import llava_onevision_projector_flops, siglip_vision_flops
@@ -50,6 +51,23 @@ class LlavaOnevision:
         """The hidden states that the projector reads."""
         return list(torch.split(_features(config, tower), [frames for frames, _, _ in grids]))
 
+    def tower_attention_module(self, model: Any) -> nn.Module:
+        """Of the layer that leaves the hidden states which the projector reads."""
+        tower = model.base_model.vision_tower
+        tower = getattr(tower, "vision_model", tower)  # transformers 5.5
+        layer = _feature_layer(model.config)
+        return cast(nn.Module, tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn)
+
+    def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """Interpolated to the token grid, as the projected patches are."""
+        assert tower.received is not None
+        side = _patches_a_side(config)
+        patches = tower.received.view(-1, 1, side, side)
+        _, rows, columns = grids[0]
+        pooled = F.interpolate(patches, size=(rows, columns), mode="bilinear").flatten(1)
+        videos = torch.split(pooled, [frames for frames, _, _ in grids])
+        return [video.flatten() for video in videos]
+
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Every frame through the tower, every patch through the projector."""
         frames = sum(grid[0] for grid in grids)
@@ -61,7 +79,11 @@ def _patches_a_side(config: Any) -> int:
     return int(config.vision_config.image_size // config.vision_config.patch_size)
 
 
-def _features(config: Any, tower: TowerCall) -> Tensor:
+def _feature_layer(config: Any) -> int:
     layer = config.vision_feature_layer
-    states = tower.output.hidden_states[layer if isinstance(layer, int) else layer[-1]]
+    return int(layer if isinstance(layer, int) else layer[-1])
+
+
+def _features(config: Any, tower: TowerCall) -> Tensor:
+    states = tower.output.hidden_states[_feature_layer(config)]
     return cast(Tensor, states[:, 1:] if config.vision_feature_select_strategy == "default" else states)

@@ -49,7 +49,32 @@ class Qwen25VL:
         videos = torch.split(states, [t * h * w * patches for t, h, w in grids])
         return [video.reshape(t, h * w * patches, -1) for video, (t, h, w) in zip(videos, grids, strict=True)]
 
+    def tower_attention_module(self, model: Any) -> nn.Module:
+        """Of the last block, which attends within a temporal step."""
+        return cast(nn.Module, model.base_model.visual.blocks[-1].attn)
+
+    def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """Mean over the patches that are merged into a token, put back from window order."""
+        assert tower.received is not None
+        vision = config.vision_config
+        merged = tower.received.view(-1, vision.spatial_merge_size**2).mean(1)
+        window = vision.window_size // vision.spatial_merge_size // vision.patch_size
+        videos = torch.split(merged, [t * h * w for t, h, w in grids])
+        return [
+            video[_window_order(grid, window).argsort().to(video.device)]
+            for video, grid in zip(videos, grids, strict=True)
+        ]
+
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Window attention in most layers, full attention within a temporal step in a few."""
         merge = config.vision_config.spatial_merge_size
         return qwen2_5_vision_flops(config.vision_config, [(t, h * merge, w * merge) for t, h, w in grids])
+
+
+def _window_order(grid: Grid, window: int) -> Tensor:
+    """The tokens of a video, (tokens,) int64 in raster order, in the order in which the tower runs them."""
+    cell = torch.cartesian_prod(*map(torch.arange, grid))
+    frame, row, column = cell.unbind(1)
+    across = -(-grid[2] // window)
+    number = (frame * -(-grid[1] // window) + row // window) * across + column // window
+    return number.argsort(stable=True)
