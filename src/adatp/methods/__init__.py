@@ -2,8 +2,49 @@
 
 from adatp.methods.adatp import AdaTP
 from adatp.methods.base import Method
+from adatp.methods.dycoke import DyCoke
+from adatp.methods.fastv import FastV
+from adatp.methods.fastvid import FastVID
+from adatp.methods.framefusion import FrameFusion
+from adatp.methods.prunevid import PruneVid
+from adatp.methods.pyramiddrop import PyramidDrop
+from adatp.methods.random import Random
+from adatp.methods.uniform_frames import UniformFrames
+from adatp.methods.uniform_grid import UniformGrid
 from adatp.methods.vanilla import Vanilla
+from adatp.methods.visionzip import VisionZip
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AdaTP, Vanilla)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        AdaTP,
+        Vanilla,
+        Random,
+        UniformFrames,
+        UniformGrid,
+        FastV,
+        PyramidDrop,
+        VisionZip,
+        DyCoke,
+        PruneVid,
+        FastVID,
+        FrameFusion,
+    )
+}
 
-__all__ = ["METHODS", "AdaTP", "Method", "Vanilla"]
+__all__ = [
+    "METHODS",
+    "AdaTP",
+    "DyCoke",
+    "FastV",
+    "FastVID",
+    "FrameFusion",
+    "Method",
+    "PruneVid",
+    "PyramidDrop",
+    "Random",
+    "UniformFrames",
+    "UniformGrid",
+    "Vanilla",
+    "VisionZip",
+]

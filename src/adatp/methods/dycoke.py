@@ -1,0 +1,97 @@
+"""DyCoke (arXiv 2411.15024), its first stage: temporal token merging before the decoder.
+
+As in the paper: in windows of four frames the first stays whole; of the second and the third those tokens go
+that are most like the same position's of the first, of the fourth those most like the third's. The official
+code drops them, as we do. What differs: it leaves the third frame of the last window, and loses the last of
+an odd number of frames, by its loops' bounds; we treat every window alike. Its second stage, a cache pruned
+anew at every decode step, does not change the prefill and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp.budget import Schedule, fit
+from adatp.flops import DecoderShape
+from adatp.layout import VideoLayout
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, by_video, numbered
+from adatp.methods.similarity import share_out, top
+
+WINDOW = 4
+
+
+@dataclass(frozen=True)
+class DyCoke(Peer):
+    """Keep the tokens that change within windows of four frames; solved: the share that goes.
+
+    The first frame of each window stays whole, so about a quarter of the tokens is the least.
+    """
+
+    name: ClassVar[str] = "dycoke"
+
+    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+        """From a quarter of the tokens on, as if frames came in whole windows."""
+        return [min(visual, math.ceil(visual / WINDOW) - 1 + x)] * layers
+
+    def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
+        """From the tokens of the frames that stay whole on."""
+        visual, least = len(layout.index), sum(whole for whole, _ in frame_sizes(layout))
+        return fit(
+            shape,
+            visual=visual,
+            other=len(layout.real) - visual,
+            target=self.flops,
+            counts=lambda x: [least - 1 + x] * shape.layers,
+            most=visual - least + 1,
+        )
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Split what the whole frames leave evenly over the others."""
+        layout = prefill.layouts[sample]
+        sizes = frame_sizes(layout)
+        shares = share_out(
+            schedule.visual[-1] - sum(whole for whole, _ in sizes), [rest for _, rest in sizes]
+        )
+
+        def choose(
+            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
+        ) -> tuple[Tensor, Tensor | None]:
+            return least_like(layout, hidden, shares), None
+
+        return choose
+
+
+def frame_sizes(layout: VideoLayout) -> list[tuple[int, int]]:
+    """Of each frame the tokens that stay in any case, and those that may go."""
+    return [
+        (0, rows * columns) if frame % WINDOW else (rows * columns, 0)
+        for frames, rows, columns in layout.grids
+        for frame in range(frames)
+    ]
+
+
+def least_like(layout: VideoLayout, states: Tensor, shares: list[int]) -> Tensor:
+    """The tokens that stay, ascending.
+
+    Args:
+        layout: of the sample.
+        states: (n, d) of its visual tokens.
+        shares: how many tokens of each frame stay; whatever it says, the first of each window stays whole.
+    """
+    parts, share = [], iter(shares)
+    for numbers, video in zip(numbered(layout, states.device), by_video(layout, states.float()), strict=True):
+        for frame, tokens in enumerate(numbers):
+            keep, place = next(share), frame % WINDOW
+            if place:
+                like = F.cosine_similarity(video[frame], video[frame - (2 if place == 2 else 1)], dim=-1)
+                tokens = tokens[top(-like, keep)]
+            parts.append(tokens)
+    return torch.cat(parts)

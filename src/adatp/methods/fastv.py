@@ -1,0 +1,42 @@
+"""FastV (arXiv 2403.06764): one cut by the attention of the last token.
+
+As in the official code: the tokens that the prompt's last token attends to most in the last layer before
+the cut, mean over heads, stay. What differs: kept tokens keep their rotary positions in the cache too, and K
+scales with the depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adatp.budget import BudgetError, Schedule
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, by_attention, scaled
+
+
+@dataclass(frozen=True)
+class FastV(Peer):
+    """Keep the visual tokens that the last token attends to most after layer K; solved: how many.
+
+    Attributes:
+        layer: the paper's K, the layer before which tokens are dropped; None: 2 of 32 layers, others in
+            proportion.
+    """
+
+    name: ClassVar[str] = "fastv"
+
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer is not None and self.layer < 1:
+            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+
+    def cuts(self, layers: int) -> tuple[int, ...]:
+        """K."""
+        return (scaled(2, 32, layers) if self.layer is None else self.layer,)
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Keep the highest scores."""
+        return by_attention(schedule)

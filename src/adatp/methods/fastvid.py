@@ -1,0 +1,137 @@
+"""FastVID (arXiv 2503.11187): dynamic segments, then salient tokens and density peaks. Knows no question.
+
+As in the official code for LLaVA-OneVision: the video is cut at its least alike neighbouring frames and
+wherever they are less alike than a threshold (DySeg); each frame keeps the tokens of most attention in the
+vision tower (ATS); the rest of a segment's budget goes to anchor frames, every fourth back from its last one,
+which keep their density peaks, and the segment's other tokens are merged into those (DTM).
+
+What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention
+that they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is
+merged into the most alike anchor token of its segment, not into one of every anchor frame, and anchors become
+the plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that
+the budget is spent to the last token; ties are broken by order, not at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp.budget import BudgetError, Schedule
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, by_video, numbered
+from adatp.methods.similarity import density_peaks, distances, kept_of, nearest, pour, share_out, top
+
+
+@dataclass(frozen=True)
+class FastVID(Peer):
+    """Salient tokens of every frame, density peaks of anchor frames; solved: tokens a frame.
+
+    Attributes:
+        segments: the paper's c, segments that a video is cut into at least.
+        tau: neighbouring frames less alike than this are in different segments.
+        context: the paper's d, the share of tokens that are density peaks.
+        anchors: the paper's p, every how many frames of a segment one is an anchor.
+        neighbours: nearest tokens over which density is taken.
+    """
+
+    name: ClassVar[str] = "fastvid"
+    tower_attention: ClassVar[bool] = True
+
+    segments: int = 8
+    tau: float = 0.9
+    context: float = 0.4
+    anchors: int = 4
+    neighbours: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.segments, self.anchors, self.neighbours) < 1 or not 0 <= self.context <= 1:
+            raise BudgetError("segments, anchors and neighbours are at least 1, context a share, in [0, 1]")
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Split the budget evenly over frames, then prune each segment."""
+        layout, keep = prefill.layouts[sample], schedule.visual[-1]
+        attention = prefill.tower_attention(sample)
+        features = torch.split(prefill.frame_features(sample), [grid[0] for grid in layout.grids])
+        cuts = [segment_lengths(video, self.segments, self.tau) for video in features]
+
+        def choose(
+            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
+        ) -> tuple[Tensor, Tensor | None]:
+            videos = numbered(layout, hidden.device)
+            received = by_video(layout, attention.to(hidden.device))
+            states = by_video(layout, hidden)
+            shares = iter(share_out(keep, [frame.numel() for video in videos for frame in video]))
+            owner = torch.full_like(token, -1, device=hidden.device)
+            for numbers, weights, video, parts in zip(videos, received, states, cuts, strict=True):
+                for segment in torch.split(torch.arange(len(numbers), device=hidden.device), parts):
+                    share = [next(shares) for _ in segment]
+                    owners = self.prune_segment(video[segment], weights[segment], share)
+                    inside = numbers[segment].flatten()
+                    owner[inside] = inside[owners.clamp(min=0)].where(owners >= 0, -1)
+            return kept_of(owner)
+
+        return choose
+
+    def prune_segment(self, states: Tensor, attention: Tensor, shares: list[int]) -> Tensor:
+        """The owner of each of a segment's tokens, frame after frame, -1 if it has none.
+
+        Args:
+            states: (w, p, d) of w frames.
+            attention: (w, p).
+            shares: (w,) tokens to keep in each frame; density peaks move to anchor frames.
+        """
+        number = torch.arange(attention.numel(), device=states.device).view_as(attention)
+        owner = torch.full_like(number, -1)
+        peaks = [int(share * self.context) for share in shares]
+        salient = [share - peak for share, peak in zip(shares, peaks, strict=True)]
+        for frame, keep in enumerate(salient):
+            kept = top(attention[frame], keep)
+            owner[frame, kept] = number[frame, kept]
+        rest = owner < 0
+        anchors = [
+            number[frame, rest[frame]][
+                top(density_peaks(distances(states[frame, rest[frame]]), self.neighbours), share)
+            ]
+            for frame, share in enumerate(self.peaks_by_frame(sum(peaks), rest.sum(1).tolist()))
+            if share
+        ]
+        if anchors:
+            anchor, flat = torch.cat(anchors), states.flatten(0, 1)
+            owner[rest] = anchor[nearest(states[rest], flat[anchor])]
+            owner.view(-1)[anchor] = anchor
+        return owner.flatten()
+
+    def peaks_by_frame(self, total: int, room: list[int]) -> list[int]:
+        """Density peaks of each frame of a segment: in anchor frames, elsewhere those they have no room for.
+
+        Args:
+            total: of the segment.
+            room: tokens of each frame that are not salient.
+        """
+        anchor = [back % self.anchors == 0 for back in reversed(range(len(room)))]
+        first = pour(total, [n * is_anchor for n, is_anchor in zip(room, anchor, strict=True)])
+        left = pour(
+            total - sum(first), [n * (not is_anchor) for n, is_anchor in zip(room, anchor, strict=True)]
+        )
+        return [a + b for a, b in zip(first, left, strict=True)]
+
+
+def segment_lengths(features: Tensor, segments: int, tau: float) -> list[int]:
+    """Frames of each segment of a video, in order.
+
+    Args:
+        features: (T, d).
+        segments: cuts are made at the ``segments`` - 1 lowest cosines between neighbouring frames at least,
+        tau: and wherever it is below this.
+    """
+    like = F.cosine_similarity(features[:-1].float(), features[1:].float(), dim=-1)
+    cut = like < tau
+    cut[top(-like, segments - 1)] = True
+    ends = [*((cut.nonzero().squeeze(1) + 1).tolist()), len(features)]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,138 @@
+"""FrameFusion (arXiv 2501.01986): merge what is alike, then prune what is not attended to.
+
+As in the official code: before layer after layer, tokens whose states are at least as alike as a threshold to
+the same position's in the frame before are averaged into it, runs of them into one; once that would go past
+the budget only the most alike are merged, and nothing more is dropped; once fewer than a tenth of the tokens
+merge, merging ends, and behind the next layer the tokens that the last token attends to most stay, as many
+as the budget then allows.
+
+What differs: after the first layer it merges between attention and MLP, we between layers; budgets are
+real FLOPs, where the official code counts visual tokens times 28 layers; merging ends at half the depth, or
+earlier where going on would put the target out of reach (there the official code raises an error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp.budget import BudgetError, Schedule
+from adatp.layout import VideoLayout
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, Spending
+from adatp.methods.similarity import kept_of, top
+
+
+@dataclass(frozen=True)
+class FrameFusion(Peer):
+    """Merge alike tokens of neighbouring frames, then prune by attention once, to the target.
+
+    What each layer keeps depends on the video: ``schedule`` is that of one in which nothing is alike.
+
+    Attributes:
+        similarity: cosine from which a token is merged into the same position's in the frame before.
+        least_merged: merging ends where a smaller share of the tokens is that much alike.
+    """
+
+    name: ClassVar[str] = "framefusion"
+
+    similarity: float = 0.6
+    least_merged: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (-1 <= self.similarity <= 1 and 0 <= self.least_merged <= 1):
+            raise BudgetError("similarity is a cosine, in [-1, 1], least_merged a share, in [0, 1]")
+
+    def cuts(self, layers: int) -> tuple[int, ...]:
+        """Any layer of the first half, and the first one behind it."""
+        return tuple(range(max(1, layers // 2) + 1))
+
+    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+        """Nothing to merge before the first layer: pruned before the second."""
+        return [visual] + [x] * (layers - 1)
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Decide layer by layer, by what the layers so far have cost."""
+        return _Fusion(self, prefill, prefill.layouts[sample], schedule)
+
+
+class _Fusion:
+    """One sample on its way through the layers."""
+
+    def __init__(
+        self, method: FrameFusion, prefill: Prefill, layout: VideoLayout, schedule: Schedule
+    ) -> None:
+        self.method, self.layout = method, layout
+        self.spending = Spending(method, prefill.shape, layout, schedule)
+        self.last_cut = method.cuts(prefill.shape.layers)[-1]
+        self.merging = self.pruning = True
+
+    def __call__(
+        self, layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        n = len(token)
+        if self.merging:
+            kept, into = self.merge(layer, token, hidden)
+        elif self.pruning:
+            assert scores is not None  # and at later cuts there is room for all that are left
+            kept, into = top(scores, self.spending.room(n)), None
+        else:
+            kept, into = torch.arange(n, device=token.device), None
+        self.spending.counts.append(len(kept))
+        return kept, into
+
+    def merge(self, layer: int, token: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge what is alike, as far as the budget asks for it; decide whether to go on."""
+        n = len(token)
+        before, like = same_place_before(self.layout, token, hidden)
+        merged, surplus = int((like >= self.method.similarity).sum()), n - self.spending.room(n)
+        if merged >= surplus:
+            merged, self.pruning = surplus, False
+        self.merging = (
+            self.pruning
+            and merged >= self.method.least_merged * n
+            and layer + 1 < self.last_cut
+            and self.spending.can_wait(n - merged)
+        )
+        return kept_of(merge_runs(before, top(like, merged)))
+
+
+def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """For each token the last one in front of it at its position of its video, and how alike the two are.
+
+    Args:
+        layout: of the sample.
+        token: (n,) numbers of the visual tokens alive, ascending.
+        states: (n, d).
+
+    Returns:
+        (n,) int64 rows, -1 where there is none; (n,) float32 cosines, -2 there.
+    """
+    place = (layout.video * (int(layout.position.max()) + 1) + layout.position)[token].to(states.device)
+    order = place.argsort(stable=True)
+    earlier, later = order[:-1], order[1:]
+    same = place[earlier] == place[later]
+    earlier, later = earlier[same], later[same]
+    before = torch.full_like(place, -1).index_copy_(0, later, earlier)
+    like = F.cosine_similarity(states[later].float(), states[earlier].float(), dim=-1)
+    return before, torch.full(place.shape, -2.0, device=states.device).index_copy_(0, later, like)
+
+
+def merge_runs(before: Tensor, merged: Tensor) -> Tensor:
+    """The owner of each token: the merged ones go to the first of their run.
+
+    Args:
+        before: (n,) int64, the token in front of each at its position.
+        merged: (m,) int64, the tokens that join the one before them.
+    """
+    owner = torch.arange(len(before), device=before.device)
+    owner[merged] = before[merged]
+    while not torch.equal(owner, owner[owner]):
+        owner = owner[owner]
+    return owner

@@ -1,0 +1,167 @@
+"""PruneVid (arXiv 2412.16117): merge over time, merge over space, then prune by the question.
+
+As in the official code: frames are clustered (DPC-KNN) and the clusters smoothed into runs, the windows; a
+position whose tokens are alike all over a window is static and becomes one token; a window's static tokens,
+and each of its frames' other tokens, are clustered and averaged; in the decoder, of each of these groups the
+share alpha stays that the question attends to most.
+
+What differs: the share of clusters is what we solve for, within each group at least one as far as the budget
+goes (the official one is half, and groups of up to 14 tokens are left alone); a cluster sits at its centre's
+position instead of being renumbered; scores are the mean over heads and text tokens, where the official code
+takes the maximum over both; ties are broken by order, not at random; a window of one frame has no static
+tokens. Where merging over time alone leaves fewer tokens than the budget has, more than alpha of them stay to
+the end, and if even all of them do, FLOPs come out lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatp.adatp_steps.debias import allocate, select
+from adatp.budget import BudgetError, Schedule
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, Spending, by_video, numbered, scaled
+from adatp.methods.similarity import cluster, kept_of
+
+
+@dataclass(frozen=True)
+class PruneVid(Peer):
+    """Static tokens merged over time, clusters over space, the rest by the question; solved: clusters.
+
+    Attributes:
+        layer: layer before which the question prunes; None: 11 of 32, others in proportion.
+        alpha: share of the merged tokens that stays there.
+        tau: a position is static if the mean cosine between its tokens in a window is above it.
+        segments: clusters of frames, as a share of the frames.
+        neighbours: of DPC-KNN.
+    """
+
+    name: ClassVar[str] = "prunevid"
+    max_queries: ClassVar[int] = 32
+
+    layer: int | None = None
+    alpha: float = 0.4
+    tau: float = 0.8
+    segments: float = 0.25
+    neighbours: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.alpha <= 1 and 0 < self.segments <= 1 and self.neighbours > 0):
+            raise BudgetError("alpha and segments are shares, in (0, 1], neighbours a positive number")
+        if self.layer is not None and self.layer < 1:
+            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+
+    def cuts(self, layers: int) -> tuple[int, ...]:
+        """Before the first layer, and where the question prunes."""
+        return 0, scaled(11, 32, layers) if self.layer is None else self.layer
+
+    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+        """x merged tokens, then alpha of them."""
+        _, cut = self.cuts(layers)
+        return [x] * cut + [max(1, int(self.alpha * x))] * (layers - cut)
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Merge before the first layer, prune behind it."""
+        layout = prefill.layouts[sample]
+        group_of = torch.full_like(layout.index, -1)
+        spending = Spending(self, prefill.shape, layout, schedule)
+
+        def choose(
+            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
+        ) -> tuple[Tensor, Tensor | None]:
+            if layer:
+                assert scores is not None
+                spending.counts = [len(token)] * layer
+                keep = spending.room(len(token))
+                group = group_of[token]
+                sizes = group.bincount()
+                shares = allocate(sizes, torch.ones(len(sizes)), keep, floor=0)
+                return select(scores, group, group, shares, local=False), None
+            videos = zip(numbered(layout, hidden.device), by_video(layout, hidden.float()), strict=True)
+            groups = [members for numbers, states in videos for members in self._groups(numbers, states)]
+            owner = self._merge(hidden.float(), groups, schedule.visual[0])
+            for number, members in enumerate(groups):
+                group_of[members.flatten().to(group_of.device)] = number
+            return kept_of(owner)
+
+        return choose
+
+    def _groups(self, numbers: Tensor, states: Tensor) -> list[Tensor]:
+        """A video's groups, each the numbers of its tokens (w, m), the same position's in a column.
+
+        Args:
+            numbers: (frames, positions) of the video's tokens.
+            states: (frames, positions, d).
+        """
+        clusters = max(1, int(len(states) * self.segments))
+        _, label = cluster(states.mean(1), clusters, self.neighbours)
+        groups, begin = [], 0
+        for length in smooth_runs(label.tolist()):
+            window = slice(begin, begin + length)
+            static = static_positions(states[window], self.tau)
+            groups.append(numbers[window, static])
+            groups += torch.split(numbers[window, ~static], 1)
+            begin += length
+        return [members for members in groups if members.numel()]
+
+    def _merge(self, states: Tensor, groups: Sequence[Tensor], keep: int) -> Tensor:
+        """The owner of each token, at most ``keep`` of them their own.
+
+        Args:
+            states: (n, d).
+            groups: from ``_groups``.
+            keep: clusters in all.
+        """
+        sizes = torch.tensor([members.shape[1] for members in groups])
+        owner = torch.full((len(states),), -1, device=states.device)
+        shares = allocate(sizes, torch.ones(len(sizes)), keep).tolist()
+        for members, share in zip(groups, shares, strict=True):
+            if share:
+                centres, label = cluster(states[members].mean(0), share, self.neighbours)
+                owner[members] = members[0, centres[label]].expand_as(members)
+        return owner
+
+
+def static_positions(states: Tensor, tau: float) -> Tensor:
+    """(p,) bool: positions whose tokens' mean cosine between different frames is above tau.
+
+    Args:
+        states: (w, p, d) of a window of w frames. Of a single frame nothing is static.
+        tau: threshold.
+    """
+    w = len(states)
+    if w == 1:
+        return torch.zeros(states.shape[1], dtype=torch.bool, device=states.device)
+    total = F.normalize(states, dim=-1).sum(0).square().sum(-1)  # of all pairs, each frame with itself too
+    return (total - w) / (w * (w - 1)) > tau
+
+
+def smooth_runs(labels: Sequence[int]) -> list[int]:
+    """Lengths of the windows that labels of frames make, in order.
+
+    Of each label its longest runs stay, if longer than one frame; what lies between joins the longer of its
+    neighbours, the left one if they are equally long.
+    """
+    runs = [(label, len(list(run))) for label, run in groupby(labels)]
+    longest = {label: max(n for other, n in runs if other == label) for label, _ in runs}
+    kept = [label if n == longest[label] > 1 else None for label, n in runs for _ in range(n)]
+    windows: list[tuple[int | None, int]] = []
+    merged = [(label, len(list(run))) for label, run in groupby(kept)]
+    for place, (label, n) in enumerate(merged):
+        before = windows[-1] if windows else (None, 0)
+        behind = merged[place + 1] if place + 1 < len(merged) else (None, 0)
+        if label is None:
+            label = before[0] if before[1] >= behind[1] else behind[0]
+        if windows and before[0] == label:
+            windows[-1] = (label, before[1] + n)
+        else:
+            windows.append((label, n))
+    return [n for _, n in windows]

@@ -1,0 +1,49 @@
+"""PyramidDrop (arXiv 2410.17247): fewer tokens from stage to stage of the decoder.
+
+At the end of each stage a fixed ratio of the visual tokens stays, those that the last instruction token
+attends to most. What differs from the official code: it ranks with the queries and keys of the layer about to
+run, computed for the purpose from the states in front of it; we rank with the attention of the layer that has
+just run, as FastV does. It renumbers the positions of what is left; we keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adatp.budget import BudgetError, Schedule
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, by_attention
+
+
+@dataclass(frozen=True)
+class PyramidDrop(Peer):
+    """Keep a ratio lambda of the visual tokens at the end of each stage; solved: lambda.
+
+    Attributes:
+        stages: where stages end, as fractions of the decoder's depth.
+    """
+
+    name: ClassVar[str] = "pyramiddrop"
+
+    stages: tuple[float, ...] = (0.25, 0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stages or not all(0 < stage < 1 for stage in self.stages):
+            raise BudgetError(f"stages end at fractions of the depth, between 0 and 1, not {self.stages}")
+
+    def cuts(self, layers: int) -> tuple[int, ...]:
+        """The first layer of each stage but the first."""
+        return tuple(sorted({max(1, min(layers - 1, round(stage * layers))) for stage in self.stages}))
+
+    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+        """lambda = x / visual, to the power of the stages behind a layer."""
+        cuts = self.cuts(layers)
+        stage_of = [sum(cut <= layer for cut in cuts) for layer in range(layers)]
+        return [max(1, visual * x**stage // visual**stage) for stage in stage_of]
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Keep the highest scores."""
+        return by_attention(schedule)

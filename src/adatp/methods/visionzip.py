@@ -1,0 +1,85 @@
+"""VisionZip (arXiv 2412.04467): the vision tower's attention picks, the rest is merged. Knows no question.
+
+As in the official code, frame by frame: the tokens that receive most attention in the tower stay (dominant);
+of the rest, evenly spaced ones (contextual) each take in those most like them. What differs: it works on
+patches inside a CLIP tower, by the attention of its class token and the likeness of keys; SigLIP has no class
+token, so we take the mean attention received, and as towers pool patches afterwards we choose among the
+projected, pooled tokens, by their own cosine. Contextual tokens become the mean of what is merged; the
+official code adds the mean of the others to the target, which at this place would double its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adatp.budget import BudgetError, Schedule
+from adatp.methods.base import Prefill
+from adatp.methods.peer import Peer, Rule, by_video, numbered
+from adatp.methods.similarity import kept_of, nearest, share_out, top
+
+
+@dataclass(frozen=True)
+class VisionZip(Peer):
+    """Dominant tokens by the tower's attention, contextual ones merged; solved: tokens a frame.
+
+    Attributes:
+        contextual: share of a frame's tokens that are contextual; the paper keeps 54 dominant and 10
+            contextual ones.
+    """
+
+    name: ClassVar[str] = "visionzip"
+    tower_attention: ClassVar[bool] = True
+
+    contextual: float = 10 / 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.contextual < 1:
+            raise BudgetError(f"contextual is a share of the tokens kept, in [0, 1), not {self.contextual}")
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Split the budget evenly over frames."""
+        layout, keep = prefill.layouts[sample], schedule.visual[-1]
+        attention = prefill.tower_attention(sample)
+
+        def choose(
+            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
+        ) -> tuple[Tensor, Tensor | None]:
+            frames = [frame for video in numbered(layout, hidden.device) for frame in video]
+            received = [frame for video in by_video(layout, attention.to(hidden.device)) for frame in video]
+            owner = torch.full_like(token, -1, device=hidden.device)
+            for frame, weight, share in zip(
+                frames, received, share_out(keep, [len(frame) for frame in frames]), strict=True
+            ):
+                owners = zip_frame(hidden[frame], weight, share, round(share * self.contextual))
+                owner[frame] = frame[owners.clamp(min=0)].where(owners >= 0, -1)
+            return kept_of(owner)
+
+        return choose
+
+
+def zip_frame(states: Tensor, attention: Tensor, keep: int, contextual: int) -> Tensor:
+    """The owner of each of a frame's tokens.
+
+    Args:
+        states: (n, d).
+        attention: (n,) that each token receives.
+        keep: tokens to keep in all.
+        contextual: how many of them are contextual.
+
+    Returns:
+        (n,) int64: itself, the contextual token it is merged into, or -1 if there is none.
+    """
+    owner = torch.full((len(states),), -1, device=states.device)
+    dominant = top(attention, keep - contextual)
+    owner[dominant] = dominant
+    rest = (owner < 0).nonzero().squeeze(1)
+    if contextual:
+        targets = rest[:: max(1, len(rest) // contextual)][:contextual]
+        owner[rest] = targets[nearest(states[rest], states[targets])]
+        owner[targets] = targets
+    return owner
