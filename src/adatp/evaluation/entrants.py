@@ -1,0 +1,126 @@
+"""What is compared: methods at FLOPs targets, what needs no method, and the variants of AdaTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+from adatp.budget import default_range
+from adatp.methods import METHODS, AdaTP, Method, Vanilla
+
+VIEWS = ("video", "blind", "single_frame")
+"""What the model is shown: the clip; black frames; the clip's middle frame in the place of every frame."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One competitor.
+
+    Attributes:
+        label: its name in tables.
+        method: how the model is pruned.
+        reference: `key` of the entrant that it is compared with, question by question.
+        view: one of `VIEWS`.
+    """
+
+    label: str
+    method: Method
+    reference: str = "vanilla"
+    view: str = "video"
+
+    @property
+    def target(self) -> float | None:
+        """Its FLOPs target, as a fraction of vanilla; None if it has none."""
+        return self.method.flops if _takes_target(type(self.method)) else None
+
+    @property
+    def key(self) -> str:
+        """Its name in the work file."""
+        return self.label if self.target is None else f"{self.label}@{self.target:g}"
+
+    def facts(self) -> dict[str, Any]:
+        """All that tells it from others, as JSON can hold it."""
+        return {
+            "label": self.label,
+            "method": self.method.name,
+            "flops_target": self.target,
+            "reference": self.reference,
+            "view": self.view,
+            "settings": asdict(cast(Any, self.method)),
+        }
+
+
+VANILLA = Entrant("vanilla", Vanilla())
+BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
+"""What the questions alone give away, and one frame: name -> entrant."""
+
+
+def _takes_target(method: type[Method]) -> bool:
+    return method is not Vanilla and "flops" in {field.name for field in fields(cast(Any, method))}
+
+
+def names() -> list[str]:
+    """Every name that `entrants` knows."""
+    return [*METHODS, *BASELINES]
+
+
+def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
+    """Methods and baselines by name, each that takes a FLOPs target at every target; vanilla always.
+
+    Args:
+        wanted: of `names()`.
+        targets: FLOPs as fractions of vanilla, in (0, 1].
+
+    Raises:
+        KeyError: there is no such name.
+        BudgetError: a method does not take such a target.
+    """
+    made = [VANILLA]
+    for name in dict.fromkeys(wanted):
+        if name in BASELINES:
+            made.append(BASELINES[name])
+        elif _takes_target(METHODS[name]):
+            made += [
+                Entrant(name, cast(Any, METHODS[name])(flops=target)) for target in dict.fromkeys(targets)
+            ]
+        elif name != VANILLA.label:
+            made.append(Entrant(name, METHODS[name]()))
+    return made
+
+
+def ablations(targets: Sequence[float], layers: int) -> list[Entrant]:
+    """AdaTP, and AdaTP with one thing changed, each compared with the full one at the same FLOPs target.
+
+    Args:
+        targets: FLOPs as fractions of vanilla, in (0, 1].
+        layers: of the decoder.
+
+    Raises:
+        BudgetError: AdaTP does not take such a target.
+    """
+    start, end = default_range(layers)
+    settings: dict[str, dict[str, Any]] = {
+        "full": {},
+        "no global debias": {"global_debias": False},
+        "no local debias": {"local_debias": False},
+        "neither": {"global_debias": False, "local_debias": False},
+        "relevance siglip": {"relevance": "siglip"},
+        "relevance embedding": {"relevance": "embedding"},
+        "relevance attention": {"relevance": "attention"},
+        "relevance none": {"relevance": "none"},
+        "adaptive": {"adaptive": True},
+        "early on": {"early": "on"},
+        "early off": {"early": "off"},
+        f"start {start + 1}": {"start": start + 1},
+        f"start {start + 2}": {"start": start + 2},
+        f"end {end - 2}": {"end": end - 2},
+        f"end {end + 2}": {"end": end + 2},
+        "tau_s 0.98": {"tau_s": 0.98},
+        "tau_s 0.99": {"tau_s": 0.99},
+    }
+    return [
+        Entrant(label, AdaTP(**{"flops": target, **changed}), reference=f"full@{target:g}")
+        for target in dict.fromkeys(targets)
+        for label, changed in settings.items()
+    ]

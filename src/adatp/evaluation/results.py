@@ -1,0 +1,165 @@
+"""The work file: every answer of an evaluation as soon as it is given, so that a killed run can go on.
+
+One JSON object a line, of one of three kinds: a *pin* (a setting that later runs must share), a *question*,
+or a *run*'s answer to a question.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "pin": ("value",),
+    "question": ("frames", "seed", "kind", "text", "answer", "third"),
+    "run": ("frames", "number", "word", "flops_ratio", "visual_mean", "visual_last"),
+}
+"""First key of a line -> the keys that follow."""
+
+_STARTS = [f'{{"{kind}": '.encode() for kind in KINDS]
+
+SYNC_SECONDS = 1.0
+"""How much work a power cut may cost; a killed process loses nothing."""
+
+
+class ResultsError(ValueError):
+    """The work file can't be used. The message is one line; the file is left as it is."""
+
+
+class Results:
+    """The answers so far, in memory and in the work file. A context manager; one process at a time.
+
+    Attributes:
+        pins: name -> value of each setting that the file is bound to.
+        questions: ``questions[frames][number]`` is a question's line.
+        answers: ``answers[run, frames][number]`` is an answer's line.
+        skips: ``skips[run, frames]`` is why a run can't be. Not in the file: the next run tries again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there and prepare to append to it; a last line cut short by a kill is dropped.
+
+        Raises:
+            ResultsError: the file is not a work file, is damaged before its last line, or is in use.
+            OSError: it can't be read or written.
+        """
+        self.path = path
+        self.pins: dict[str, Any] = {}
+        self.questions: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        self.answers: dict[tuple[str, int], dict[int, dict[str, Any]]] = defaultdict(dict)
+        self.skips: dict[tuple[str, int], str] = {}
+        self._file = path.open("a+b")
+        try:
+            self._lock()
+            self._file.seek(0)
+            whole = self._read(self._file.read())
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.truncate(whole)
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def pin(self, name: str, value: Any) -> None:
+        """Bind the file to a setting.
+
+        Args:
+            name: of the setting.
+            value: as JSON can hold it.
+
+        Raises:
+            ResultsError: the file is bound to another value.
+        """
+        if name not in self.pins:
+            self._append({"pin": name, "value": value})
+        elif (held := self.pins[name]) != (value := json.loads(json.dumps(value))):
+            if isinstance(held, dict) and isinstance(value, dict):  # say only what differs
+                changed = [key for key in {**held, **value} if held.get(key) != value.get(key)]
+                held, value = ({key: side.get(key) for key in changed} for side in (held, value))
+            raise ResultsError(
+                f"{self.path} holds results of another run: {name} is {json.dumps(held)} there, "
+                f"{json.dumps(value)} here; give another output file"
+            )
+
+    def add_question(self, frames: int, number: int, **facts: Any) -> None:
+        """Note a question, or check that it is the one noted.
+
+        Raises:
+            ResultsError: the file has another question of that number.
+        """
+        record = {"question": number, "frames": frames, **facts}
+        held = self.questions[frames].get(number)
+        if held is None:
+            self._append(record)
+        elif held != record:
+            raise ResultsError(
+                f"{self.path} holds results on other questions: number {number} of {frames} frames is "
+                f"{held['text']!r} there, {facts['text']!r} here; give another output file"
+            )
+
+    def add_answer(self, run: str, frames: int, number: int, **facts: Any) -> None:
+        """Note a run's answer to a question."""
+        self._append({"run": run, "frames": frames, "number": number, **facts})
+
+    def wants(self, run: str, frames: int, number: int) -> bool:
+        """Whether a question is still to be asked."""
+        return (run, frames) not in self.skips and number not in self.answers[run, frames]
+
+    def _lock(self) -> None:
+        with suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ResultsError(f"{self.path} is being written by another run") from None
+
+    def _read(self, data: bytes) -> int:
+        """Take in the file's lines; returns the length of those that are whole."""
+        *lines, rest = data.split(b"\n")
+        number = 0
+        try:
+            for number, line in enumerate(lines, 1):  # noqa: B007
+                self._take(json.loads(line))
+            number += 1
+            if not any(start.startswith(rest[: len(start)]) for start in _STARTS):
+                raise ValueError(rest)
+        except (ValueError, TypeError, KeyError, AttributeError, StopIteration):
+            raise ResultsError(
+                f"{self.path}: line {number} is damaged or not a result; mend it, or give another output file"
+            ) from None
+        return len(data) - len(rest)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = next(iter(record))
+        if tuple(record)[1:] != KINDS[kind]:
+            raise ValueError(kind)
+        name = record[kind]
+        if kind == "pin":
+            if self.pins.get(name, record["value"]) != record["value"]:
+                raise ValueError(name)
+            self.pins[name] = record["value"]
+        elif kind == "question":
+            self.questions[record["frames"]][name] = record
+        else:
+            self.answers[name, record["frames"]][record["number"]] = record
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record)
+        self._take(json.loads(line))
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()

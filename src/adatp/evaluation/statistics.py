@@ -1,0 +1,47 @@
+"""How sure an accuracy is, and whether two methods differ: pure functions of per-question outcomes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean.
+
+    Drawing n values with replacement is drawing how often each distinct value comes up: one multinomial draw
+    a resample, however many questions there are.
+
+    Args:
+        values: one number a question, (n,), n at least 1.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end. Where all values are equal both are that value.
+    """
+    levels, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    n = int(counts.sum())
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES)
+    low, high = np.quantile(draws @ levels / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test of two methods on the same questions.
+
+    Args:
+        only_first: questions that only the first answers right.
+        only_second: questions that only the second answers right.
+
+    Returns:
+        Probability of a split at least as uneven if each such question were a fair coin's; 1 without any.
+    """
+    n = only_first + only_second
+    tail: int = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
+    split: float = 2 * tail / 2**n
+    return min(1.0, split)
