@@ -32,7 +32,7 @@ library_name: transformers
 pipeline_tag: video-text-to-text
 ---
 
-# The embedded model of adatp: an early checkpoint
+# The embedded model of adatp
 
 A Video LLM small enough to ship with the package: an ordinary
 `LlavaOnevisionForConditionalGeneration` ({parameters:.1f} M parameters; SigLIP tower 128 wide, 4
@@ -40,25 +40,23 @@ layers; Qwen2 decoder 192 wide, 12 layers; 96 x 96 frames, 36 visual tokens a fr
 `relevance/` the `SiglipModel` that its tower is cut from, with text tower, last layer and head
 ({partner:.1f} M). Weights are stored in bf16 and load as fp32.
 
-**This is an early checkpoint of a short run, here so that the quick start has something to run. It
-is often wrong (table below), and it is not the model on which the method is to be judged.**
-
 ## What it knows
 
-A synthetic world (`adatp.tiny.world`): moving, textured, coloured shapes, hard cuts, events of one
-or two frames, distractors that share a colour or a shape. One-word answers to questions of these
-types: {kinds}. Any other word is unknown
-to it.
+A synthetic world (`adatp.tiny.world`): moving, textured, coloured shapes, hard cuts and soft changes,
+events of one or two frames, distractors that share a colour or a shape. One-word answers to
+questions of these types: {kinds}.
+Any other word is unknown to it.
 
 ## Training
 
-`python -m adatp.tiny.train`, seed 0, data drawn anew at every step from the split `train`:
+`python -m adatp.tiny.train`, data drawn anew at every step from the split `train`:
 
 - vision: {vision_minutes:.0f} minutes, {vision_steps} steps of 35 single frames and 100 texts;
 - decoder, tower frozen: {decoder_minutes:.0f} minutes, {decoder_steps} steps, clips of {lengths}
   frames in turn.
 
-Machine: {machine}. AdamW, peak rates {vision_rate} and {decoder_rate}, bf16 autocast.
+Machine: {machine}. Muon for the layers' matrices, AdamW for the rest, peak rates {vision_rate} and
+{decoder_rate}, bf16 autocast.{history}
 
 At the end of the vision stage {names} of the visual tokens that show a thing named its colour,
 shape and corner of the frame right.
@@ -70,9 +68,9 @@ phase's length:
 
 ## Accuracy
 
-{n} questions of the split `test`, {frames} frames a clip, types and answers in equal numbers,
+{n} questions of the split `test` at each length, one a clip, types and answers in equal numbers,
 greedy. "Blind" is the same model shown black frames; chance is that of guessing among a type's
-answers.
+answers. `adatp eval` measures on more questions, with intervals.
 
 {table}
 
@@ -201,15 +199,16 @@ def _name_as_on_the_hub(file: Path) -> None:
     save_file(named, file, metadata={"format": "pt"})
 
 
-def export(run: Run, dest: Path, n_frames: int, n: int, machine: str) -> None:
+def export(run: Run, dest: Path, n_frames: int, n: int, machine: str, history: str) -> None:
     """Write `dest/checkpoint` and `dest/clip.mp4` from a run, with a card of what is measured here and now.
 
     Args:
         run: The training run.
         dest: Folder of the package data.
-        n_frames: F of the clips that are measured on.
+        n_frames: F of the clips that are measured on; clips twice as long are, too.
         n: Test questions.
         machine: What the run was trained on, in words.
+        history: What else the card should say of the training.
     """
     model, relevance, processor = run.model.eval(), run.relevance.eval(), run.processor
     for module in (model, relevance):  # measure what is shipped
@@ -225,12 +224,12 @@ def export(run: Run, dest: Path, n_frames: int, n: int, machine: str) -> None:
     partner.tokenizer.save_pretrained(folder / "relevance")
 
     seed, missed = pick_clip(model, processor, dest / "clip.mp4", n_frames)
-    seeing = validate(model, processor, "test", n_frames, n)
+    seeing = [validate(model, processor, "test", length, n) for length in (n_frames, 2 * n_frames)]
     blind = validate(model, processor, "test", n_frames, n, blind=True)
-    chance = {kind: 1 / 2 if kind == "first" else 1 / len(ANSWERS[kind]) for kind in QUESTION_TYPES}
+    chance = {kind: 1 / 2 if kind == "first/last" else 1 / len(ANSWERS[kind]) for kind in QUESTION_TYPES}
     chance["all"] = float(np.mean(list(chance.values())))
     rows = [
-        [kind, *(f"{100 * scores[kind]:.1f}" for scores in (seeing, blind, chance))]
+        [kind, *(f"{100 * scores[kind]:.1f}" for scores in (*seeing, blind, chance))]
         for kind in [*QUESTION_TYPES, "all"]
     ]
     log = run.out / "log.jsonl"
@@ -257,9 +256,11 @@ def export(run: Run, dest: Path, n_frames: int, n: int, machine: str) -> None:
         decoder_rate=PEAK_RATE["decoder"],
         names=", ".join(f"{100 * named[f'name {what}']:.0f} %" for what in ("colour", "shape", "corner")),
         curve=_curve(log),
+        history=f" {history}" if history else "",
         n=n,
-        frames=n_frames,
-        table=_table(["type", "accuracy %", "blind %", "chance %"], rows),
+        table=_table(
+            ["type", f"{n_frames} frames, %", f"{2 * n_frames} frames, %", "blind %", "chance %"], rows
+        ),
         n_auc=n // 2,
         auc=relevance_auc(relevance, processor, n_frames, n // 2),
         text_length=TEXT_LENGTH,
@@ -278,12 +279,13 @@ def main() -> None:
         "--dest", type=Path, required=True, help="folder to write checkpoint/ and clip.mp4 into"
     )
     parser.add_argument("--machine", required=True, help="what it was trained on, for the card")
+    parser.add_argument("--history", default="", help="what else the card should say of the training")
     parser.add_argument("--frames", type=int, default=16, help="frames of the clips to measure on")
     parser.add_argument("--questions", type=int, default=400, help="test questions to measure on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads on the CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    export(Run(args.run, 0, "cpu"), args.dest, args.frames, args.questions, args.machine)
+    export(Run(args.run, 0, "cpu"), args.dest, args.frames, args.questions, args.machine, args.history)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections import defaultdict
@@ -36,15 +37,17 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedModel,
     SiglipModel,
 )
 from transformers.masking_utils import sdpa_mask
 
-from .model import PATCH, TEXT_LENGTH, build_model, build_relevance, graft_tower
+from .model import PATCH, TEXT_LENGTH, TOKENS_PER_FRAME, build_model, build_relevance, graft_tower
 from .processor import TinyProcessor, pixel_values
 from .world import (
     COLOURS,
     CORNERS,
+    DIRECTIONS,
     SHAPES,
     SIZE,
     Clip,
@@ -56,6 +59,7 @@ from .world import (
     evidence,
     make_clip,
     make_crowd,
+    matches,
 )
 
 CELL = 2 * PATCH
@@ -63,8 +67,8 @@ CELL = 2 * PATCH
 
 IGNORE = -100
 
-PEAK_RATE = {"vision": 2e-3, "decoder": 1e-3}
-"""Stage -> AdamW's learning rate at its highest."""
+PEAK_RATE = {"vision": 1.5e-3, "decoder": 1.5e-3}
+"""Stage -> learning rate at its highest, of Muon (matrices of the layers) and AdamW (everything else)."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ class Phase:
 
 
 CURRICULUM = (
-    Phase(0.32, 2, 16, 6),
-    Phase(0.52, 4, 12, 8),
-    Phase(0.74, 8, 8, 10),
-    Phase(1.00, 16, 5, 12),
+    Phase(0.05, 2, 24, 8),
+    Phase(0.15, 4, 16, 14),
+    Phase(0.35, 8, 12, 20),
+    Phase(0.75, 16, 8, 26),
+    Phase(1.00, 32, 4, 32),
 )
 REHEARSAL = 0.25
 """Share of the steps of a phase that use an earlier phase's clips, so that binding does not fade."""
@@ -192,7 +197,10 @@ def vision_loss(
         "match precision": match[logits > 0].float().tolist(),
     }
 
-    # The tower's output is the input of SigLIP's last layer.
+    # The tower's output is the input of SigLIP's last layer. Without a common component, frames of different
+    # scenes differ in it, as cutting a video into segments by the cosine of their means asks for.
+    states = seen.hidden_states[-2].float()
+    loss = loss + states.mean((0, 1)).square().sum() / states.detach().square().sum(-1).mean()
     tokens = model.model.apply_pooling(model.model.multi_modal_projector(seen.hidden_states[-2]))
     tokens = F.rms_norm(tokens.float(), tokens.shape[-1:])
     words = model.get_input_embeddings().weight
@@ -212,10 +220,75 @@ def vision_loss(
 
 @dataclass
 class ClipBatch:
-    """Pixels (B, F, 3, 96, 96); B lists of questions."""
+    """Clips with their questions.
+
+    Attributes:
+        pixels: (B, F, 3, 96, 96).
+        questions: B lists.
+        motion: (B, F * 36), `motion_labels`.
+        shows: bool (B, F * 36), whether a visual token shows or grazes a thing.
+        named: B lists of a list a question, `named_times`.
+        members: B lists of `counted` of each question.
+    """
 
     pixels: torch.Tensor
     questions: list[list[Question]]
+    motion: torch.Tensor
+    shows: torch.Tensor
+    named: list[list[list[tuple[int, float]]]]
+    members: list[list[tuple[int, list[float]] | None]]
+
+
+def named_times(clip: Clip, question: Question) -> list[tuple[int, float]]:
+    """Which words of a question name one thing of the clip, and in which frame (the middle of its life).
+
+    Returns:
+        (number of the name's last word, frame), in the order of naming.
+    """
+    words, found, at = question.text.split(), [], 0
+    for colour, shape in question.about:
+        things = [thing for thing in clip.things if matches(thing, (colour, shape))]
+        name = [*([colour] if colour else []), shape or "thing"]
+        at = next((i for i in range(at, len(words)) if words[i : i + len(name)] == name), len(words))
+        if len(things) == 1 and at < len(words):
+            found.append((at + len(name) - 1, (things[0].start + things[0].stop - 1) / 2))
+            at += len(name)
+    return found
+
+
+def motion_labels(clip: Clip) -> NDArray[np.int64]:
+    """Which way the thing that each visual token shows is moving.
+
+    Returns:
+        int64 (F, 36): direction, counted from 1; 0 for a thing that stays; `IGNORE` for everything else, and
+        for moving things in their first frame.
+    """
+    labels = np.full((clip.n_frames, (SIZE // CELL) ** 2), IGNORE)
+    for t in range(clip.n_frames):
+        for thing, centre in frame_things(clip, t):
+            shown = cell_labels([(thing, centre)])[0] > 0
+            if thing.direction is None:
+                labels[t, shown] = 0
+            elif t > thing.start:
+                labels[t, shown] = 1 + list(DIRECTIONS).index(thing.direction)
+    return labels
+
+
+def _second(question: Question, names: list[tuple[int, float]]) -> bool:
+    """Whether the second thing named is the answer or, where neither can be, whether it comes later."""
+    if question.kind == "first/last":
+        return question.text.split()[names[1][0]] == question.answer
+    return names[1][1] > names[0][1]
+
+
+def counted(clip: Clip, question: Question) -> tuple[int, list[float]] | None:
+    """What a question on a number counts: the number of the word "things", and the colours and shapes of the
+    things that are meant, as one 0 or 1 for each colour and shape; None for other questions."""
+    if question.kind != "count":
+        return None
+    meant = [thing for thing in clip.things if matches(thing, question.about[0])]
+    looks = {look for thing in meant for look in (thing.colour, thing.shape)}
+    return question.text.split().index("things"), [float(look in looks) for look in (*COLOURS, *SHAPES)]
 
 
 def clip_batch(seed: int, phase: Phase) -> ClipBatch:
@@ -223,7 +296,32 @@ def clip_batch(seed: int, phase: Phase) -> ClipBatch:
     seeds = range(seed * phase.clips, (seed + 1) * phase.clips)
     clips = [make_clip(s, phase.frames) for s in seeds]
     pixels = torch.stack([pixel_values(clip.frames) for clip in clips])
-    return ClipBatch(pixels, [ask(c, s, phase.questions) for c, s in zip(clips, seeds, strict=True)])
+    shows = [[cell_labels(frame_things(clip, t))[0] != 0 for t in range(phase.frames)] for clip in clips]
+    questions = [ask(clip, seed, phase.questions) for clip, seed in zip(clips, seeds, strict=True)]
+    return ClipBatch(
+        pixels,
+        questions,
+        torch.from_numpy(np.stack([motion_labels(clip).reshape(-1) for clip in clips])),
+        torch.from_numpy(np.array(shows).reshape(phase.clips, -1)),
+        [[named_times(clip, q) for q in asked] for clip, asked in zip(clips, questions, strict=True)],
+        [[counted(clip, q) for q in asked] for clip, asked in zip(clips, questions, strict=True)],
+    )
+
+
+def thin(shows: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Visual tokens to go on with: those that show things, and random ones of the rest, equally many a clip.
+
+    Args:
+        shows: bool (B, N).
+        share: Of all N tokens, how many to keep at least.
+        generator: Draws them.
+
+    Returns:
+        int64 (B, n), ascending.
+    """
+    n = max(int(shows.sum(1).max()), math.ceil(share * shows.shape[1]))
+    order = torch.rand(shows.shape, generator=generator) + shows.cpu()
+    return order.topk(n, dim=1).indices.sort(dim=1).values.to(shows.device)
 
 
 def prompt(processor: TinyProcessor, question: str) -> str:
@@ -231,24 +329,6 @@ def prompt(processor: TinyProcessor, question: str) -> str:
     content = [{"type": "video"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     return str(text)
-
-
-def block_mask(prefix: int, blocks: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask and positions of questions that share a prefix and do not see each other.
-
-    Args:
-        prefix: Tokens P that every question sees; among themselves they are causal.
-        blocks: Questions.
-        length: Tokens of a question, padding (on the right) included.
-
-    Returns:
-        mask: bool (blocks * length, P + blocks * length), True where a question's token may look.
-        positions: int64 (P + blocks * length,), where a token would be if its question stood alone.
-    """
-    offset = torch.arange(blocks * length)
-    own = (offset[:, None] // length == offset // length) & (offset[:, None] >= offset)
-    mask = torch.cat([torch.ones(len(offset), prefix, dtype=torch.bool), own], dim=1)
-    return mask, torch.cat([torch.arange(prefix), prefix + offset % length])
 
 
 def shared_prefix_attention(
@@ -260,30 +340,47 @@ def shared_prefix_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA in fp32; rows that the mask lacks come first and, in a causal module, see what is before them.
+    """Attention of a prefix, and of questions behind it that see it and themselves but not each other.
 
-    With the mask of `block_mask` this is half the work of a square mask; and the CPU's fused backward takes
-    twice as long in bf16 on sequences as short as a frame's.
+    The mask says which: (1, blocks, length, length), True where a token of a question sees one of its own
+    question; none if there is only a prefix, which is causal if the module is. Plain matrix products in the
+    type of the query, the causal part in strips: on a CPU in bf16 twice as fast as the fused kernel, and
+    other questions cost nothing.
     """
     groups = query.shape[1] // key.shape[1]
-    q, k, v = query.float(), *(x.float().repeat_interleave(groups, dim=1) for x in (key, value))
-    prefix = q.shape[2] - (0 if attention_mask is None else attention_mask.shape[2])
+    q = (query * scaling).to(value.dtype)  # rotary embeddings leave autocast's bf16
+    k, v = (x.to(value.dtype).repeat_interleave(groups, dim=1) for x in (key, value))
+    blocks, length = (0, 0) if attention_mask is None else attention_mask.shape[1:3]
+    prefix = q.shape[2] - blocks * length
     parts = []
     with torch.autocast(query.device.type, enabled=False):
-        if prefix:
-            seen = k.shape[2] if attention_mask is None else prefix
-            causal = bool(module.is_causal) and prefix > 1
-            first = F.scaled_dot_product_attention(
-                q[:, :, :prefix], k[:, :, :seen], v[:, :, :seen], is_causal=causal, scale=scaling
-            )
-            parts.append(first)
+        strip = -(-prefix // 4) if module.is_causal else prefix
+        for at in range(0, prefix, strip):
+            end = min(at + strip, prefix)
+            scores = q[:, :, at:end] @ k[:, :, :end].transpose(-1, -2)
+            if module.is_causal:
+                future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(at + 1)
+                scores = scores.masked_fill(future, -torch.inf)
+            parts.append(scores.softmax(-1) @ v[:, :, :end])
         if attention_mask is not None:
-            last = F.scaled_dot_product_attention(
-                q[:, :, prefix:], k, v, attn_mask=attention_mask, scale=scaling
+            own_q, own_k, own_v = (
+                x[:, :, prefix:].reshape(*x.shape[:2], blocks, length, -1) for x in (q, k, v)
             )
-            parts.append(last)
-    return torch.cat(parts, dim=2).to(query.dtype).transpose(1, 2), None
+            own = (own_q @ own_k.transpose(-1, -2)).masked_fill(~attention_mask, -torch.inf)
+            seen = q[:, :, prefix:] @ k[:, :, :prefix].transpose(-1, -2)
+            weights = torch.cat([seen.reshape(*own.shape[:-1], prefix), own], dim=-1).softmax(-1)
+            read = weights[..., :prefix].flatten(2, 3) @ v[:, :, :prefix]
+            parts.append(read + (weights[..., prefix:] @ own_v).flatten(2, 3))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
 
+
+CLOCK_LAYER, MOTION_LAYER, NAME_LAYER = 2, 4, 9
+"""In front of these layers of 12 the visual tokens' states have to know the frame, and motion, and the words
+of a question what they stand for."""
+
+FULL = 0.25
+"""Share of the steps in which the decoder sees every visual token. In the others most of those that show
+nothing are left out, for several times the clips in the time."""
 
 SHARED_PREFIX = "adatp_shared_prefix"
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
@@ -291,9 +388,27 @@ AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
 
 
 def decoder_loss(
-    batch: ClipBatch, model: LlavaOnevisionForConditionalGeneration, processor: TinyProcessor
+    batch: ClipBatch,
+    model: LlavaOnevisionForConditionalGeneration,
+    processor: TinyProcessor,
+    probes: torch.nn.ModuleDict | None = None,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """Cross-entropy of answers and of the token that ends them, and the step's accuracy per question type."""
+    """Cross-entropy of answers and of the token that ends them, and the step's accuracy per question type.
+
+    Args:
+        batch: Clips and questions.
+        model: The Video LLM.
+        processor: Its processor.
+        probes: Linear probes that are thrown away after training. Some layers up, every visual token must
+            tell its frame ("clock") and which way its thing moves ("motion"); every name in a question the
+            frame of what it names ("named") and, the second of two, whether that comes later or, where one
+            of the two is asked for, whether it is that one ("second"); and what is to be counted, its colours
+            and shapes ("members"). That is thousands of labels a clip for
+            what few questions ask.
+        kept: int64 (B, n), ascending: the visual tokens that the decoder sees, at the positions they have
+            among all; by default all.
+    """
     device, inner = model.device, model.model
     n, blocks = len(batch.questions), max(len(qs) for qs in batch.questions)
     head, tail = prompt(processor, "QUESTION").split("<video>\n")
@@ -311,18 +426,36 @@ def decoder_loss(
         tower = inner.vision_tower(batch.pixels.to(device).flatten(0, 1), output_hidden_states=True)
     visual = inner.apply_pooling(inner.multi_modal_projector(tower.hidden_states[-1]))
     visual = visual.reshape(n, -1, visual.shape[-1])
+    total = visual.shape[1]
+    if kept is None:
+        kept = torch.arange(total, device=device).expand(n, -1)
+    visual = visual.gather(1, kept[..., None].expand(-1, -1, visual.shape[-1]))
     embed = model.get_input_embeddings()
     lead = embed(torch.tensor(encode(head).input_ids, device=device)).expand(n, -1, -1)
     newline = inner.image_newline.expand(n, 1, -1)
     prefix = torch.cat([lead, visual, newline], dim=1)
-    mask, positions = block_mask(prefix.shape[1], blocks, length)
-    hidden = inner.language_model(
+    before, after = (
+        lead.shape[1],
+        torch.arange(1 + length, device=device).repeat(n, 1) + lead.shape[1] + total,
+    )
+    positions = torch.cat(
+        [
+            torch.arange(before, device=device).expand(n, -1),
+            before + kept,
+            after[:, :1],
+            after[:, 1:].repeat(1, blocks),
+        ],
+        dim=1,
+    )
+    own = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(1, blocks, -1, -1)
+    output = inner.language_model(
         inputs_embeds=torch.cat([prefix, embed(ids.to(device).flatten(1))], dim=1),
-        attention_mask=mask.to(device)[None, None],
-        position_ids=positions.to(device).expand(n, -1),
+        attention_mask=own,
+        position_ids=positions,
         use_cache=False,
-    ).last_hidden_state[:, prefix.shape[1] :]
-    hidden = hidden.reshape(n, blocks, length, -1)
+        output_hidden_states=probes is not None,
+    )
+    hidden = output.last_hidden_state[:, prefix.shape[1] :].reshape(n, blocks, length, -1)
 
     clip, block, _ = zip(*asked, strict=True)
     answer = last[clip, block] - 1
@@ -332,6 +465,55 @@ def decoder_loss(
     target = torch.stack([ids[clip, block, answer], ids[clip, block, answer + 1]]).to(device)
     loss = F.cross_entropy(logits[0], target[0]) + 0.1 * F.cross_entropy(logits[1], target[1])
     scores: dict[str, list[float]] = defaultdict(list)
+    if probes is not None:
+        states = [
+            F.rms_norm(
+                output.hidden_states[layer][:, before : prefix.shape[1] - 1].float(), prefix.shape[-1:]
+            )
+            for layer in (CLOCK_LAYER, MOTION_LAYER)
+        ]
+        frames = (kept // TOKENS_PER_FRAME).float()
+        told = probes["clock"](states[0]).squeeze(-1).float() * 8
+        loss = loss + 0.1 * F.huber_loss(told, frames)
+        scores["token frame"] = ((told - frames).abs() < 1).float().flatten().tolist()
+        reading = output.hidden_states[NAME_LAYER][:, prefix.shape[1] :].reshape(n, blocks, length, -1)
+
+        def read(probe: str, spots: list[tuple[int, int, int]]) -> torch.Tensor:
+            states = reading[torch.tensor(spots, device=device).unbind(1)].float()
+            answers: torch.Tensor = probes[probe](F.rms_norm(states, prefix.shape[-1:]))
+            return answers.float()
+
+        questions = [(i, j, names) for i, row in enumerate(batch.named) for j, names in enumerate(row)]
+        if single := [((i, j, word), frame) for i, j, names in questions for word, frame in names]:
+            named = torch.tensor([frame for _, frame in single], device=device)
+            told = read("named", [spot for spot, _ in single]).squeeze(-1) * 8
+            loss = loss + 0.3 * F.huber_loss(told, named)
+            scores["name frame"] = ((told - named).abs() < 1.5).float().tolist()
+        if pairs := [
+            ((i, j, names[1][0]), _second(batch.questions[i][j], names))
+            for i, j, names in questions
+            if len(names) == 2
+        ]:
+            second = torch.tensor([yes for _, yes in pairs], device=device)
+            told = read("second", [spot for spot, _ in pairs]).squeeze(-1)
+            loss = loss + 0.3 * F.binary_cross_entropy_with_logits(told, second.float())
+            scores["name second"] = ((told > 0) == second).float().tolist()
+        counts = [
+            (i, j, x) for i, row in enumerate(batch.members) for j, x in enumerate(row) if x is not None
+        ]
+        if counts:
+            members = torch.tensor([x[1] for _, _, x in counts], device=device)
+            told = read("members", [(i, j, x[0]) for i, j, x in counts])
+            loss = loss + F.binary_cross_entropy_with_logits(told, members)
+            scores["members"] = ((told > 0) == (members > 0)).all(1).float().tolist()
+        truth = batch.motion.to(device).gather(1, kept)
+        if (truth > 0).any():
+            told = probes["motion"](states[1][truth != IGNORE]).float()
+            truth = truth[truth != IGNORE]
+            losses = F.cross_entropy(told, truth, reduction="none")
+            still = truth == 0
+            loss = loss + 0.3 * (losses[~still].mean() + losses[still].sum() / still.sum().clamp(1))
+            scores["token motion"] = (told.argmax(-1) == truth)[~still].float().tolist()
     for (_, _, question), right in zip(asked, (logits[0].argmax(-1) == target[0]).tolist(), strict=True):
         scores[question.kind].append(float(right))
     return loss, scores
@@ -389,15 +571,28 @@ class Run:
         spent: Seconds of training in each stage, over all sittings, without validation.
     """
 
-    def __init__(self, out: Path, seed: int, device: str):
+    def __init__(self, out: Path, seed: int, device: str, start_from: Path | None = None):
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.seed, self.device = out, seed, torch.device(device)
         torch.manual_seed(seed)
         self.processor = TinyProcessor()
         self.relevance = build_relevance(self.processor.tokenizer).to(self.device)
         self.model = build_model(self.processor.tokenizer).to(self.device)
+        width = self.model.config.text_config.hidden_size
+        self.probes = torch.nn.ModuleDict(
+            {
+                "clock": torch.nn.Linear(width, 1),
+                "motion": torch.nn.Linear(width, 1 + len(DIRECTIONS)),
+                "named": torch.nn.Linear(width, 1),
+                "second": torch.nn.Linear(width, 1),
+                "members": torch.nn.Linear(width, len(COLOURS) + len(SHAPES)),
+            }
+        ).to(self.device)
         self.stage, self.step = "vision", 0
         self.spent = {"vision": 0.0, "decoder": 0.0}
+        if start_from is not None:
+            self.relevance.load_state_dict(_weights(SiglipModel, start_from / "relevance"))
+            self.model.load_state_dict(_weights(LlavaOnevisionForConditionalGeneration, start_from))
         state = out / "state.pt"
         saved: dict[str, Any] | None = None
         if state.exists():
@@ -405,25 +600,42 @@ class Run:
             self.stage, self.step, self.spent = saved["stage"], saved["step"], saved["spent"]
             self.relevance.load_state_dict(saved["relevance"])
             self.model.load_state_dict(saved["model"])
-        self.optimizer = self._optimizer()
+            self.probes.load_state_dict(saved["probes"])
+        self.optimizers = self._optimizers()
         if saved is not None and self.stage != "done":
-            self.optimizer.load_state_dict(saved["optimizer"])
+            for optimizer, its in zip(self.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(its)
 
-    def _optimizer(self) -> torch.optim.AdamW:
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         vision = self.stage == "vision"
         self.relevance.requires_grad_(vision)
         self.model.requires_grad_(not vision)
+        self.probes.requires_grad_(not vision)
         if vision:
             self.model.model.multi_modal_projector.requires_grad_(True)
             self.model.get_input_embeddings().requires_grad_(True)
         else:
             self.model.model.vision_tower.requires_grad_(False)
-        self.trained = [p for m in (self.relevance, self.model) for p in m.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in self.trained if p.ndim >= 2], "weight_decay": 0.02},
-            {"params": [p for p in self.trained if p.ndim < 2], "weight_decay": 0.0},
+        named = [
+            x
+            for m in (self.relevance, self.model, self.probes)
+            for x in m.named_parameters()
+            if x[1].requires_grad
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+        self.trained = [p for _, p in named]
+        matrices = [p for name, p in named if ".layers." in name and p.ndim == 2]
+        others = [p for name, p in named if not (".layers." in name and p.ndim == 2)]
+        return (
+            torch.optim.Muon(matrices, lr=0.0, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(
+                [
+                    {"params": [p for p in others if p.ndim >= 2], "weight_decay": 0.02},
+                    {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+                ],
+                lr=0.0,
+                betas=(0.9, 0.98),
+            ),
+        )
 
     def save(self) -> None:
         """Write the state in one atomic step: a kill leaves the old one or the new one, never half of one."""
@@ -433,7 +645,8 @@ class Run:
             "spent": self.spent,
             "relevance": self.relevance.state_dict(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "probes": self.probes.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         new = self.out / "state.pt.new"
         torch.save(state, new)
@@ -450,12 +663,14 @@ class Run:
     def update(self, loss: torch.Tensor, progress: float) -> None:
         """One optimiser step: warm up, hold, then decay to zero over the last 30 % of the time."""
         rate = PEAK_RATE[self.stage] * min(1.0, (self.step + 1) / 30, (1 - progress) / 0.3 + 0.02)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
 
     def _loss(self, phase: Phase) -> tuple[torch.Tensor, dict[str, list[float]]]:
@@ -467,7 +682,10 @@ class Run:
             at = CURRICULUM.index(phase)
             if at and rng.random() < REHEARSAL:
                 phase = CURRICULUM[int(rng.integers(at))]
-            return decoder_loss(clip_batch(seed, phase), self.model, self.processor)
+            batch = clip_batch(seed, phase)
+            share = 1.0 if rng.random() < FULL else float(rng.uniform(0.0, 0.4))
+            kept = thin(batch.shows, share, torch.Generator().manual_seed(seed)).to(self.device)
+            return decoder_loss(batch, self.model, self.processor, self.probes, kept)
 
     def train(self, budgets: dict[str, float], validation: int) -> None:
         """Run the stages that are left.
@@ -521,18 +739,26 @@ class Run:
                 self.save()
                 frames = max(phase.frames, 4)
                 self.model.eval()
+                self.model.set_attn_implementation("sdpa")
                 self.log(
                     frames=frames,
                     validation=validate(self.model, self.processor, "validation", frames, validation),
                 )
                 self.model.train()
+                self.model.set_attn_implementation(SHARED_PREFIX)
                 logged = saved = time.monotonic()
         if self.stage == "vision":
             graft_tower(self.model, self.relevance)
         self.stage = "decoder" if self.stage == "vision" else "done"
         self.step = 0
-        self.optimizer = self._optimizer()
+        self.optimizers = self._optimizers()
         self.save()
+
+
+def _weights(cls: type[PreTrainedModel], folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint folder, in fp32."""
+    weights: dict[str, torch.Tensor] = cls.from_pretrained(folder, dtype=torch.float32).state_dict()
+    return weights
 
 
 def main() -> None:
@@ -544,13 +770,14 @@ def main() -> None:
     parser.add_argument("--vision-minutes", type=float, default=20, help="minutes of the vision stage")
     parser.add_argument("--minutes", type=float, default=60, help="minutes of the decoder stage")
     parser.add_argument("--validation", type=int, default=160, help="questions of a validation")
+    parser.add_argument("--start-from", type=Path, help="checkpoint folder to take the first weights from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads on the CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     budgets = {"vision": 60 * args.vision_minutes, "decoder": 60 * args.minutes}
-    Run(args.out, args.seed, args.device).train(budgets, args.validation)
+    Run(args.out, args.seed, args.device, args.start_from).train(budgets, args.validation)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The embedded model's world: synthetic clips with questions, from a seed (ours, not the paper's).
 
 A clip is a film of moving, textured, coloured shapes: scenes with a background of their own, joined by hard
-cuts; *residents* that stay, still or moving, for a whole scene; small *flashes* that last one or two frames
-anywhere; and distractors that share a colour or a shape with something else. Everything a question needs is
-in the metadata (`Clip.things`), so an answer is computed, never looked at.
+cuts or soft changes; *residents* that stay, still or moving, for a whole scene; *movers* that cross the frame
+in a few frames; small *flashes* that last one or two frames anywhere; and distractors that share a colour or
+a shape with something else. Most questions hinge on a few tokens of a few frames, so that what a pruning
+method throws away matters. Everything a question needs is in the metadata (`Clip.things`), so an answer is
+computed, never looked at.
 
 To add a question type, write a function `Clip -> list of Question` and name it in `QUESTION_TYPES`.
 """
@@ -11,8 +13,8 @@ To add a question type, write a function `Clip -> list of Question` and name it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +34,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "bar", "moon")
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-NUMBERS = ("one", "two", "three", "four")
+NUMBERS = ("one", "two", "three")
 THIRDS = ("beginning", "middle", "end")
+HALVES = ("early", "late")
+ORDERS = ("before", "after")
 CORNERS = ("northwest", "northeast", "southwest", "southeast")
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "shifted")
+"""`shifted` has sizes, speeds, backgrounds, noise and shades of colour outside the others' ranges."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,23 @@ class Clip:
     """A clip and the truth about it.
 
     Attributes:
-        frames: uint8 (F, 96, 96, 3), RGB.
+        n_frames: F.
         things: What is in it, by first frame.
         cuts: First frame of each scene; the first is 0.
+        key: Seed of what is drawn: backgrounds, textures, noise.
+        shifted: Whether it is drawn outside the training ranges.
     """
 
-    frames: NDArray[np.uint8]
+    n_frames: int
     things: tuple[Thing, ...]
     cuts: tuple[int, ...]
+    key: tuple[int, ...] = field(repr=False)
+    shifted: bool = False
+
+    @cached_property
+    def frames(self) -> NDArray[np.uint8]:
+        """uint8 (F, 96, 96, 3), RGB; drawn when first asked for."""
+        return _render(self)
 
 
 Description = tuple[str | None, str | None]
@@ -111,7 +125,7 @@ def matches(thing: Thing, description: Description) -> bool:
 
 def evidence(clip: Clip, about: tuple[Description, ...]) -> NDArray[np.bool_]:
     """Which frames show a thing that fits one of the descriptions: bool (F,)."""
-    seen = np.zeros(len(clip.frames), dtype=bool)
+    seen = np.zeros(clip.n_frames, dtype=bool)
     for thing in clip.things:
         if any(matches(thing, description) for description in about):
             seen[thing.start : thing.stop] = True
@@ -161,24 +175,41 @@ def _noise() -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(0, 2.5, (2 * SIZE, 2 * SIZE, 3)).astype(np.float32)
 
 
-def _background(rng: np.random.Generator) -> NDArray[np.float32]:
+def _background(rng: np.random.Generator, shifted: bool) -> NDArray[np.float32]:
     """A dim, smooth, faintly tinted background, (SIZE, SIZE, 3)."""
-    level = rng.uniform(15, 90) + rng.uniform(-12, 12, 3) + rng.uniform(-14, 14, (7, 7, 1))
+    low, high = (90, 120) if shifted else (15, 90)
+    level = rng.uniform(low, high) + rng.uniform(-12, 12, 3) + rng.uniform(-14, 14, (7, 7, 1))
     knots = np.moveaxis(level.astype(np.float32), -1, 0)
-    return np.moveaxis(_blend() @ knots @ _blend().T, 0, -1).clip(0, 110)
+    return np.moveaxis(_blend() @ knots @ _blend().T, 0, -1).clip(0, high + 20)
 
 
-def _render(
-    rng: np.random.Generator, n_frames: int, things: list[Thing], cuts: list[int]
-) -> NDArray[np.uint8]:
-    film = np.empty((n_frames, SIZE, SIZE, 3), dtype=np.float32)
-    for first, end in zip(cuts, [*cuts[1:], n_frames], strict=True):
-        film[first:end] = _background(rng)
-    for thing in things:
+def _shade(rng: np.random.Generator, colour: str, shifted: bool) -> NDArray[np.float32]:
+    """A colour as it is painted once: up to 12 from its name's, or 16 to 24 where shifted."""
+    away = rng.uniform(-12, 12, 3)
+    if shifted:
+        away = rng.choice([-1, 1], 3) * rng.uniform(16, 24, 3)
+    return (np.array(COLOURS[colour]) + away).astype(np.float32)
+
+
+def _render(clip: Clip) -> NDArray[np.uint8]:
+    rng = np.random.default_rng((*clip.key, 1))
+    film = np.empty((clip.n_frames, SIZE, SIZE, 3), dtype=np.float32)
+    before = None
+    for first, end in zip(clip.cuts, [*clip.cuts[1:], clip.n_frames], strict=True):
+        scene = _background(rng, clip.shifted)
+        film[first:end] = scene
+        if before is not None and rng.random() < 0.4:  # a soft change: the old background fades out
+            for t, share in zip(range(first, end), (0.75, 0.5, 0.25), strict=False):
+                film[t] = share * before + (1 - share) * scene
+        before = scene
+    if rng.random() < 0.3:  # the light changes slowly
+        first_light, last_light = rng.uniform(0.7, 1.2, 2)
+        light = np.linspace(first_light, last_light, clip.n_frames, dtype=np.float32)
+        film *= light[:, None, None, None]
+    for thing in clip.things:
         mask = _mask(thing.shape, thing.radius)[..., None]
-        shade = np.array(COLOURS[thing.colour], dtype=np.float32) + rng.uniform(-12, 12, 3).astype(np.float32)
         grain = rng.uniform(0.88, 1.0, mask.shape).astype(np.float32)
-        paint, see_through = mask * grain * shade, 1 - mask
+        paint, see_through = mask * grain * _shade(rng, thing.colour, clip.shifted), 1 - mask
         for t, (row, column) in enumerate(thing.path, thing.start):
             box = film[
                 t,
@@ -187,29 +218,33 @@ def _render(
             ]
             box *= see_through
             box += paint
-    for t, (row, column) in enumerate(rng.integers(0, SIZE, (n_frames, 2))):
-        film[t] += _noise()[row : row + SIZE, column : column + SIZE]
+    strength = np.float32(rng.uniform(1.7, 2.2) if clip.shifted else rng.uniform(0.4, 1.5))
+    for t, (row, column) in enumerate(rng.integers(0, SIZE, (clip.n_frames, 2))):
+        film[t] += strength * _noise()[row : row + SIZE, column : column + SIZE]
     return film.clip(0, 255).astype(np.uint8)
 
 
 # --- clips --------------------------------------------------------------------------------------------------
 
+TRAVEL = 32
+"""Pixels that a moving thing covers at least: two visual tokens."""
+
 
 def _path(
-    rng: np.random.Generator, radius: int, length: int, direction: str | None
+    rng: np.random.Generator, radius: int, length: int, direction: str | None, fastest: int
 ) -> tuple[tuple[int, int], ...]:
     low, high = radius, SIZE - radius
     if direction is None:
         row, column = (int(v) for v in rng.integers(low, high + 1, 2))
         return ((row, column),) * length
     steps = length - 1
-    fastest = min(12, (high - low) // steps)
-    speed = int(rng.integers(min(3, fastest), fastest + 1))
-    travel = speed * steps
+    speed = float(rng.uniform(TRAVEL / steps, min(fastest, (high - low) / steps)))
+    travel = int(speed * steps)
     down, right = DIRECTIONS[direction]
     spans = [(low + travel * (d < 0), high - travel * (d > 0)) for d in (down, right)]
     row, column = (int(rng.integers(a, b + 1)) for a, b in spans)
-    return tuple((row + down * speed * t, column + right * speed * t) for t in range(length))
+    way = [int(speed * t) for t in range(length)]
+    return tuple((row + down * gone, column + right * gone) for gone in way)
 
 
 def _fits(others: list[Thing], thing: Thing) -> bool:
@@ -222,37 +257,62 @@ def _fits(others: list[Thing], thing: Thing) -> bool:
     return True
 
 
-def _looks(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-    """n different (colour, shape) pairs: about half new in both, half sharing one with an earlier pair."""
-    colours, shapes = list(COLOURS), list(SHAPES)
-    pairs: list[tuple[str, str]] = []
-    shared = rng.choice(["colour", "shape"])  # one attribute a clip, so that counts reach four
+def _looks(rng: np.random.Generator, n: int, alike: int) -> list[tuple[str, str]]:
+    """n different (colour, shape) pairs.
+
+    The first `alike` share a colour, or a shape, that no other has, so that they can be counted. Of the rest
+    some share one with an earlier one of the rest: distractors.
+    """
+    colours, shapes = (
+        [str(c) for c in rng.permutation(list(COLOURS))],
+        [str(s) for s in rng.permutation(SHAPES)],
+    )
+    by_colour = bool(rng.random() < 0.5)
+    if by_colour:
+        pairs = [(colours[0], shape) for shape in shapes[:alike]]
+    else:
+        pairs = [(colour, shapes[0]) for colour in colours[:alike]]
+    own = set(pairs)
+    reserved = (colours[0], None) if by_colour else (None, shapes[0])
     while len(pairs) < n:
+        rest = [pair for pair in pairs if pair not in own]
         colour, shape = str(rng.choice(colours)), str(rng.choice(shapes))
-        if pairs and rng.random() < 0.45:
-            model = pairs[int(rng.integers(min(2, len(pairs))))]
-            colour, shape = (model[0], shape) if shared == "colour" else (colour, model[1])
-        elif n <= len(colours) and any(colour == c or shape == s for c, s in pairs) and rng.random() < 0.9:
+        if rest and rng.random() < 0.4:
+            model = rest[int(rng.integers(len(rest)))]
+            colour, shape = (model[0], shape) if rng.random() < 0.5 else (colour, model[1])
+        elif len(rest) < 5 and any(colour == c or shape == s for c, s in rest) and rng.random() < 0.9:
             continue
-        if (colour, shape) not in pairs:
+        if (colour, shape) not in pairs and (not alike or (colour != reserved[0] and shape != reserved[1])):
             pairs.append((colour, shape))
     return pairs
 
 
-def _cast(rng: np.random.Generator, lives: list[tuple[int, int, bool]]) -> list[Thing]:
-    """Things for lives (start, length, flash), by first frame; those that find no room are left out."""
+Life = tuple[int, int, str]
+"""(start, length, "resident" | "mover" | "flash")"""
+
+RADII = {"resident": (9, 14), "mover": (8, 12), "flash": (7, 10)}
+"""Half the height in pixels, both ends included: a flash covers one to four tokens, grazing some more."""
+
+SHIFTED_RADII = {"resident": (15, 17), "mover": (13, 14), "flash": (11, 12)}
+
+
+def _cast(
+    rng: np.random.Generator, lives: list[Life], alike: int = 0, shifted: bool = False
+) -> tuple[Thing, ...]:
+    """Things for lives, by first frame, less those that find no room; the first `alike` look alike."""
     things: list[Thing] = []
-    for (start, length, flash), (colour, shape) in zip(lives, _looks(rng, len(lives)), strict=True):
+    for (start, length, role), (colour, shape) in zip(lives, _looks(rng, len(lives), alike), strict=True):
+        low, high = (SHIFTED_RADII if shifted else RADII)[role]
+        moves = length > 2 and role != "flash" and (role == "mover" or rng.random() < 0.4)
         for _ in range(12):
-            radius = int(rng.integers(6, 10) if flash else rng.integers(8, 15))
-            moves = length > 1 and not flash and rng.random() < 0.6
+            radius = int(rng.integers(low, high + 1))
             direction = str(rng.choice(list(DIRECTIONS))) if moves else None
-            path = _path(rng, radius, length, direction)
-            thing = Thing(colour, shape, radius, start, path, direction, flash)
+            path = _path(rng, radius, length, direction, 24 if shifted else 16)
+            thing = Thing(colour, shape, radius, start, path, direction, role == "flash")
             if _fits(things, thing):
                 things.append(thing)
                 break
-    return sorted(things, key=lambda thing: thing.start)
+    return tuple(sorted(things, key=lambda thing: thing.start))
 
 
 def make_clip(seed: int, n_frames: int, split: str = "train") -> Clip:
@@ -273,35 +333,47 @@ def make_clip(seed: int, n_frames: int, split: str = "train") -> Clip:
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     if n_frames < 1:
         raise ValueError(f"a clip needs at least one frame, not {n_frames}")
-    rng = np.random.default_rng((SPLITS.index(split), n_frames, seed))
+    key = (SPLITS.index(split), n_frames, seed)
+    rng = np.random.default_rng(key)
 
-    n_scenes = int(rng.integers(1, 2 + n_frames // 5)) if n_frames > 1 else 1
+    n_scenes = int(rng.integers(1, 2 + min(n_frames, 24) // 5)) if n_frames > 1 else 1
     inner = rng.choice(np.arange(1, n_frames), n_scenes - 1, replace=False) if n_scenes > 1 else np.array([])
     cuts = [0, *sorted(int(t) for t in inner)]
-    lives: list[tuple[int, int, bool]] = []
-    for first, end in zip(cuts, [*cuts[1:], n_frames], strict=True):
-        lives += [(first, end - first, False)] * int(rng.integers(1, 3))
-    for _ in range(int(rng.integers(1, 3 + min(n_frames, 16) // 5))):
-        length = int(rng.integers(1, min(2, n_frames) + 1))
-        lives.append((int(rng.integers(0, n_frames - length + 1)), length, True))
-    lives = [lives[i] for i in rng.permutation(len(lives))][:9]
 
-    things = _cast(rng, lives)
-    return Clip(_render(rng, n_frames, things, cuts), tuple(things), tuple(cuts))
+    def somewhere(low: int, high: int, role: str) -> Life:
+        length = int(rng.integers(min(low, n_frames), min(high, n_frames) + 1))
+        return int(rng.integers(0, n_frames - length + 1)), length, role
+
+    flashes = int(rng.integers(1, 4 + min(n_frames, 24) // 8))
+    lives = [somewhere(1, 2, "flash") for _ in range(flashes)]
+    others = [somewhere(3, 8, "mover") for _ in range(int(rng.integers(0, 3))) if n_frames > 2]
+    for first, end in zip(cuts, [*cuts[1:], n_frames], strict=True):
+        others += [(first, end - first, "resident")] * int(rng.integers(0, 3))
+    lives += [others[i] for i in rng.permutation(len(others))][: 9 - flashes]
+    alike = min(flashes, int(rng.integers(0, len(NUMBERS) + 1)))
+    shifted = split == "shifted"
+    return Clip(n_frames, _cast(rng, lives, alike, shifted), tuple(cuts), key, shifted)
 
 
 def make_crowd(seed: int) -> Clip:
     """One frame of up to eight things: many names a frame to learn seeing from. Training split only."""
-    rng = np.random.default_rng((len(SPLITS), seed))
-    things = _cast(rng, [(0, 1, bool(rng.random() < 0.5)) for _ in range(int(rng.integers(5, 9)))])
-    return Clip(_render(rng, 1, things, [0]), tuple(things), (0,))
+    key = (len(SPLITS), seed)
+    rng = np.random.default_rng(key)
+    roles = [
+        ("flash", "mover", "resident")[i] for i in rng.choice(3, int(rng.integers(5, 10)), p=(0.6, 0.2, 0.2))
+    ]
+    return Clip(1, _cast(rng, [(0, 1, role) for role in roles]), (0,), key)
 
 
 # --- questions ----------------------------------------------------------------------------------------------
 
 
-def _unique(clip: Clip) -> Iterator[tuple[Thing, Description, str]]:
-    """Things that a shape alone or a colour alone names, with that description and its words."""
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _named(clip: Clip) -> Iterator[tuple[Thing, Description, str]]:
+    """Every thing under each name that is its alone: its shape, its colour, and the two together."""
     colours = [thing.colour for thing in clip.things]
     shapes = [thing.shape for thing in clip.things]
     for thing in clip.things:
@@ -309,32 +381,42 @@ def _unique(clip: Clip) -> Iterator[tuple[Thing, Description, str]]:
             yield thing, (None, thing.shape), thing.shape
         if colours.count(thing.colour) == 1:
             yield thing, (thing.colour, None), f"{thing.colour} thing"
+        if shapes.count(thing.shape) > 1 or colours.count(thing.colour) > 1:
+            yield thing, (thing.colour, thing.shape), f"{thing.colour} {thing.shape}"
+
+
+def _apart(clip: Clip) -> Iterator[tuple[Thing, Thing, Description, Description, str, str]]:
+    """Pairs of things of which the first is gone before the second comes, with what they are called."""
+    named = list(_named(clip))
+    for a, about_a, name_a in named:
+        for b, about_b, name_b in named:
+            if a.stop < b.start:
+                yield a, b, about_a, about_b, name_a, name_b
 
 
 def _colour(clip: Clip) -> list[Question]:
     return [
-        Question("colour", f"what colour is the {words} ?", thing.colour, (about,))
-        for thing, about, words in _unique(clip)
-        if about[1]
+        Question("colour", f"what colour is the {name} ?", thing.colour, (about,))
+        for thing, about, name in _named(clip)
+        if about[0] is None
     ]
 
 
 def _shape(clip: Clip) -> list[Question]:
     return [
-        Question("shape", f"what shape is the {words} ?", thing.shape, (about,))
-        for thing, about, words in _unique(clip)
-        if about[0]
+        Question("shape", f"what shape is the {name} ?", thing.shape, (about,))
+        for thing, about, name in _named(clip)
+        if about[1] is None
     ]
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
 def _exists(clip: Clip) -> list[Question]:
-    """Yes: a pair that is there. No: a colour and a shape that are both there, but on different things."""
+    """Yes: a pair that is there. No: one that is not, though its shape is; mostly its colour is
+    there as well, on another thing."""
     there = {(thing.colour, thing.shape) for thing in clip.things}
     crossed = {(a.colour, b.shape) for a in clip.things for b in clip.things} - there
+    absent = [colour for colour in COLOURS if all(colour != thing.colour for thing in clip.things)]
+    crossed |= {(absent[i % len(absent)], thing.shape) for i, thing in enumerate(clip.things) if absent}
     return [
         Question("exists", f"is there {_article(colour)} {colour} {shape} ?", answer, ((colour, shape),))
         for answer, pairs in (("yes", there), ("no", crossed))
@@ -344,58 +426,74 @@ def _exists(clip: Clip) -> list[Question]:
 
 def _where(clip: Clip) -> list[Question]:
     questions = []
-    for thing, about, words in _unique(clip):
+    for thing, about, name in _named(clip):
         (row, column), middle = thing.path[0], SIZE / 2
-        if thing.direction is None and min(abs(row - middle), abs(column - middle)) > 5:
+        if thing.direction is None and min(abs(row - middle), abs(column - middle)) > 6:
             answer = CORNERS[2 * (row > middle) + (column > middle)]
-            questions.append(Question("where", f"where is the {words} ?", answer, (about,)))
+            questions.append(Question("where", f"where is the {name} ?", answer, (about,)))
     return questions
 
 
 def _when(clip: Clip) -> list[Question]:
+    """Early or late: in one half of the clip, and not within a sixteenth of its middle."""
     questions = []
-    n = len(clip.frames)
-    for thing, about, words in _unique(clip):
-        thirds = {3 * t // n for t in range(thing.start, thing.stop)}
-        if n >= 3 and len(thirds) == 1:
-            answer = THIRDS[thirds.pop()]
-            questions.append(Question("when", f"when is the {words} seen ?", answer, (about,)))
+    n = clip.n_frames
+    for thing, about, name in _named(clip):
+        early, late = 16 * thing.stop <= 7 * n, 16 * thing.start >= 9 * n
+        if early or late:
+            answer = HALVES[late]
+            questions.append(Question("when", f"is the {name} early or late ?", answer, (about,)))
     return questions
 
 
-def _first(clip: Clip) -> list[Question]:
-    """Which of two things is seen first, in both orders of naming: neither place gives the answer away."""
-    questions = []
-    named = [(thing, about) for thing, about, _ in _unique(clip) if about[1]]
-    for a, one in named:
-        for b, two in named:
-            if a.start != b.start:
-                text = f"which is seen first , the {a.shape} or the {b.shape} ?"
-                answer = a.shape if a.start < b.start else b.shape
-                questions.append(Question("first", text, answer, (one, two)))
-    return questions
+def _first_last(clip: Clip) -> list[Question]:
+    """Which of two things is seen first, or last, named in either order: no place gives the answer away."""
+    return [
+        Question("first/last", f"which is seen {end} , the {one.shape} or the {two.shape} ?", answer, about)
+        for a, b, about_a, about_b, name_a, name_b in _apart(clip)
+        if name_a == a.shape and name_b == b.shape
+        for end, answer in (("first", a.shape), ("last", b.shape))
+        for one, two, about in ((a, b, (about_a, about_b)), (b, a, (about_b, about_a)))
+    ]
+
+
+def _before_after(clip: Clip) -> list[Question]:
+    return [
+        Question("before/after", f"is the {one} before or after the {two} ?", answer, about)
+        for _, _, about_a, about_b, name_a, name_b in _apart(clip)
+        for one, two, answer, about in (
+            (name_a, name_b, "before", (about_a, about_b)),
+            (name_b, name_a, "after", (about_b, about_a)),
+        )
+    ]
 
 
 def _direction(clip: Clip) -> list[Question]:
     return [
-        Question("direction", f"which way does the {words} move ?", thing.direction, (about,))
-        for thing, about, words in _unique(clip)
+        Question("direction", f"which way does the {name} move ?", thing.direction, (about,))
+        for thing, about, name in _named(clip)
         if thing.direction is not None
     ]
 
 
 def _count(clip: Clip) -> list[Question]:
-    """How many different things of one shape, or of one colour, the whole clip shows."""
-    questions = []
-    colours = [thing.colour for thing in clip.things]
-    shapes = [thing.shape for thing in clip.things]
-    for seen, about, words in [
-        *((shapes.count(s), (None, s), f"{s} things") for s in sorted(set(shapes))),
-        *((colours.count(c), (c, None), f"{c} things") for c in sorted(set(colours))),
-    ]:
-        if seen <= len(NUMBERS):
-            answer = NUMBERS[seen - 1]
-            questions.append(Question("count", f"how many {words} are there ?", answer, (about,)))
+    """How many different things of one shape, or of one colour, there are, where all of them are flashes.
+
+    At most one question has the answer one: most colours and shapes are there once, and would drown the rest.
+    """
+    questions: list[Question] = []
+    for what, named in (
+        *(((thing.colour, None), f"{thing.colour} things") for thing in clip.things[::2]),
+        *(((None, thing.shape), f"{thing.shape} things") for thing in clip.things),
+        *(((thing.colour, None), f"{thing.colour} things") for thing in clip.things[1::2]),
+    ):
+        if any(question.about == (what,) for question in questions):
+            continue
+        things = [thing for thing in clip.things if matches(thing, what)]
+        alone = len(things) == 1 and any(question.answer == NUMBERS[0] for question in questions)
+        if 0 < len(things) <= len(NUMBERS) and all(thing.flash for thing in things) and not alone:
+            answer = NUMBERS[len(things) - 1]
+            questions.append(Question("count", f"how many {named} are there ?", answer, (what,)))
     return questions
 
 
@@ -405,7 +503,8 @@ QUESTION_TYPES: dict[str, Callable[[Clip], list[Question]]] = {
     "exists": _exists,
     "where": _where,
     "when": _when,
-    "first": _first,
+    "first/last": _first_last,
+    "before/after": _before_after,
     "direction": _direction,
     "count": _count,
 }
@@ -416,12 +515,13 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "exists": ("yes", "no"),
     "where": CORNERS,
-    "when": THIRDS,
-    "first": SHAPES,
+    "when": HALVES,
+    "first/last": SHAPES,
+    "before/after": ORDERS,
     "direction": tuple(DIRECTIONS),
     "count": NUMBERS,
 }
-"""Question type -> the answers it has; chance is one in their number (one in two for "first")."""
+"""Question type -> the answers it has; chance is one in their number (one in two for "first/last")."""
 
 
 def ask(clip: Clip, seed: int, n: int) -> list[Question]:
@@ -462,8 +562,10 @@ def benchmark(split: str, n_frames: int, n: int) -> Iterator[tuple[int, Question
     Raises:
         ValueError: If the split is unknown, or clips so short cannot hold every question type.
     """
-    if n_frames < 3:
-        raise ValueError(f"clips of {n_frames} frames have no beginning, middle and end: ask for 3 or more")
+    if n_frames < 4:
+        raise ValueError(
+            f"clips of {n_frames} frames are too short to tell early from late: ask for 4 or more"
+        )
     kinds, turns, seed = list(QUESTION_TYPES), dict.fromkeys(QUESTION_TYPES, 0), 0
     for i in range(n):
         kind = kinds[i % len(kinds)]
@@ -487,5 +589,16 @@ def words() -> list[str]:
         " big small large tiny fast slow top bottom middle corner center centre left right up down early late"
         " change same different other than any all none zero five six yes no word answer ? , . ! ' picture"
     )
-    every = [*COLOURS, *SHAPES, *DIRECTIONS, *NUMBERS, *THIRDS, *CORNERS, *glue.split()]
+    every = [
+        *COLOURS,
+        *SHAPES,
+        *DIRECTIONS,
+        *NUMBERS,
+        "four",
+        "beginning",
+        "middle",
+        "end",
+        *CORNERS,
+        *glue.split(),
+    ]
     return list(dict.fromkeys(every))
