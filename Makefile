@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LIMIT ?= 2000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup dev demo test lint types bench clean
+.PHONY: setup dev demo test lint types bench results clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -39,6 +40,15 @@ types: dev
 bench: dev   ## speed of the parts, against what they replace
 	$(BIN)/python benchmarks/video.py
 	$(BIN)/python benchmarks/prefill.py --layers 12 --frames 8
+
+# About seven CPU hours at 2,000 questions a table, more than five of them for `eval`. Stop it and run it again: it
+# goes on. What was asked with another LIMIT or checkpoint is refused: remove docs/results/*.work.jsonl first.
+results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded model
+	mkdir -p docs/results docs/figures
+	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) \
+		--json docs/results/eval.json --plot docs/figures/accuracy.png
+	$(BIN)/adatp ablate --frames 16 --flops 0.273,0.10 --limit $(LIMIT) \
+		--json docs/results/ablations.json --plot docs/figures/ablations.png
 
 clean:
 	rm -rf $(VENV)

@@ -1,36 +1,119 @@
-"""What the README shows is what the code prints."""
+"""What the README and the guide for contributors show is what the code does."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import LlavaOnevisionConfig
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+from adatp import AdaTP
+from adatp.cli import main
+from adatp.methods.fastv import FastV
+from families import FAMILIES, Prompt, batch, build
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block of code."""
+    return re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+
+
+def shown(first_words: str) -> list[str]:
+    """The lines of the README's block that begins with these words."""
+    [block] = [content for _, content in blocks(README) if content.startswith(first_words)]
+    return [line.rstrip() for line in block.splitlines()]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The lines that the command prints, 80 columns wide."""
+    capsys.readouterr()
+    assert main(arguments) == 0
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_the_python_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    number = next(i for i, (_, code) in enumerate(BLOCKS) if "tiny.load()" in code)
-    (language, code), (_, expected) = BLOCKS[number : number + 2]
+    found = blocks(README)
+    number = next(i for i, (_, code) in enumerate(found) if "tiny.load()" in code)
+    (language, code), (_, expected) = found[number : number + 2]
     assert language == "python"
-    exec(compile(code, "README.md", "exec"), {})
-    shown = capsys.readouterr().out.split()
-    for word, told in zip(shown, expected.split(), strict=True):
+    exec(compile(code, "README.md", "exec", dont_inherit=True), {})
+    words = capsys.readouterr().out.split()
+    for word, told in zip(words, expected.split(), strict=True):
         if word.startswith("0."):
             assert float(word) == pytest.approx(float(told), rel=1e-6)
         else:
             assert word == told
 
 
-def test_the_settings_shown_are_the_defaults() -> None:
-    from adatp import AdaTP
+def test_the_demo_prints_what_is_shown_but_for_times(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = printed(capsys, "ask", "--compare")
 
+    def untimed(lines: list[str]) -> list[str]:
+        return [line for line in lines if not line.startswith(" Time:")]
+
+    assert untimed(out) == untimed(shown("what colour"))
+
+
+def test_the_budgets_shown_are_those_of_the_7b_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The sizes of Qwen2-7B behind the tower that is the config's default, SigLIP so400m at 384 pixels."""
+    monkeypatch.setenv("COLUMNS", "80")
+    qwen2_7b = {
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    LlavaOnevisionConfig(text_config=qwen2_7b).save_pretrained(tmp_path)
+    table = shown("llava_onevision, 28 layers")
+    assert printed(capsys, "flops", "--model", str(tmp_path))[: len(table)] == table
+    refused = printed(capsys, "flops", "--model", str(tmp_path), "--flops", "0.0001")
+    [lowest] = re.findall(r"the lowest is ([\d.]+)%", "\n".join(refused))
+    assert f"target, {lowest} % here" in README
+
+
+def test_the_settings_shown_are_the_defaults() -> None:
     defaults = AdaTP()
-    shown = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", README, re.MULTILINE))
     names = {"on": True, "off": False}
-    assert {"flops", "tau_s", "tau_r", "adaptive", "max_queries", "relevance"} <= set(shown)
-    for name, value in shown.items():
+    for name, value in table.items():
         told = names.get(value, value.strip('`"'))
         assert str(getattr(defaults, name)) == str(told)
+    others = {"start", "end", "global_debias", "local_debias"}  # rows of two settings
+    assert set(table) == set(vars(defaults)) - others
+    for name in others:
+        assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_example_of_a_method_works(family: Any) -> None:
+    """It is FastV but for its name."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    [code] = [code for language, code in blocks(guide) if language == "python"]
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    prompts = [Prompt(before=1, seed=1), Prompt(before=5, seed=2)]
+    model, inputs = build(family), batch(family, prompts)
+    runs = []
+    for method in (names["ByAttention"](flops=0.6), FastV(flops=0.6, layer=2)):
+        with method(model) as run:
+            model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        runs.append(run.report)
+    example, fastv = runs
+    assert example.method == "by-attention"
+    assert example.visual_tokens[2] < example.visual_tokens[1]
+    assert example.flops_ratio == fastv.flops_ratio <= 0.6
+    for (layer, mine), theirs in zip(enumerate(example.kept), fastv.kept, strict=True):
+        assert all(map(torch.equal, mine, theirs)), layer
