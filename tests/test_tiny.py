@@ -424,7 +424,7 @@ def test_questions_of_a_pass_do_not_see_each_other(processor, random_model):
     with torch.no_grad():
         loss, scores = train.decoder_loss(batch, model, processor)
     model.set_attn_implementation("sdpa")
-    answers, ends, hits = [], [], 0
+    answers, ends, weights, hits = [], [], [], 0
     for pixels, questions in zip(batch.pixels, batch.questions, strict=True):
         frames = ((pixels.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8)
         for question in questions:
@@ -434,9 +434,11 @@ def test_questions_of_a_pass_do_not_see_each_other(processor, random_model):
             for store, row, word in ((answers, 0, question.answer), (ends, 1, "<|im_end|>")):
                 target = processor.tokenizer.convert_tokens_to_ids(word)
                 store.append(torch.nn.functional.cross_entropy(logits[row], torch.tensor(target)))
+            weights.append(train.LOSS_WEIGHT.get(question.kind, 1.0))
             word = processor.tokenizer.convert_ids_to_tokens(int(logits[0].argmax()))
             hits += word == question.answer
-    expected = torch.stack(answers).mean() + 0.1 * torch.stack(ends).mean()
+    weight = torch.tensor(weights)
+    expected = (weight * torch.stack(answers)).sum() / weight.sum() + 0.1 * torch.stack(ends).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert sum(map(sum, scores.values())) == hits
 

@@ -170,12 +170,12 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _curve(log: Path) -> str:
-    """Every sixth record of the decoder's training curve, as a table."""
+def _curve(log: Path, rows: int = 16) -> str:
+    """The decoder's training curve at evenly spaced records, the last one included, as a table."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
     records = [record for record in records if record["stage"] == "decoder" and "train" in record]
-    picked = records[5::6] + ([records[-1]] if records and len(records) % 6 else [])
-    rows = [
+    picked = [records[i] for i in sorted({*np.linspace(0, len(records) - 1, rows).round().astype(int)})]
+    lines = [
         [
             f"{record['minutes']['decoder']:.0f}",
             str(record["frames"]),
@@ -186,7 +186,7 @@ def _curve(log: Path) -> str:
         ]
         for record in picked
     ]
-    return _table(["minutes", "frames", *QUESTION_TYPES], rows)
+    return _table(["minutes", "frames", *QUESTION_TYPES], lines)
 
 
 _TOWER = "vision_tower.vision_model."

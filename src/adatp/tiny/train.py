@@ -297,7 +297,7 @@ def clip_batch(seed: int, phase: Phase) -> ClipBatch:
     clips = [make_clip(s, phase.frames) for s in seeds]
     pixels = torch.stack([pixel_values(clip.frames) for clip in clips])
     shows = [[cell_labels(frame_things(clip, t))[0] != 0 for t in range(phase.frames)] for clip in clips]
-    questions = [ask(clip, seed, phase.questions) for clip, seed in zip(clips, seeds, strict=True)]
+    questions = [ask(clip, seed, phase.questions, HARD) for clip, seed in zip(clips, seeds, strict=True)]
     return ClipBatch(
         pixels,
         questions,
@@ -377,6 +377,12 @@ def shared_prefix_attention(
 CLOCK_LAYER, MOTION_LAYER, NAME_LAYER = 2, 4, 9
 """In front of these layers of 12 the visual tokens' states have to know the frame, and motion, and the words
 of a question what they stand for."""
+
+HARD = {"first/last": 2.0, "count": 5.0, "before/after": 1.5}
+"""Question types that are asked more often, as they are learned last."""
+
+LOSS_WEIGHT = {"count": 4.0}
+"""And of which a clip allows only few."""
 
 FULL = 0.25
 """Share of the steps in which the decoder sees every visual token. In the others most of those that show
@@ -463,7 +469,9 @@ def decoder_loss(
         torch.stack([hidden[clip, block, answer - 1], hidden[clip, block, answer]])
     ).float()
     target = torch.stack([ids[clip, block, answer], ids[clip, block, answer + 1]]).to(device)
-    loss = F.cross_entropy(logits[0], target[0]) + 0.1 * F.cross_entropy(logits[1], target[1])
+    weight = torch.tensor([LOSS_WEIGHT.get(question.kind, 1.0) for *_, question in asked], device=device)
+    losses = F.cross_entropy(logits[0], target[0], reduction="none")
+    loss = (weight * losses).sum() / weight.sum() + 0.1 * F.cross_entropy(logits[1], target[1])
     scores: dict[str, list[float]] = defaultdict(list)
     if probes is not None:
         states = [
@@ -489,6 +497,14 @@ def decoder_loss(
             told = read("named", [spot for spot, _ in single]).squeeze(-1) * 8
             loss = loss + 0.3 * F.huber_loss(told, named)
             scores["name frame"] = ((told - named).abs() < 1.5).float().tolist()
+        counts = [
+            (i, j, x) for i, row in enumerate(batch.members) for j, x in enumerate(row) if x is not None
+        ]
+        if counts:
+            members = torch.tensor([x[1] for _, _, x in counts], device=device)
+            told = read("members", [(i, j, x[0]) for i, j, x in counts])
+            loss = loss + F.binary_cross_entropy_with_logits(told, members)
+            scores["members"] = ((told > 0) == (members > 0)).all(1).float().tolist()
         if pairs := [
             ((i, j, names[1][0]), _second(batch.questions[i][j], names))
             for i, j, names in questions
@@ -498,14 +514,20 @@ def decoder_loss(
             told = read("second", [spot for spot, _ in pairs]).squeeze(-1)
             loss = loss + 0.3 * F.binary_cross_entropy_with_logits(told, second.float())
             scores["name second"] = ((told > 0) == second).float().tolist()
-        counts = [
-            (i, j, x) for i, row in enumerate(batch.members) for j, x in enumerate(row) if x is not None
-        ]
-        if counts:
-            members = torch.tensor([x[1] for _, _, x in counts], device=device)
-            told = read("members", [(i, j, x[0]) for i, j, x in counts])
-            loss = loss + F.binary_cross_entropy_with_logits(told, members)
-            scores["members"] = ((told > 0) == (members > 0)).all(1).float().tolist()
+            # Which of two to name has to reach the token that answers while it can still look back at them.
+            asking = [
+                (i, j, names) for i, j, names in questions if batch.questions[i][j].kind == "first/last"
+            ]
+            if asking:
+                reading = output.hidden_states[NAME_LAYER + 1][:, prefix.shape[1] :].reshape(
+                    n, blocks, length, -1
+                )
+                second = torch.tensor(
+                    [_second(batch.questions[i][j], x) for i, j, x in asking], device=device
+                )
+                told = read("second", [(i, j, int(last[i, j]) - 2) for i, j, _ in asking]).squeeze(-1)
+                loss = loss + 0.3 * F.binary_cross_entropy_with_logits(told, second.float())
+                scores["answer second"] = ((told > 0) == second).float().tolist()
         truth = batch.motion.to(device).gather(1, kept)
         if (truth > 0).any():
             told = probes["motion"](states[1][truth != IGNORE]).float()

@@ -12,7 +12,7 @@ To add a question type, write a function `Clip -> list of Question` and name it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -524,11 +524,11 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 """Question type -> the answers it has; chance is one in their number (one in two for "first/last")."""
 
 
-def ask(clip: Clip, seed: int, n: int) -> list[Question]:
+def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = None) -> list[Question]:
     """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
 
     Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not drown
-    the rest.
+    the rest; with `weights`, a type that has one is drawn so many times as often.
     """
     rng = np.random.default_rng(seed)
     pool: dict[str, dict[str, list[Question]]] = {}
@@ -537,7 +537,9 @@ def ask(clip: Clip, seed: int, n: int) -> list[Question]:
             pool.setdefault(kind, {}).setdefault(question.answer, []).append(question)
     drawn: list[Question] = []
     while pool and len(drawn) < n:
-        kind = str(rng.choice(sorted(pool)))
+        kinds = sorted(pool)
+        share = np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
+        kind = str(rng.choice(kinds, p=share / share.sum()))
         answer = str(rng.choice(sorted(pool[kind])))
         bucket = pool[kind][answer]
         drawn.append(bucket.pop(int(rng.integers(len(bucket)))))
