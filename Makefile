@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LIMIT ?= 2000
+LIMIT ?= 200
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: setup dev demo test lint types bench results clean
@@ -41,14 +41,17 @@ bench: dev   ## speed of the parts, against what they replace
 	$(BIN)/python benchmarks/video.py
 	$(BIN)/python benchmarks/prefill.py --layers 12 --frames 8
 
-# About seven CPU hours at 2,000 questions a table, more than five of them for `eval`. Stop it and run it again: it
-# goes on. What was asked with another LIMIT or checkpoint is refused: remove docs/results/*.work.jsonl first.
-results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded model
+# The claim asks 2,000 questions of vanilla and AdaTP, the comparison LIMIT of everyone: about an hour and a half of one core
+# with 200, five times that and more with 2000. Stop it and run it again: it goes on. What was asked with another LIMIT
+# or checkpoint is refused: remove docs/results/*.work.jsonl first.
+results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded model, into the README
 	mkdir -p docs/results docs/figures
-	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) \
+	$(BIN)/adatp eval --frames 32 --limit 2000 --methods vanilla,adatp --flops 0.273 --json docs/results/claim.json
+	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) --flops 0.273,0.15,0.10 \
 		--json docs/results/eval.json --plot docs/figures/accuracy.png
 	$(BIN)/adatp ablate --frames 16 --flops 0.273,0.10 --limit $(LIMIT) \
 		--json docs/results/ablations.json --plot docs/figures/ablations.png
+	$(BIN)/python benchmarks/readme_table.py
 
 clean:
 	rm -rf $(VENV)

@@ -330,12 +330,14 @@ def test_auto_drops_early_only_where_the_target_needs_it() -> None:
     assert [early(flops) for flops in (0.9, 0.5, 0.35, 0.2)] == [False, False, False, True]
 
 
-def test_the_papers_setting_needs_no_early_stage() -> None:
+def test_the_early_stage_at_the_papers_budget() -> None:
     shape = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)  # Qwen2-7B, 32 frames
     prompt = {"visual": 6272, "other": 30, "question": 16}
     auto, off, on = (AdaTP(early=early).schedule(shape, **prompt) for early in ("auto", "off", "on"))
-    assert auto == off
+    assert auto == on
     assert off.visual[0] == 6272 > on.visual[0]
+    half = AdaTP(flops=0.5).schedule(shape, **prompt)
+    assert half == AdaTP(flops=0.5, early="off").schedule(shape, **prompt)
     low = AdaTP(flops=0.05).schedule(shape, **prompt)
     assert 0.0495 < low.ratio <= 0.05
     with pytest.raises(BudgetError, match="out of reach"):

@@ -31,7 +31,7 @@ Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
 Early = Literal["auto", "on", "off"]
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
-_SCARCE = 0.08
+_SCARCE = 0.15
 # Share of the tokens left by the early stage that the decoder's cuts leave, about.
 _SURVIVE = 0.5
 
@@ -58,7 +58,7 @@ class AdaTP(Method):
             without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
-            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than 8 %
+            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than 15 %
             of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
