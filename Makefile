@@ -49,7 +49,7 @@ results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded 
 	$(BIN)/adatp eval --frames 32 --limit 2000 --methods vanilla,adatp --flops 0.273 --json docs/results/claim.json
 	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) --flops 0.273,0.15,0.10 \
 		--json docs/results/eval.json --plot docs/figures/accuracy.png
-	$(BIN)/adatp ablate --frames 16 --flops 0.273,0.10 --limit $(LIMIT) \
+	$(BIN)/adatp ablate --frames 16 --flops 0.10 --limit 120 \
 		--json docs/results/ablations.json --plot docs/figures/ablations.png
 	$(BIN)/python benchmarks/readme_table.py
 

@@ -460,7 +460,7 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
 def test_flops_agrees_with_what_a_run_reports(run: Run, tmp_path: Path) -> None:
     run("ask", "--json", tmp_path / "out.json", *QUICK)
     report = json.loads((tmp_path / "out.json").read_text())["report"]
-    visual, tokens = report["visual_tokens"][0][0], report["tokens"][0][0]
+    visual, tokens = report["prompt_visual_tokens"][0], report["prompt_tokens"][0]
     code, out, _ = run("flops", "--frames", 16, "--text-tokens", tokens - visual, "--flops", "0.273")
     assert code == 0
     assert rows(out)["vanilla"][-1] == f"{visual}×12"

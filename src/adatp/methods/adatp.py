@@ -58,8 +58,8 @@ class AdaTP(Method):
             without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
-            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than 15 %
-            of the visual tokens, or cannot reach the target.
+            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than
+            15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
     """
