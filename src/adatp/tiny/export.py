@@ -55,6 +55,10 @@ Any other word is unknown to it.
 - decoder, tower frozen: {decoder_minutes:.0f} minutes, {decoder_steps} steps, clips of {lengths}
   frames in turn.
 
+In three of four decoder steps most of the visual tokens that show nothing were left out, at the
+positions the rest have: the model has seen prompts with gaps in training, which real Video LLMs have
+not, and that may make every pruning method look better on it than on them.
+
 Machine: {machine}. Muon for the layers' matrices, AdamW for the rest, peak rates {vision_rate} and
 {decoder_rate}, bf16 autocast.{history}
 

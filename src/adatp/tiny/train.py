@@ -6,13 +6,19 @@ Two stages, each with its own time budget:
   frames are matched with SigLIP's sigmoid loss; at the same time every visual token that the Video LLM will
   see names, through its projector and in its own word embeddings, the colour, shape and place of what it
   shows. The tower is then copied into the Video LLM and stays frozen, so that SigLIP stays its partner.
-- *decoder*: projector and decoder, on clips that grow from 2 to 16 frames. All questions on a clip share one
+- *decoder*: projector and decoder, on clips that grow from 2 to 32 frames. All questions on a clip share one
   pass: each sits in a block of its own after the visual tokens and sees those and itself only, at the
-  positions it would have alone.
+  positions it would have alone. In most steps most visual tokens that show nothing are left out (`thin`): in
+  this the model has seen prompts with gaps, which real ones have not. Linear probes, thrown away
+  afterwards, ask the hidden states for what few answers teach, such as the frame of a token (`decoder_loss`).
+
+``--start-from`` takes the first weights from a checkpoint, the shipped one for instance, to go on improving
+it (``--vision-minutes 0`` keeps its tower as it is).
 
 Every minute the whole state is written to ``OUT/state.pt`` in one atomic step; the same command after a kill
 goes on from there. Data come from (seed, stage, step), so no random state needs saving. ``OUT/log.jsonl``
-holds the curves. Training needs transformers 5.12 or newer; what it makes runs from 5.5 on.
+holds the curves. Training needs transformers 5.12 and torch 2.9 or newer; what it makes runs from older ones
+on.
 """
 
 from __future__ import annotations
