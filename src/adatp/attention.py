@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -81,7 +82,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     )
 
 
-class _Tap:
+class _Tap(ABC):
     """Sees the final queries and keys of one attention module, whatever kernel it runs."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -110,13 +111,13 @@ class _Tap:
         self.module.config = self.config
         self.disarm()
 
+    @abstractmethod
     def disarm(self) -> None:
         """Forget what was asked and seen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
         """Look at one call; ``packed`` are the ends of sequences laid side by side, if any."""
-        raise NotImplementedError
 
 
 class Probe(_Tap):

@@ -403,7 +403,7 @@ def _evaluate(
             facts = {
                 "version": version("adatp"),
                 "command": command,
-                "model": source,
+                "model": model or "embedded",
                 **{name: value for name, value in results.pins.items() if not name.startswith("run ")},
                 "rows": rows,
                 "skipped": skipped,

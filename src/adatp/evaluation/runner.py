@@ -86,7 +86,7 @@ def view_of(frames: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
 def third_of(clip: Clip, question: Question) -> str | None:
     """The third of the clip that holds all the evidence; None if several do."""
     shown = np.flatnonzero(evidence(clip, question.about))
-    thirds = {3 * int(frame) // len(clip.frames) for frame in shown}
+    thirds = {3 * int(frame) // clip.n_frames for frame in shown}
     return THIRDS[thirds.pop()] if len(thirds) == 1 else None
 
 
@@ -170,7 +170,7 @@ def _ask_all(
 ) -> Iterator[tuple[Entrant, dict[str, Any] | str]]:
     """Each entrant with its answer and what that took, or with why it can't be asked."""
     shown, inputs = "", {}
-    frames = len(clip.frames)
+    frames = clip.n_frames
     for entrant in entrants:
         if entrant.view != shown:
             shown = entrant.view

@@ -112,17 +112,7 @@ class AdaTP(Method):
         return range(start - 1, end)
 
     def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """What each layer processes of one sample; known before anything runs.
-
-        Args:
-            shape: the decoder.
-            visual: visual tokens of the prompt.
-            other: its other tokens.
-            question: those of them behind the video.
-
-        Raises:
-            BudgetError: the target is out of reach.
-        """
+        """See ``Method.schedule``."""
         start, end = self.layer_range(shape.layers)
         prompt = {"visual": visual, "other": other, "queries": min(self.max_queries, question)}
         layers = {"start": start, "end": end}

@@ -70,17 +70,7 @@ class Peer(Method):
         return () if self.flops == 1 else tuple(cut - 1 for cut in self.cuts(layers) if cut)
 
     def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """What each layer processes of one sample.
-
-        Args:
-            shape: the decoder.
-            visual: visual tokens of the prompt.
-            other: its other tokens.
-            question: those of them behind the video.
-
-        Raises:
-            BudgetError: the target is out of reach, or the decoder has no such layers.
-        """
+        """See ``Method.schedule``; BudgetError also where the decoder lacks a layer to drop before."""
         if self.flops == 1 or not visual:
             return everything(shape, visual=visual, other=other)
         if not all(0 <= cut < shape.layers for cut in self.cuts(shape.layers)):

@@ -490,11 +490,12 @@ def decoder_loss(
         told = probes["clock"](states[0]).squeeze(-1).float() * 8
         loss = loss + 0.1 * F.huber_loss(told, frames)
         scores["token frame"] = ((told - frames).abs() < 1).float().flatten().tolist()
-        reading = output.hidden_states[NAME_LAYER][:, prefix.shape[1] :].reshape(n, blocks, length, -1)
 
-        def read(probe: str, spots: list[tuple[int, int, int]]) -> torch.Tensor:
-            states = reading[torch.tensor(spots, device=device).unbind(1)].float()
-            answers: torch.Tensor = probes[probe](F.rms_norm(states, prefix.shape[-1:]))
+        def read(probe: str, spots: list[tuple[int, int, int]], layer: int = NAME_LAYER) -> torch.Tensor:
+            """What a probe makes of tokens of questions: (clip, question, token)."""
+            asking = output.hidden_states[layer][:, prefix.shape[1] :].reshape(n, blocks, length, -1)
+            at = torch.tensor(spots, device=device).unbind(1)
+            answers: torch.Tensor = probes[probe](F.rms_norm(asking[at].float(), prefix.shape[-1:]))
             return answers.float()
 
         questions = [(i, j, names) for i, row in enumerate(batch.named) for j, names in enumerate(row)]
@@ -511,29 +512,18 @@ def decoder_loss(
             told = read("members", [(i, j, x[0]) for i, j, x in counts])
             loss = loss + F.binary_cross_entropy_with_logits(told, members)
             scores["members"] = ((told > 0) == (members > 0)).all(1).float().tolist()
-        if pairs := [
-            ((i, j, names[1][0]), _second(batch.questions[i][j], names))
-            for i, j, names in questions
-            if len(names) == 2
-        ]:
-            second = torch.tensor([yes for _, yes in pairs], device=device)
-            told = read("second", [spot for spot, _ in pairs]).squeeze(-1)
-            loss = loss + 0.3 * F.binary_cross_entropy_with_logits(told, second.float())
-            scores["name second"] = ((told > 0) == second).float().tolist()
-            # Which of two to name has to reach the token that answers while it can still look back at them.
-            asking = [
-                (i, j, names) for i, j, names in questions if batch.questions[i][j].kind == "first/last"
-            ]
-            if asking:
-                reading = output.hidden_states[NAME_LAYER + 1][:, prefix.shape[1] :].reshape(
-                    n, blocks, length, -1
-                )
-                second = torch.tensor(
-                    [_second(batch.questions[i][j], x) for i, j, x in asking], device=device
-                )
-                told = read("second", [(i, j, int(last[i, j]) - 2) for i, j, _ in asking]).squeeze(-1)
+        # Which of two to name has to reach the token that answers while it can still look back at them.
+        pairs = [(i, j, names) for i, j, names in questions if len(names) == 2]
+        chosen = [(i, j, names) for i, j, names in pairs if batch.questions[i][j].kind == "first/last"]
+        for score, some, spots, layer in (
+            ("name second", pairs, [(i, j, names[1][0]) for i, j, names in pairs], NAME_LAYER),
+            ("answer second", chosen, [(i, j, int(last[i, j]) - 2) for i, j, _ in chosen], NAME_LAYER + 1),
+        ):
+            if some:
+                second = torch.tensor([_second(batch.questions[i][j], x) for i, j, x in some], device=device)
+                told = read("second", spots, layer).squeeze(-1)
                 loss = loss + 0.3 * F.binary_cross_entropy_with_logits(told, second.float())
-                scores["answer second"] = ((told > 0) == second).float().tolist()
+                scores[score] = ((told > 0) == second).float().tolist()
         truth = batch.motion.to(device).gather(1, kept)
         if (truth > 0).any():
             told = probes["motion"](states[1][truth != IGNORE]).float()
