@@ -704,7 +704,7 @@ def test_eval_refuses_in_one_line(
 
 
 def test_eval_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli.evaluate, "find_spec", lambda name: None)
     code, out, err = run(*EVAL, "--plot", tmp_path / "out.png")
     assert (code, out) == (2, "")
     assert 'pip install "adatp[plot]"' in err

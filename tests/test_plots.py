@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp.plots import OURS, plot_accuracy, plot_differences, plot_thirds, spread
+from adatp.plots import plot_accuracy, plot_differences, plot_thirds
+from adatp.plots.accuracy import spread
+from adatp.plots.style import OURS
 from adatp.tiny.world import THIRDS
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
 from adatp.flops import DecoderShape
+from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.models import UnsupportedModelError, family_of
 from adatp.report import Report
@@ -188,12 +189,14 @@ class Answer:
         new_tokens: tokens generated, the end-of-turn token included.
         milliseconds: all of ``generate``.
         report: what the method did.
+        layout: where the prompt's visual tokens are.
     """
 
     text: str
     new_tokens: int
     milliseconds: float
     report: Report
+    layout: VideoLayout
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -228,7 +231,7 @@ def answer(
         new = ids[0, on_device["input_ids"].shape[1] :].tolist()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - begun)
     text = processor.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, len(new), milliseconds, run.report)
+    return Answer(text, len(new), milliseconds, run.report, run.layouts[0])
 
 
 def _is_embedded(source: str) -> bool:

@@ -210,6 +210,9 @@ class Engine:
 
     def _leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call, self.call = self.call, None
+        depth = len(self.layers)
+        if call is not None and call.plan is not None and output is not None and depth in call.plan.cuts:
+            output.last_hidden_state = self._cut(call, call.plan, depth, output.last_hidden_state)
         for probe in self.probes.values():
             probe.disarm()
         if call is None:

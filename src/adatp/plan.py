@@ -30,7 +30,8 @@ class Plan(Protocol):
         real: per sample, the positions that are not padding, ascending int64.
         queries: per sample, the positions of the query rows to score; they must never be dropped.
         scored: layers whose attention the plan asks for.
-        cuts: layers before which tokens may be dropped; before layer 0 they are input embeddings.
+        cuts: layers before which tokens may be dropped; before layer 0 they are input embeddings. The number
+            of layers may be among them, for plans that look at the last layer's scores.
     """
 
     real: Sequence[Tensor]

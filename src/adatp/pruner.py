@@ -73,6 +73,8 @@ class Pruner:
         self._reading: _Reading | None = None
         self._stopwatch = Stopwatch(model.device)
         self._reports: list[Report] = []
+        self.layouts: list[VideoLayout] = []
+        """Where the visual tokens of the last report's prompts are, one layout a sample."""
 
     @property
     def reports(self) -> list[Report]:
@@ -222,6 +224,7 @@ class Pruner:
         self._call, self._encoded = {}, None
         if reading is not None:
             self._reports.append(self._make_report(reading, kept))
+            self.layouts = reading.layouts
         elif self._reports:
             self._reports[-1].decode_steps += self._decoding
 

@@ -1,4 +1,4 @@
-"""Figures of an evaluation's rows. They need matplotlib, the extra ``adatp[plot]``."""
+"""Figures of an evaluation's rows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from adatp.plots.style import COLOURS, INK, MARKERS, MUTED, OURS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-
-INK, MUTED = "#222222", "#777777"
-# Okabe and Ito's colours, told apart by colour-blind readers; vermilion is for ours, yellow is too pale.
-OURS = "#D55E00"
-COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 _End = tuple[float, float, str]
 """Where a line ends, (x, y), and its name."""

@@ -1,0 +1,71 @@
+"""The command ``adatp``, a file for each command.
+
+Answers go to stdout; progress, warnings and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from adatp.cli import ask, evaluate, flops
+from adatp.cli.console import RefusedError
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+# Typer raises click's exceptions, or those of its own copy of click from 0.20 on: take what it has.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_ClickError: Any = typer.BadParameter.__mro__[2]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command ``adatp``.
+
+    Args:
+        argv: arguments, without the program's name; None: the process's own.
+
+    Returns:
+        The exit code: 0; 2 on bad input, told in one line on stderr; 130 if interrupted.
+    """
+    command: Any = typer.main.get_command(app)
+    try:
+        return command.main(args=argv, prog_name="adatp", standalone_mode=False) or 0
+    except RefusedError as error:
+        message = str(error)
+    except _ClickError as error:
+        command_path = error.ctx.command_path if getattr(error, "ctx", None) else "adatp"
+        hint = f" (see {command_path} --help)" if isinstance(error, _UsageError) else ""
+        message = f"{error.format_message()}{hint}"
+    except typer.Abort:  # what Typer makes of an interrupt, or else it exits with 130 itself
+        return 130
+    print("adatp:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"adatp {version('adatp')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _adatp(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Ask Video LLMs about videos for a fraction of the compute, by pruning visual tokens."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command()(ask.ask)
+app.command()(flops.flops)
+app.command("eval")(evaluate.evaluate)
+app.command()(evaluate.ablate)

@@ -1,0 +1,98 @@
+"""``adatp flops``: budgets and schedules of a model, from its config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from adatp.cli.console import (
+    CONVENTIONS,
+    PRESET,
+    ModelOption,
+    RefusedError,
+    TargetsOption,
+    amount,
+    fractions,
+    importing,
+    one_line_errors,
+    progress,
+    quiet_libraries,
+    table_of,
+)
+
+
+def flops(
+    model: ModelOption = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the video.")] = 32,
+    targets: TargetsOption = "0.5,0.273,0.15,0.10",
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt that are not visual.")] = 30,
+    size: Annotated[
+        str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
+    ] = "448x448",
+) -> None:
+    """Show budgets and schedules of a model, from its config alone."""
+    ratios = fractions(targets)
+    with importing():
+        from adatp import ask as asking
+        from adatp.budget import BudgetError
+        from adatp.flops import DecoderShape, paper_macs
+        from adatp.methods import AdaTP
+        from adatp.tiny import CHECKPOINT
+    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+        methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
+        source = model if model is not None else str(CHECKPOINT)
+        with progress(f"looking up {source}"):
+            config = asking.load_config(source)
+        shape = DecoderShape.from_config(config.get_text_config())
+        visual = _visual_tokens(config, frames, size)
+        table = table_of("Target", "reached", "FLOPs", f"MACs ({PRESET})", "visual tokens by layer")
+        for method in methods:
+            target = Text(f"{method.flops:.1%}" if method.flops < 1 else "vanilla")
+            try:
+                plan = method.schedule(shape, visual=visual, other=text_tokens, question=text_tokens)
+            except BudgetError as error:
+                if error.lowest is None:
+                    raise
+                table.add_row(target, Text("no", "red"), "", "", f"the lowest is {error.lowest:.2%}")
+                continue
+            macs = amount(paper_macs(shape, plan.visual))
+            table.add_row(target, f"{plan.ratio:.2%}", amount(plan.flops), macs, _runs(plan.visual))
+        console = Console()
+        console.print(
+            Text(
+                f"{config.model_type}, {shape.layers} layers, {frames} frames: {visual} visual and "
+                f"{text_tokens} other tokens"
+            )
+        )
+        console.print(table)
+        console.print(CONVENTIONS, style="dim", highlight=False)
+
+
+def _visual_tokens(config: Any, frames: int, size: str) -> int:
+    """Visual tokens of a video, by a config alone."""
+    import torch
+
+    from adatp.models import family_of
+
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, not {size!r}")
+    vision = config.vision_config
+    call: dict[str, Any] = {"pixel_values_videos": torch.empty(1, frames, device="meta")}
+    if merge := getattr(vision, "spatial_merge_size", None):  # any size of frame, in whole merged patches
+        sides = [max(1, round(int(side) / vision.patch_size / merge)) * merge for side in (height, width)]
+        call["video_grid_thw"] = torch.tensor([[-(-frames // vision.temporal_patch_size), *sides]])
+    [(steps, rows, columns)] = family_of(config.model_type).grids(config, call, None)
+    return steps * rows * columns
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """Counts of layers, equal ones that follow each other as one."""
+    groups = [(count, len(list(group))) for count, group in groupby(counts)]
+    return " ".join(str(count) if times == 1 else f"{count}×{times}" for count, times in groups)

@@ -1,0 +1,7 @@
+"""Colours and markers that all figures share."""
+
+INK, MUTED = "#222222", "#777777"
+# Okabe and Ito's colours, told apart by colour-blind readers; vermilion is for ours, yellow is too pale.
+OURS = "#D55E00"
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
