@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ask, evaluate, flops
+from adatp.cli import ask, bias, evaluate, flops
 from adatp.cli.console import RefusedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -69,3 +69,4 @@ app.command()(ask.ask)
 app.command()(flops.flops)
 app.command("eval")(evaluate.evaluate)
 app.command()(evaluate.ablate)
+app.command()(bias.bias)

@@ -110,6 +110,7 @@ def one_line_errors() -> Iterator[None]:
     import torch
 
     from adatp.ask import LoadError, PromptError
+    from adatp.bias import BiasError
     from adatp.budget import BudgetError
     from adatp.encoders import EncoderError
     from adatp.evaluation import ResultsError
@@ -118,6 +119,7 @@ def one_line_errors() -> Iterator[None]:
     from adatp.video import VideoError
 
     refusals = (
+        BiasError,
         BudgetError,
         EncoderError,
         LoadError,
@@ -193,6 +195,18 @@ def check_writable(path: Path, option: str = "--json") -> Path:
         if target.exists():
             target.open("r+b").close()
         tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
+    return target
+
+
+def check_folder(path: Path, option: str) -> Path:
+    """Where a folder given by the user really is; refused if no file could be written into it at the end."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise RefusedError(f"{option} {path}: not a folder")
+    try:
+        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
     except OSError as error:
         raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
     return target

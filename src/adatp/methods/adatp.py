@@ -23,7 +23,6 @@ from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
 from adatp.budget import BudgetError, Schedule, check_range, default_range, solve, solve_early
 from adatp.flops import DecoderShape
-from adatp.layout import VideoLayout
 from adatp.methods.base import Method, Prefill
 from adatp.plan import Selection
 
@@ -170,7 +169,7 @@ class _Sample:
         kept = self.schedule.visual
         before = (visual, *kept)
         self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
-        self.segment_of_frame = _segments(prefill.frame_features(number), layout, method.tau_s)
+        self.segment_of_frame = segments_of(prefill, number, method.tau_s)
         frame_relevance = prefill.relevance(number) if method.global_debias else None
         self.relevance: Tensor | None = None
         if frame_relevance is not None:
@@ -262,10 +261,11 @@ class _Sample:
         }
 
 
-def _segments(features: Tensor, layout: VideoLayout, tau_s: float) -> Tensor:
-    """(frames,) segment of each frame; no segment spans two videos."""
+def segments_of(prefill: Prefill, sample: int, tau_s: float) -> Tensor:
+    """(frames,) int64 segment of each frame of a sample; no segment spans two videos."""
+    grids = prefill.layouts[sample].grids
     first, parts = 0, []
-    for video in torch.split(features, [grid[0] for grid in layout.grids]):
+    for video in torch.split(prefill.frame_features(sample), [grid[0] for grid in grids]):
         parts.append(segment_frames(video, tau_s) + first)
         first = int(parts[-1][-1]) + 1
     return torch.cat(parts)

@@ -1,5 +1,6 @@
 """Figures: results of an evaluation, attention bias, kept tokens. They need the extra ``adatp[plot]``."""
 
 from adatp.plots.accuracy import plot_accuracy, plot_differences, plot_thirds
+from adatp.plots.bias import plot_bias
 
-__all__ = ["plot_accuracy", "plot_differences", "plot_thirds"]
+__all__ = ["plot_accuracy", "plot_bias", "plot_differences", "plot_thirds"]

@@ -1,0 +1,378 @@
+"""Measures attention bias: which frames and which spatial positions the attention that prunes looks at.
+
+The model runs unpruned; at every layer asked for, its attention is scored exactly as a pruned run scores it.
+The same scores are then looked at through AdaTP's two rules, so that "debiased" is what AdaTP acts on. The
+two statistics are the paper's, the controls and the rest are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adatp.adatp_steps.debias import allocate, segment_weights, select
+from adatp.adatp_steps.relevance import pool_by_segment
+from adatp.ask import build_inputs, check_prompt
+from adatp.budget import Schedule, everything
+from adatp.flops import DecoderShape
+from adatp.layout import VideoLayout
+from adatp.methods import AdaTP, Method
+from adatp.methods.adatp import segments_of
+from adatp.methods.base import Prefill
+from adatp.plan import Selection
+from adatp.report import Report
+from adatp.video import Video
+
+TOP = 0.1
+"""Share of the visual tokens that count as the most attended ones; the paper's."""
+
+CONTROLS = ("shuffled", "identical", "black")
+"""What tells position from content: the frames in another order; the middle frame in every frame's place;
+black frames."""
+
+
+class BiasError(ValueError):
+    """The clips can't be measured together. The message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Where a layer's attention on one clip lies.
+
+    Attributes:
+        top10_by_frame: (T,) share of the top-10 % tokens that lies in each frame; sums to 1.
+        top10_by_position: (rows, columns) how many of the top-10 % tokens lie at each spatial position, over
+            all frames; 1 is the mean over positions.
+        mass_by_frame: (T,) share of the attention on visual tokens that each frame receives; sums to 1.
+        mass_by_position: (rows, columns) mean over frames of the attention at each spatial position; 1 is the
+            mean over positions.
+        entropy: of the attention over visual tokens, as a fraction of the highest possible: 1 is all alike.
+    """
+
+    top10_by_frame: Tensor
+    top10_by_position: Tensor
+    mass_by_frame: Tensor
+    mass_by_position: Tensor
+    entropy: float
+
+    @property
+    def position_peak_to_mean(self) -> float:
+        """The most attended position's attention against the mean position's; the paper sees up to 5.77."""
+        return float(self.mass_by_position.max())
+
+    @property
+    def top10_position_peak_to_mean(self) -> float:
+        """The same of the number of top-10 % tokens."""
+        return float(self.top10_by_position.max())
+
+
+def describe(attention: Tensor, top: Tensor, layout: VideoLayout) -> Statistics:
+    """The statistics of one clip.
+
+    Args:
+        attention: (n,) non-negative, of the visual tokens of ``layout``, in any scale.
+        top: (k,) int64, the tokens that count as the most attended.
+        layout: of a prompt with one video.
+    """
+    (frames, rows, columns) = layout.grids[0]
+    p = attention.double() / attention.double().sum()
+    chosen = torch.zeros_like(p).index_fill_(0, top, 1.0 / len(top))
+    grid = (frames, rows, columns)
+    return Statistics(
+        top10_by_frame=chosen.view(frames, -1).sum(1),
+        top10_by_position=chosen.view(grid).sum(0) * (rows * columns),
+        mass_by_frame=p.view(frames, -1).sum(1),
+        mass_by_position=p.view(grid).sum(0) * (rows * columns),
+        entropy=float(torch.special.entr(p).sum()) / math.log(len(p)) if len(p) > 1 else 1.0,
+    )
+
+
+def debiased_attention(attention: Tensor, segment: Tensor, position: Tensor, share: Tensor) -> Tensor:
+    """AdaTP's two rules as weights on the attention, where `select` makes a choice of them.
+
+    Global: each segment has its share of the budget. Local: each spatial position has the same part of it. So
+    attention decides only between the frames of one position in one segment.
+
+    Args:
+        attention: (n,) non-negative.
+        segment: (n,) int64 segment of each token.
+        position: (n,) int64 spatial position of each token.
+        share: (S,) of each segment.
+
+    Returns:
+        (n,) float64, in proportion.
+
+    Source: the rules are the paper's, this reading of them is ours.
+    """
+    # No token is without attention, so that a position whose attention underflows still has its part.
+    a = attention.double().clamp_min(torch.finfo(torch.float64).tiny)
+    spot = segment * (int(position.max()) + 1) + position
+    total = a.new_zeros(int(spot.max()) + 1).index_add_(0, spot, a)
+    return share.double()[segment] * a / total[spot]
+
+
+@dataclass(frozen=True)
+class Watch(Method):
+    """Keeps every token and takes down what AdaTP would have decided by.
+
+    Attributes:
+        layers: whose attention to score.
+        relevance: as of `AdaTP`.
+    """
+
+    name: ClassVar[str] = "watch"
+
+    layers: tuple[int, ...] = ()
+    relevance: str = AdaTP.relevance
+
+    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
+        """Everything."""
+        return everything(shape, visual=visual, other=other)
+
+    def scored_layers(self, layers: int) -> Iterable[int]:
+        """Those asked for."""
+        return self.layers
+
+    def plan(self, prefill: Prefill) -> WatchPlan:
+        """Look."""
+        return WatchPlan(self, prefill)
+
+
+class WatchPlan:
+    """One prefill that is looked at (see ``adatp.plan.Plan``)."""
+
+    def __init__(self, method: Watch, prefill: Prefill) -> None:
+        self.real: Sequence[Tensor] = [layout.real for layout in prefill.layouts]
+        self.queries: Sequence[Tensor] = [layout.question[-AdaTP.max_queries :] for layout in prefill.layouts]
+        self.scored = frozenset(method.layers)
+        self.cuts = frozenset(layer + 1 for layer in method.layers)
+        self.layouts = prefill.layouts
+        self.seen: list[dict[str, Any]] = []
+        for sample in range(len(self.layouts)):
+            segment = segments_of(prefill, sample, AdaTP.tau_s)
+            relevance = prefill.relevance(sample)
+            pooled = None if relevance is None else pool_by_segment(relevance, segment)
+            self.seen.append({"segment": segment.cpu(), "relevance": pooled, "attention": {}})
+
+    def select(
+        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+    ) -> Selection:
+        """Keep everything; note the scores of the layer before."""
+        assert scores is not None
+        index = self.layouts[sample].index  # pads are not among the living
+        self.seen[sample]["attention"][layer - 1] = scores[torch.searchsorted(alive, index)].cpu()
+        return Selection(alive)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Tensors: the segment of each frame, each segment's relevance, each layer's attention by token."""
+        return self.seen
+
+
+def look(report: Report, layout: VideoLayout) -> Iterator[tuple[int, float, Statistics, Statistics]]:
+    """Read one watched prefill.
+
+    Args:
+        report: of a run under `Watch` with one prompt.
+        layout: of that prompt, with one video.
+
+    Yields:
+        For each layer its number, the share of all attention that visual tokens receive, and the statistics
+        before and after debiasing.
+    """
+    [seen] = report.notes
+    frame, position = layout.frame.cpu(), layout.position.cpu()
+    segment = seen["segment"][frame]
+    sizes = segment.bincount()
+    relevance = None if seen["relevance"] is None else seen["relevance"].cpu()
+    weights = segment_weights(relevance, AdaTP.tau_r, sizes)
+    budget = sizes * weights
+    keep = max(1, round(TOP * len(frame)))
+    one, all_of_it = torch.zeros_like(segment), torch.tensor([keep])
+    for layer, attention in sorted(seen["attention"].items()):
+        top = select(attention, one, position, all_of_it, local=False)
+        chosen = select(attention, segment, position, allocate(sizes, weights, keep), local=True)
+        debiased = debiased_attention(attention, segment, position, budget)
+        yield (
+            layer,
+            float(attention.sum()),
+            describe(attention, top, layout),
+            describe(debiased, chosen, layout),
+        )
+
+
+def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
+    """A shuffled order of ``frames`` frames, in blocks of ``unit`` that a model reads as one."""
+    blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
+    shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
+    return shuffled[shuffled < frames]
+
+
+def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A clip's frames (F, H, W, 3) under one of `CONTROLS`; as they are under any other name."""
+    if control == "shuffled":
+        return frames[shuffled]
+    if control == "identical":
+        return np.repeat(frames[len(frames) // 2][None], len(frames), axis=0)
+    if control == "black":
+        return np.zeros_like(frames)
+    return frames
+
+
+def correlation(x: Tensor, y: Tensor) -> float | None:
+    """Pearson's, of two profiles (T,); None where one is flat."""
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm > 1e-12 else None
+
+
+class _Layer:
+    """Sums over clips of what one layer did under one condition."""
+
+    def __init__(self) -> None:
+        self.clips = 0
+        self.mass = 0.0
+        self.sums: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+
+    def add(self, mass: float, before: Statistics, after: Statistics) -> None:
+        self.clips += 1
+        self.mass += mass
+        for sums, found in zip(self.sums, (before, after), strict=True):
+            for name in (*vars(found), "position_peak_to_mean", "top10_position_peak_to_mean"):
+                value = getattr(found, name)
+                sums[name] = value if name not in sums else _sum(sums[name], value)
+
+    def means(self) -> dict[str, Any]:
+        before, after = (
+            {
+                name: None
+                if value is None
+                else (value / self.clips).tolist()
+                if isinstance(value, Tensor)
+                else value / self.clips
+                for name, value in sums.items()
+            }
+            for sums in self.sums
+        )
+        return {"visual_mass": self.mass / self.clips, **before, "debiased": after}
+
+
+def _sum(total: Any, value: Any) -> Any:
+    if isinstance(total, Tensor) and total.shape != value.shape:  # maps of clips in several formats
+        return None
+    return None if total is None else total + value
+
+
+def measure(
+    model: Any,
+    processor: Any,
+    clips: Iterable[tuple[Video, str]],
+    *,
+    layers: Sequence[int] | None = None,
+    controls: Sequence[str] = CONTROLS,
+    relevance: str = AdaTP.relevance,
+    told: Callable[[int], None] = lambda clips: None,
+) -> dict[str, Any]:
+    """Attention bias of a model over a set of clips, with and without debiasing.
+
+    Never more than the scores of one clip are held: a number a visual token and layer.
+
+    Args:
+        model: a Video LLM of a supported family.
+        processor: its processor.
+        clips: videos, each with a question; all as many frames long.
+        layers: decoder layers to look at; None: all.
+        controls: of `CONTROLS`, conditions under which the same clips are looked at too.
+        relevance: the text-relevance signal that splits the budget, as of `AdaTP`.
+        told: called after every clip with how many are done.
+
+    Returns:
+        Plain numbers and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (share of the
+        question's attention that visual tokens receive) and the means over clips of `Statistics`, and under
+        ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each control; under
+        ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a clip's
+        ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each frame
+        with itself. The maps by position are None where clips differ in format.
+
+    Raises:
+        BiasError: there are no clips or no such layers, or clips differ in length.
+        PromptError: a clip with its question does not fit into the model's context.
+    """
+    depth = DecoderShape.from_config(model.config.get_text_config()).layers
+    watched = tuple(range(depth)) if layers is None else tuple(sorted({*layers}))
+    if not watched or not 0 <= watched[0] <= watched[-1] < depth:
+        raise BiasError(f"the decoder has layers 0 to {depth - 1}, not all of {', '.join(map(str, watched))}")
+    watch = Watch(layers=watched, relevance=relevance)
+    conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
+    follows: dict[int, dict[str, list[float]]] = {layer: {"slot": [], "content": []} for layer in watched}
+    frames = steps = done = 0
+    segments: list[int] = []
+    signal = ""
+    for video, question in clips:
+        if frames and len(video.frames) != frames:
+            raise BiasError(f"a clip has {len(video.frames)} frames, the first {frames}: they must be alike")
+        frames, unit = len(video.frames), 1
+        profiles: dict[tuple[str, int], Tensor] = {}
+        for condition in conditions:
+            shuffled = order(frames, unit, seed=done)
+            shown = altered(video.frames, condition, shuffled)
+            report, layout = _watched(
+                model, processor, watch, Video(shown, video.timestamps, video.duration, video.fps), question
+            )
+            for layer, mass, before, after in look(report, layout):
+                conditions[condition][layer].add(mass, before, after)
+                profiles[condition, layer] = before.mass_by_frame
+            if condition == "original":
+                steps = layout.frames
+                unit = math.ceil(frames / steps)
+                segments.append(int(report.notes[0]["segment"][-1]) + 1)
+                signal = report.relevance
+            if condition == "shuffled":
+                source = torch.from_numpy(shuffled[::unit] // unit)
+                for layer in watched:
+                    here, there = profiles["original", layer], profiles["shuffled", layer]
+                    for what, profile in (("slot", here), ("content", here[source])):
+                        if (r := correlation(profile, there)) is not None:
+                            follows[layer][what].append(r)
+        done += 1
+        told(done)
+    if not done:
+        raise BiasError("there is no clip to measure")
+    found = {
+        name: [{"layer": layer, **sums.means()} for layer, sums in by_layer.items()]
+        for name, by_layer in conditions.items()
+    }
+    for row in found.get("shuffled", []):
+        for what, values in follows[row["layer"]].items():
+            row[f"follows_{what}"] = fmean(values) if values else None
+    return {
+        "clips": done,
+        "frames": steps,
+        "segments": fmean(segments),
+        "relevance": signal,
+        "layers": found.pop("original"),
+        "controls": found,
+    }
+
+
+@torch.no_grad()
+def _watched(
+    model: Any, processor: Any, watch: Watch, video: Video, question: str
+) -> tuple[Report, VideoLayout]:
+    """Read one prompt."""
+    inputs = build_inputs(processor, model.config, video, question)
+    check_prompt(model.config, inputs, watch, max_new_tokens=0)
+    with watch(model, processor, question=question) as run:
+        model(
+            **{name: value.to(model.device) for name, value in inputs.items()},
+            logits_to_keep=1,
+            use_cache=False,
+        )
+    return run.report, run.layouts[0]
