@@ -1,4 +1,4 @@
-"""Shared setup: one thread a worker, and torchvision for transformers' own video processors.
+"""Shared setup: one thread a worker, torchvision for transformers' own video processors, the command line.
 
 `make test` keeps torchvision beside the environment: where its compiled operators do not fit the build of
 torch, importing it fails, and transformers with it. What transformers uses of it needs none of these
@@ -9,8 +9,10 @@ needs torchvision.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -21,3 +23,31 @@ if BESIDE.is_dir():
     _library = torch.library.Library("torchvision", "DEF")
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command; exit code, stdout and stderr."""
+    from adatp.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of every family, saved with its own processor as on the hub."""
+    from families import FAMILIES, build
+    from processors import PROCESSORS
+
+    folder = tmp_path_factory.mktemp("hub")
+    for family in FAMILIES:
+        build(family).save_pretrained(folder / family.name)
+        PROCESSORS[family]().save_pretrained(folder / family.name)
+    return folder

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from logging import ERROR, INFO
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,15 @@ from transformers import Qwen2Config
 from transformers.utils import logging
 
 from adatp import AdaTP, ask, cli
-from adatp.cli import main
 from adatp.evaluation import Results
 from adatp.methods import METHODS, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
-from families import FAMILIES, LlavaOnevision, Qwen25VL, build
-from processors import PROCESSORS
+from conftest import Run
+from families import FAMILIES, LlavaOnevision, Qwen25VL
 
 QUICK = ("--max-new-tokens", "3")
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -93,16 +78,6 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, path, {"format": "pt"})
-
-
-@pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of every family, saved with its own processor as on the hub."""
-    folder = tmp_path_factory.mktemp("hub")
-    for family in FAMILIES:
-        build(family).save_pretrained(folder / family.name)
-        PROCESSORS[family]().save_pretrained(folder / family.name)
-    return folder
 
 
 # What it answers and reports.

@@ -82,15 +82,23 @@ def describe(attention: Tensor, top: Tensor, layout: VideoLayout) -> Statistics:
         top: (k,) int64, the tokens that count as the most attended.
         layout: of a prompt with one video.
     """
-    (frames, rows, columns) = layout.grids[0]
+    frames, rows, columns = layout.grids[0]
+    frame, position = layout.frame.cpu(), layout.position.cpu()
     p = attention.double() / attention.double().sum()
-    chosen = torch.zeros_like(p).index_fill_(0, top, 1.0 / len(top))
-    grid = (frames, rows, columns)
+    chosen = torch.zeros_like(p).index_fill_(0, top, 1 / len(top))
+
+    def by_frame(share: Tensor) -> Tensor:
+        return share.new_zeros(frames).index_add_(0, frame, share)
+
+    def by_position(share: Tensor) -> Tensor:
+        total = share.new_zeros(rows * columns).index_add_(0, position, share)
+        return total.view(rows, columns) * (rows * columns)
+
     return Statistics(
-        top10_by_frame=chosen.view(frames, -1).sum(1),
-        top10_by_position=chosen.view(grid).sum(0) * (rows * columns),
-        mass_by_frame=p.view(frames, -1).sum(1),
-        mass_by_position=p.view(grid).sum(0) * (rows * columns),
+        top10_by_frame=by_frame(chosen),
+        top10_by_position=by_position(chosen),
+        mass_by_frame=by_frame(p),
+        mass_by_position=by_position(p),
         entropy=float(torch.special.entr(p).sum()) / math.log(len(p)) if len(p) > 1 else 1.0,
     )
 

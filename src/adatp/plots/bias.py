@@ -123,9 +123,9 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
         axes.axhline(1, color=MUTED, linewidth=0.6)
         axes.set_title(f"layer {found['layers'][number]['layer']}", loc="left", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
+    grid[0, 0].set_ylim(bottom=0)  # shared, so only once all lines are there
     figure.supxlabel("frame", fontsize=9)
     figure.supylabel("attention on the frame, 1 = as if frames were alike", fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
