@@ -62,7 +62,7 @@ class VideoLayout:
         """Which visual tokens are among ``positions``: (frames, rows, columns) bool of each of the videos."""
         sizes = [frames * rows * columns for frames, rows, columns in self.grids]
         among = torch.isin(self.index, positions.to(self.index.device))
-        return [part.view(grid) for part, grid in zip(among.split(sizes), self.grids, strict=True)]
+        return [part.view(grid) for part, grid in zip(torch.split(among, sizes), self.grids, strict=True)]
 
 
 def build_layouts(

@@ -38,7 +38,8 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
     if not answers:
         raise ValueError("there is no answer to show")
     survivals = [survival(answer.layout, answer.report) for answer in answers]
-    if len({(each.shape, len(answer.report.kept)) for each, answer in zip(survivals, answers, strict=True)}) > 1:
+    shapes = {(len(answer.report.kept), *each.shape) for answer, each in zip(answers, survivals, strict=True)}
+    if len(shapes) > 1:
         raise ValueError("the answers are to different prompts, or of different models")
     frames = survivals[0].shape[0]
     first = first_frames(len(video.frames), frames)

@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from adatp.layout import VideoLayout
 from adatp.methods import METHODS
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_FRAMES = 16
-_SIDE = 160  # pixels of a frame's long side: more than a column is wide in print
+_SIDE = 128  # pixels of a frame's long side: more than a column is wide in print
 
 
 def survival(layout: VideoLayout, report: Report) -> np.ndarray:
-    """How many decoder layers process each visual token. Dropped ones never return: layer l has those above l.
+    """How many decoder layers process each visual token: as dropped ones never return, layer l those above l.
 
     Args:
         layout: of a prompt with one video.
@@ -37,7 +38,7 @@ def survival(layout: VideoLayout, report: Report) -> np.ndarray:
     if len(layout.grids) != 1 or len(report.kept[0]) != 1:
         raise ValueError("what is kept is shown of one prompt with one video")
     processed = [layout.on_grid(kept - report.past)[0] for (kept,) in report.kept]
-    return np.sum([tokens.cpu().numpy() for tokens in processed], axis=0, dtype=np.int64)
+    return torch.stack(processed).sum(0).cpu().numpy()
 
 
 def merges(report: Report) -> bool:
@@ -123,7 +124,7 @@ def plot_tokens(
 
     for axes, layer, strip in zip(panels[-len(layers) :], layers, strips, strict=True):
         kept = int((depth > layer).sum())
-        axes.imshow(strip, interpolation="nearest")
+        axes.imshow(strip)
         axes.set_anchor("W")
         axes.set_title(f"layer {layer}: {kept:,} of {total:,} tokens", loc="left", fontsize=9, pad=3)
         axes.set_yticks([])
@@ -151,7 +152,8 @@ def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
         gap: white pixels between frames.
     """
     height, width = images.shape[1:3]
-    rows, columns = (np.arange(size) * n // size for size, n in zip((height, width), kept.shape[1:], strict=True))
+    rows = np.arange(height) * kept.shape[1] // height
+    columns = np.arange(width) * kept.shape[2] // width
     clear = kept[:, rows[:, None], columns]
     grey = images @ np.array([0.299, 0.587, 0.114])
     # Hatched too, as a dark picture made darker is no other picture.
