@@ -108,10 +108,8 @@ def show(
         with progress("drawing"):
             first = answers[0]
             page = render_html(request.clip, request.question, answers)
-            title = (
-                f"{request.question} – {chosen.name}: {first.text or '(no words)'} "
-                f"({first.report.flops_ratio:.1%} of vanilla's prefill FLOPs)"
-            )
+            spent = f"{first.report.flops_ratio:.1%} of vanilla's prefill FLOPs"
+            title = f"{request.question}\n{chosen.name}, {spent}: {first.text or '(no words)'}"
             rows = changing_layers(first.report) if wanted is None else wanted
             figure = plot_tokens(request.clip.frames, first.layout, first.report, rows, title)
             try:

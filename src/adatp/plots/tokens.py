@@ -82,7 +82,7 @@ def plot_tokens(
         layout: of the prompt, with one video.
         report: of its run.
         layers: the rows; decoder layers, from 0.
-        title: above it all.
+        title: above it all, in one line or several.
 
     Returns:
         A figure. The timeline has all frames, the rows 16 at most, picked evenly.
@@ -108,7 +108,8 @@ def plot_tokens(
     heights = [*([0.9] if relevant else []), 1.1, *[row] * len(layers)]
     figure = Figure(figsize=(width, sum(heights) + 0.3 * len(heights) + 1.2), layout="constrained")
     panels = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
-    figure.suptitle(fill(title, round(11 * width)), x=0.01, ha="left", fontsize=11, parse_math=False)
+    lines = [fill(line, round(11 * width)) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, parse_math=False)
 
     if relevant:
         _draw_relevance(panels[0], notes)
