@@ -70,11 +70,11 @@ def check_dtype(name: str) -> None:
         raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
 
 
-def draw(path: Path, figure: Figure) -> None:
+def draw(path: Path, figure: Figure, option: str = "--plot") -> None:
     """Write a figure whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:], dpi=160)
-    write(path, picture.getvalue(), "--plot")
+    write(path, picture.getvalue(), option)
 
 
 def method_named(name: str, flops: float | None) -> Method:
