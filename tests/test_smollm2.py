@@ -1,4 +1,4 @@
-"""Position bias on real language weights: SmolLM2 behind the embedded model's tower and an untrained projector."""
+"""Position bias on real language weights: SmolLM2 behind the embedded model's tower, projector untrained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import smollm2
 import torch
 
+import smollm2
 from adatp import ask
 from adatp.bias import measure
 from adatp.tiny.world import make_clip
@@ -52,27 +52,21 @@ def test_visual_tokens_are_as_long_as_words(grafted: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_position_alone_decides_where_attention_goes(grafted: tuple[Any, Any]) -> None:
-    """All frames are alike, so that content has no say. Without bias every frame would receive 1 / 32.
-
-    With permuted weights in the decoder, or all tokens at one position, the ends stay within 1.6 of that.
-    """
+@pytest.mark.parametrize("shown", ["still", "black"])
+def test_position_alone_decides_where_attention_goes(grafted: tuple[Any, Any], shown: str) -> None:
+    """All frames are alike, so that content has no say. Without bias every frame would receive as much."""
     model, processor = grafted
-    still = make_clip(0, FRAMES, "validation").frames[:1].repeat(FRAMES, axis=0)
-    clip = Video(still, np.arange(FRAMES) / 2, FRAMES / 2, 2.0)
-    found = measure(model, processor, [(clip, "what colour is the star ?")], layers=[1, 2, 20], controls=())
-    early, both_ends, sink = found["layers"]
+    picture = make_clip(0, FRAMES, "validation").frames[:1] * (shown == "still")
+    clip = Video(picture.repeat(FRAMES, axis=0), np.arange(FRAMES) / 2, FRAMES / 2, 2.0)
+    found = measure(model, processor, [(clip, "what colour is the star ?")], layers=[1, 26], controls=())
+    early, late = found["layers"]
 
-    assert sum(early["top10_by_frame"][-4:]) > 0.6  # 0.88 seen
+    assert sum(early["top10_by_frame"][-4:]) > 0.7  # 4 / 32 without bias
 
-    mass = FRAMES * np.array(both_ends["mass_by_frame"])
-    first, middle, last = mass[:4].mean(), mass[8:24].mean(), mass[-4:].mean()
-    assert first > 1.8 * middle  # 3.0 seen
-    assert last > 1.8 * middle  # 3.3 seen
-
-    mass = FRAMES * np.array(sink["mass_by_frame"])
-    assert mass.argmax() == 0
-    assert mass[0] > 4  # 10 seen
+    mass = np.array(late["mass_by_frame"])
+    first, middle, last = mass[0], mass[8:24].mean(), mass[-4:].mean()
+    assert first > 2 * middle
+    assert last > 2 * middle
 
 
 @pytest.mark.parametrize(("there", "said"), [(True, "is there already"), (False, "no .gguf file in")])
