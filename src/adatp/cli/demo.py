@@ -42,8 +42,8 @@ def demo(
     check_dtype(dtype)
     with _listen(host, port) as listener:
         with importing():
-            from adatp.demo.app import serve
             from adatp.demo.asking import Served
+            from adatp.demo.server import serve
             from adatp.tiny import CHECKPOINT
         with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
             source = model if model is not None else str(CHECKPOINT)

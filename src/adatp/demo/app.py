@@ -1,13 +1,9 @@
-"""The page, in Gradio, and the server of it."""
+"""The page, in Gradio."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import tempfile
 import traceback
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -16,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import torch
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from adatp.ask import PromptError
@@ -28,30 +23,10 @@ from adatp.methods import AdaTP
 from adatp.pruner import PruningError
 from adatp.video import VideoError
 
+GoOn = Callable[[Request], Awaitable[Response]]
+
 KEEP_SECONDS, SWEEP_SECONDS = 3600, 600
 """How long an upload is kept, and how often old ones are looked for."""
-
-
-def serve(served: Served, listener: socket.socket, ready: Callable[[], object]) -> None:
-    """Serve the page until SIGINT or SIGTERM, then clean up and return.
-
-    Args:
-        served: the model.
-        listener: a socket that listens.
-        ready: called once requests are accepted.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        # Everything that is uploaded, or made for the page, is in here.
-        with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads whenever it needs it
-            app = build_app(served, Path(folder))
-            # Browsers hold connections open for events: they are cut off when the server stops.
-            config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-            ready()
-            uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
 
 
 def build_app(served: Served, folder: Path) -> FastAPI:
@@ -59,10 +34,10 @@ def build_app(served: Served, folder: Path) -> FastAPI:
 
     Args:
         served: the model.
-        folder: where the examples are written.
+        folder: where the examples are written, and uploads are.
     """
     app = FastAPI(openapi_url=None)
-    app.middleware("http")(refuse_urls)
+    app.middleware("http")(only_files_in(folder))
     return gr.mount_gradio_app(  # type: ignore[no-any-return]
         app,
         build_page(served, write_examples(folder, served.embedded)),
@@ -115,7 +90,7 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                video = gr.Video(label="Clip", sources=["upload"], height=260, render=False)
+                video = gr.Video(label="Clip", elem_id="clip", sources=["upload"], height=260, render=False)
                 question = gr.Textbox(label="Question", placeholder="what colour is the star ?", render=False)
                 gr.Examples(
                     [[str(path), text] for path, text in examples],
@@ -149,25 +124,34 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
     return page.queue()
 
 
-async def refuse_urls(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Middleware: refuse what would make Gradio fetch a file from the web for a client."""
-    if re.search(r"=https?:", request.url.path):
-        return Response("files are served from this machine only", 403)
-    if request.headers.get("content-type", "").startswith("application/json"):
+def only_files_in(folder: Path) -> Callable[[Request, GoOn], Awaitable[Response]]:
+    """Middleware: clients may name files in ``folder`` alone, neither others of this machine nor of the web.
+
+    Gradio checks the files that its inputs name only where it is not mounted on another application, and
+    fetches addresses.
+    """
+    inside = folder.resolve()
+
+    def check(item: dict[str, Any]) -> dict[str, Any]:
+        if "path" in item and not Path(str(item["path"])).resolve().is_relative_to(inside):
+            raise _ForeignFileError
+        return item
+
+    async def middleware(request: Request, go_on: GoOn) -> Response:
+        uploads = request.headers.get("content-type", "").startswith("multipart/")
         try:
-            json.loads(await request.body(), object_hook=_refuse_url)
-        except _UrlError:
-            return Response("a clip has to be uploaded, not given by its address", 403)
-        except ValueError:
-            pass  # not JSON: Gradio says so
-    return await go_on(request)
+            if re.search(r"=https?:", request.url.path):
+                raise _ForeignFileError
+            if request.method == "POST" and not uploads:
+                json.loads(await request.body() or "{}", object_hook=check)
+        except _ForeignFileError:
+            return Response("a clip has to be uploaded, not named", 403)
+        except (ValueError, OSError):
+            return Response("bad request", 400)
+        return await go_on(request)
+
+    return middleware
 
 
-class _UrlError(Exception):
-    """A file given by its address on the web."""
-
-
-def _refuse_url(item: dict[str, Any]) -> dict[str, Any]:
-    if str(item.get("path", "")).startswith(("http://", "https://")):
-        raise _UrlError
-    return item
+class _ForeignFileError(Exception):
+    """A file that was not uploaded here."""

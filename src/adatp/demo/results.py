@@ -12,14 +12,15 @@ from adatp.units import amount, milliseconds
 
 WELCOME = """<div class="adatp-note"><p>Pick a clip, ask a question, press <b>Ask</b>.</p>
 <p>The model answers twice: <b>vanilla</b>, reading every visual token, and <b>pruned</b>, within the
-share of its FLOPs that you allow. Below the answers you see which patches of each frame survive, layer by layer.</p></div>"""
+share of its FLOPs that you allow. Below the answers you see which patches of each frame survive, layer by
+layer.</p></div>"""
 
 STAGES = ("vision", "relevance", "prefill", "decode")
 
 
 def message(text: str) -> str:
     """Why there is no answer."""
-    return f'<div class="adatp-note adatp-refused" role="alert">{escape(text[:1].upper() + text[1:])}</div>'
+    return f'<div class="adatp-note adatp-refused" role="alert">{escape(text)}</div>'
 
 
 def answers(comparison: Comparison) -> str:
