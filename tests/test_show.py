@@ -354,7 +354,7 @@ def test_the_switch_changes_the_method(
     for answer in reversed(shown[1]):
         page.get_by_role("radio", name=f"{answer.report.method}, ").check()
         assert np.array_equal(page.evaluate(CLEAR), survival(answer.layout, answer.report) > 5)
-        card = page.locator(".method", has_text=answer.report.method).inner_text()
+        card = page.locator(".method:has(:checked)").inner_text()
         assert answer.text in card
         assert f"{100 * answer.report.flops_ratio:.1f} % of vanilla" in card
         merges = "merged into a kept one" in page.locator(".legend").inner_text()
@@ -508,6 +508,13 @@ def test_show_of_a_real_clip(run: Run, tmp_path: Path) -> None:
     assert len(page) < 2_000_000
     assert (data["grid"], data["size"]) == ([32, 6, 6], [256, 109])
     assert len(set(data["methods"][0]["segments"])) > 3  # it has cuts
+
+
+def test_a_question_of_another_script(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("show", CLIP, "这是什么 ?", "--frames", 4, "--out", tmp_path, *QUICK)
+    assert (code, err) == (0, "")
+    assert "这是什么 ?" in out
+    assert "<h1>这是什么 ?</h1>" in (tmp_path / "show.html").read_text()
 
 
 BAD: dict[str, tuple[list[str], str]] = {

@@ -258,18 +258,13 @@ class _Layer:
                 sums[name] = value if name not in sums else _sum(sums[name], value)
 
     def means(self) -> dict[str, Any]:
-        before, after = (
-            {
-                name: None
-                if value is None
-                else (value / self.clips).tolist()
-                if isinstance(value, Tensor)
-                else value / self.clips
-                for name, value in sums.items()
-            }
-            for sums in self.sums
-        )
-        return {"visual_mass": self.mass / self.clips, **before, "debiased": after}
+        def mean(total: Any) -> Any:
+            if total is None:
+                return None
+            return torch.as_tensor(total / self.clips).double().round(decimals=6).tolist()
+
+        before, after = ({name: mean(total) for name, total in sums.items()} for sums in self.sums)
+        return {"visual_mass": mean(self.mass), **before, "debiased": after}
 
 
 def _sum(total: Any, value: Any) -> Any:

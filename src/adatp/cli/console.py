@@ -73,7 +73,9 @@ def check_dtype(name: str) -> None:
 def draw(path: Path, figure: Figure, option: str = "--plot") -> None:
     """Write a figure whole or not at all."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:], dpi=160)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the picture
+        figure.savefig(picture, format=path.suffix[1:], dpi=160)
     write(path, picture.getvalue(), option)
 
 
