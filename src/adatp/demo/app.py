@@ -97,7 +97,7 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
                     inputs=[video, question],
                     example_labels=[text for _, text in examples],
                     label="Pick a clip with a question, or upload your own: "
-                    f"{MOST_BYTES // 1_000_000} MB and {MOST_SECONDS / 60:.0f} minutes at most",
+                    f"{MOST_BYTES // 2**20} MB and {MOST_SECONDS / 60:.0f} minutes at most",
                 )
                 video.render()
                 question.render()

@@ -13,7 +13,7 @@ from adatp.methods import METHODS, Method, Vanilla
 from adatp.tiny import CHECKPOINT
 from adatp.video import Video, read_video
 
-MOST_BYTES = 200_000_000
+MOST_BYTES = 200 * 2**20
 """Largest upload."""
 
 MOST_SECONDS = 600.0
