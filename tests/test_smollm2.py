@@ -52,7 +52,7 @@ def test_visual_tokens_are_as_long_as_words(grafted: tuple[Any, Any]) -> None:
 
 
 def in_the_last_4(model: Any, processor: Any, *, black: bool = False) -> list[float]:
-    """By layer, the share of the top-10 % tokens in the last 4 of frames all alike, so that content has no say."""
+    """By layer, share of the top-10 % tokens in the last 4 of frames all alike: content has no say."""
     picture = make_clip(0, FRAMES, "validation").frames[:1] * (not black)
     clip = Video(picture.repeat(FRAMES, axis=0), np.arange(FRAMES) / 2, FRAMES / 2, 2.0)
     found = measure(model, processor, [(clip, "what colour is the star ?")], controls=())

@@ -18,12 +18,10 @@ from adatp.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    amount,
     check_dtype,
     check_writable,
     importing,
     method_named,
-    milliseconds,
     one_line_errors,
     quiet_libraries,
     table_of,
@@ -41,6 +39,7 @@ from adatp.cli.request import (
     prepare,
     show_answers,
 )
+from adatp.units import amount, milliseconds
 
 if TYPE_CHECKING:
     from adatp.ask import Answer

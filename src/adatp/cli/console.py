@@ -235,19 +235,6 @@ def table_of(first: str, *columns: str) -> Table:
     return table
 
 
-def amount(count: float) -> str:
-    """FLOPs or MACs with a unit."""
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count:.0f}"
-
-
-def milliseconds(time: float) -> str:
-    """A time with its unit."""
-    return f"{time:.1f} ms" if time < 100 else f"{time:.0f} ms"
-
-
 PRESET = "fastvid"
 CONVENTIONS = (
     "FLOPs are real: two to a multiply-accumulate, of all tokens, scoring included. MACs follow the papers: "
