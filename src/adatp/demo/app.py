@@ -51,7 +51,7 @@ def build_app(served: Served, folder: Path) -> FastAPI:
         footer_links=[],
         theme=gr.themes.Default(
             primary_hue="orange",
-            font=["system-ui", "sans-serif"],  # Gradio's own is fetched from the web
+            font=["system-ui", "sans-serif"],  # others, in some versions, are fetched from the web
             font_mono=["ui-monospace", "monospace"],
         ),
         css=files("adatp.demo").joinpath("page.css").read_text(encoding="utf-8"),
