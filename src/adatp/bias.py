@@ -297,7 +297,7 @@ def measure(
         told: called after every clip with how many are done.
 
     Returns:
-        Plain numbers and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (share of the
+        Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (share of the
         question's attention that visual tokens receive) and the means over clips of `Statistics`, and under
         ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each control; under
         ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a clip's
