@@ -297,12 +297,12 @@ def measure(
         told: called after every clip with how many are done.
 
     Returns:
-        Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (share of the
-        question's attention that visual tokens receive) and the means over clips of `Statistics`, and under
-        ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each control; under
-        ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a clip's
-        ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each frame
-        with itself. The maps by position are None where clips differ in format.
+        Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (the
+        share of the question's attention that visual tokens receive) and the means over clips of
+        `Statistics`, and under ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each
+        control; under ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a
+        clip's ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each
+        frame with itself. The maps by position are None where clips differ in format.
 
     Raises:
         BiasError: there are no clips or no such layers, or clips differ in length.
