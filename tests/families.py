@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import (
@@ -12,6 +14,12 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -21,7 +29,62 @@ IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
 LAYERS = 6
 
 
-class LlavaOnevision:
+class Family:
+    """What the suite asks of a family, and how most answer."""
+
+    name: str
+    model_class: Any
+    token = VIDEO  # stands for a visual token
+    tokens_a_frame = 4
+    trailing = 0  # placeholders behind a video that stand for no visual token
+    features_a_frame = 16  # what the tower makes of a frame
+    step = 1  # frames of pixels in one frame of tokens
+    any_size = False  # whether a frame's tokens follow its size
+    several_videos = images_beside = True  # in one prompt
+    multimodal_rope = False
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """A video in a prompt."""
+        return [cls.token] * (frames * cls.tokens_a_frame + cls.trailing)
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Frames, rows and columns of tokens of a video in pixels; patches of 4 x 4, merged two by two."""
+        rows, columns = (height // 8, width // 8) if cls.any_size else (2, 2)
+        return -(-frames // cls.step), rows, columns
+
+    @classmethod
+    def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What else the processor makes of the ids."""
+        if not cls.multimodal_rope:
+            return {}
+        return {"mm_token_type_ids": (ids == IMAGE).long() + 2 * (ids == VIDEO).long()}
+
+    @classmethod
+    def position(cls, ids: torch.Tensor) -> torch.Tensor:
+        """Position ids (B, n), as the model takes them."""
+        return ids.expand(3, -1, -1) if cls.multimodal_rope else ids
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What stands in for each video's placeholders, (tokens, d)."""
+        names = inspect.signature(model.base_model.get_video_features).parameters
+        encoded = model.base_model.get_video_features(**{k: v for k, v in inputs.items() if k in names})
+        return list(encoded.pooler_output)
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """The attention of the tower's layer whose output is projected."""
+        return model.base_model.visual.blocks[-1].attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """What patches receive, by token: four patches side by side make one."""
+        return received.view(-1, 4).mean(1)
+
+
+class LlavaOnevision(Family):
     """4 x 4 patches a frame, pooled to 2 x 2 tokens, one newline behind each video."""
 
     name = "llava_onevision"
@@ -61,8 +124,18 @@ class LlavaOnevision:
         )
 
     model_class = LlavaOnevisionForConditionalGeneration
-    tokens_a_frame = 4
     trailing = 1
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """SigLIP's last layer; transformers 5.5 has a model more around it."""
+        tower = model.base_model.vision_tower
+        return getattr(tower, "vision_model", tower).encoder.layers[-1].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Patches in raster order, 4 x 4 a frame."""
+        return received.view(-1, 2, 2, 2, 2).mean((2, 4)).flatten()
 
     @staticmethod
     def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
@@ -77,54 +150,53 @@ class LlavaOnevision:
         return ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]])}
 
 
-class Qwen25VL:
+QWEN_TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 100,
+    "max_position_embeddings": 4096,
+    "pad_token_id": PAD,
+    "bos_token_id": START,
+    "eos_token_id": None,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+}
+QWEN_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": 94,
+    "vision_end_token_id": 95,
+}
+
+
+class Qwen2VL(Family):
     """4 x 4 patches a frame, merged to 2 x 2 tokens, two frames a temporal step."""
 
-    name = "qwen2_5_vl"
+    name = "qwen2_vl"
+    model_class = Qwen2VLForConditionalGeneration
+    step = 2
+    any_size = multimodal_rope = True
 
     @staticmethod
-    def config() -> Qwen2_5_VLConfig:
-        return Qwen2_5_VLConfig(
-            text_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": LAYERS,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 100,
-                "max_position_embeddings": 4096,
-                "pad_token_id": PAD,
-                "bos_token_id": START,
-                "eos_token_id": None,
-                "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
-            },
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_heads": 2,
-                "out_hidden_size": 32,
-                "patch_size": 4,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            vision_start_token_id=94,
-            vision_end_token_id=95,
-        )
+    def config() -> Any:
+        vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 1, "num_heads": 2, "hidden_size": 32}
+        return Qwen2VLConfig(text_config=QWEN_TEXT, vision_config={**vision, "patch_size": 4}, **QWEN_TOKENS)
 
-    model_class = Qwen2_5_VLForConditionalGeneration
-    tokens_a_frame = 4
-    trailing = 0
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """One run."""
+        return [94, *[VIDEO] * (4 * frames), 95]
 
-    @staticmethod
-    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
+        side = 2 * math.isqrt(cls.tokens_a_frame)
         return {
-            "pixel_values_videos": torch.randn(frames * 16, 3 * 2 * 4 * 4, generator=generator),
-            "video_grid_thw": torch.tensor([[frames, 4, 4]]),
-            "second_per_grid_ts": torch.tensor([1.0]),
+            "pixel_values_videos": torch.randn(frames * side**2, 3 * 2 * 4 * 4, generator=generator),
+            "video_grid_thw": torch.tensor([[frames, side, side]]),
         }
 
     @staticmethod
@@ -137,7 +209,79 @@ class Qwen25VL:
         }
 
 
-FAMILIES = [LlavaOnevision, Qwen25VL]
+class Qwen25VL(Qwen2VL):
+    """Windows of 2 x 2 tokens."""
+
+    name = "qwen2_5_vl"
+    model_class = Qwen2_5_VLForConditionalGeneration
+
+    @staticmethod
+    def config() -> Any:
+        vision = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 4,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        }
+        return Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=vision, **QWEN_TOKENS)
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
+        return {**super().pixels(frames, seed), "second_per_grid_ts": torch.tensor([1.0])}
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Of videos with 4 x 6 tokens a frame: 2 x 2 tokens a window, window by window."""
+        merged = received.view(-1, 4).mean(1)
+        frames = merged.view(-1, 2, 3, 2, 2)  # frame, window row, window column, row, column
+        return frames.transpose(2, 3).flatten()
+
+
+class Qwen3VL(Qwen2VL):
+    """8 x 8 patches a frame, a timestamp before each; DeepStack behind three layers, among the cuts."""
+
+    name = "qwen3_vl"
+    tokens_a_frame = 16
+    model_class = Qwen3VLForConditionalGeneration
+
+    vision: ClassVar[dict[str, Any]] = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 4,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+
+    @classmethod
+    def config(cls) -> Any:
+        return Qwen3VLConfig(text_config=QWEN_TEXT, vision_config=cls.vision, **QWEN_TOKENS)
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """A run a step, behind its time."""
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Two of four experts a token."""
+
+    name = "qwen3_vl_moe"
+    model_class = Qwen3VLMoeForConditionalGeneration
+
+    @classmethod
+    def config(cls) -> Any:
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        return Qwen3VLMoeConfig(text_config={**QWEN_TEXT, **experts}, vision_config=cls.vision, **QWEN_TOKENS)
+
+
+FAMILIES = [LlavaOnevision, Qwen25VL, Qwen2VL, Qwen3VL, Qwen3VLMoe]
 
 
 def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -170,10 +314,7 @@ class Prompt:
     def ids(self, family: Any) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + 100)
         words = torch.randint(1, 80, (self.before + self.question,), generator=generator).tolist()
-        visual = [VIDEO] * (self.frames * family.tokens_a_frame + family.trailing)
-        if family is Qwen25VL:
-            visual = [94, *visual, 95]
-        return [START, *words[: self.before], *visual, *words[self.before :], END]
+        return [START, *words[: self.before], *family.visual(self.frames), *words[self.before :], END]
 
 
 def batch(family: Any, prompts: list[Prompt], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -184,7 +325,5 @@ def batch(family: Any, prompts: list[Prompt], dtype: torch.dtype = torch.float32
     real = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     pixels = [family.pixels(prompt.frames, prompt.seed) for prompt in prompts]
     inputs = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(dtype)
-    if family is Qwen25VL:
-        inputs["mm_token_type_ids"] = (ids == VIDEO).long() * 2
-    return {"input_ids": ids, "attention_mask": real, **inputs}
+    inputs = {name: part.to(dtype) if part.is_floating_point() else part for name, part in inputs.items()}
+    return {"input_ids": ids, "attention_mask": real, **family.more(ids), **inputs}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from families import END, IMAGE, PAD, START, VIDEO, LlavaOnevision, Qwen25VL
+from families import END, IMAGE, PAD, START, VIDEO, LlavaOnevision, Qwen2VL, Qwen3VL, Qwen3VLMoe, Qwen25VL
 
 WORDS = (
     "what which who is was the a of in on does do cat dog ball red blue green moves runs jumps first last ?"
@@ -70,28 +71,57 @@ def llava_onevision() -> Any:
     )
 
 
-def qwen2_5_vl() -> Any:
-    """Patches of 4 x 4 pixels, frames of at most 64 x 64."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil, Qwen2VLVideoProcessor
+QWEN_WORDS = {
+    PAD: "[PAD]",
+    START: "<|im_start|>",
+    END: "<|im_end|>",
+    IMAGE: "<|image_pad|>",
+    VIDEO: "<|video_pad|>",
+    94: "<|vision_start|>",
+    95: "<|vision_end|>",
+}
 
-    words = {
-        PAD: "[PAD]",
-        START: "<|im_start|>",
-        END: "<|im_end|>",
-        IMAGE: "<|image_pad|>",
-        VIDEO: "<|video_pad|>",
-        94: "<|vision_start|>",
-        95: "<|vision_end|>",
-    }
-    size = {"shortest_edge": 8 * 8, "longest_edge": 64 * 64 * 64}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessorPil(patch_size=4, size=size),
-        tokenizer=tokenizer(words),
-        video_processor=Qwen2VLVideoProcessor(patch_size=4, size=size),
-        chat_template=TEMPLATE.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>").replace(
-            "{{ image }}", "<|vision_start|><|image_pad|><|vision_end|>"
-        ),
+
+def qwen_template(video: str) -> str:
+    return TEMPLATE.replace("{{ video }}", video).replace(
+        "{{ image }}", "<|vision_start|><|image_pad|><|vision_end|>"
     )
 
 
-PROCESSORS = {LlavaOnevision: llava_onevision, Qwen25VL: qwen2_5_vl}
+def qwen2_vl(name: str = "Qwen2VLProcessor") -> Any:
+    """Patches of 4 x 4 pixels, frames of at most 64 x 64."""
+    from transformers import Qwen2VLImageProcessorPil, Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": 8 * 8, "longest_edge": 64 * 64 * 64}
+    return getattr(transformers, name)(
+        image_processor=Qwen2VLImageProcessorPil(patch_size=4, size=size),
+        tokenizer=tokenizer(QWEN_WORDS),
+        video_processor=Qwen2VLVideoProcessor(patch_size=4, size=size),
+        chat_template=qwen_template("<|vision_start|><|video_pad|><|vision_end|>"),
+    )
+
+
+def qwen2_5_vl() -> Any:
+    return qwen2_vl("Qwen2_5_VLProcessor")
+
+
+def qwen3_vl() -> Any:
+    """Timestamps before the temporal steps."""
+    from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    size = {"shortest_edge": 8 * 8, "longest_edge": 64 * 64 * 64}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(patch_size=4, size=size),
+        tokenizer=tokenizer(QWEN_WORDS),
+        video_processor=Qwen3VLVideoProcessor(patch_size=4, size=size),
+        chat_template=qwen_template("<|video_pad|>"),
+    )
+
+
+PROCESSORS = {
+    LlavaOnevision: llava_onevision,
+    Qwen2VL: qwen2_vl,
+    Qwen25VL: qwen2_5_vl,
+    Qwen3VL: qwen3_vl,
+    Qwen3VLMoe: qwen3_vl,
+}

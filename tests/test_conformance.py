@@ -297,7 +297,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
     mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.int64)], 1)
     position = torch.full((3, 1), 50)
     step = {"input_ids": torch.tensor([[5], [6], [7]]), "attention_mask": mask}
-    step["position_ids"] = position.expand(3, 3, 1) if family is Qwen25VL else position
+    step["position_ids"] = family.position(position)
     with prune(model):
         model(**inputs, past_key_values=cache)
         twin = copy.deepcopy(cache)
@@ -316,10 +316,9 @@ def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune:
 
     def step(order: list[int]) -> Tensor:
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)[order]
-        position = torch.full((len(order), 1), 50)
-        if family is Qwen25VL:
+        if family.multimodal_rope:
             model.model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64)
-            position = position.expand(3, -1, -1)
+        position = family.position(torch.full((len(order), 1), 50))
         words = torch.tensor([[5], [6], [7]])[order]
         return model(
             input_ids=words, attention_mask=mask, position_ids=position, past_key_values=cache
@@ -347,7 +346,7 @@ def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune:
     """Transformers numbers positions and sizes masks by it."""
     model, inputs = build(family), batch(family, RAGGED)
     config = model.config.get_text_config()
-    whole, pruned = (StaticCache(config, 99) if static else DynamicCache(config=config) for _ in range(2))
+    whole, pruned = (StaticCache(config, 256) if static else DynamicCache(config=config) for _ in range(2))
     model(**inputs, past_key_values=whole)
     with prune(model):
         model(**inputs, past_key_values=pruned)
@@ -404,7 +403,7 @@ def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaT
         assert torch.equal(model(**inputs, return_dict=False)[0], expected)
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.images_beside], ids=lambda family: family.name)
 def test_images_beside_videos_are_kept(family: Any) -> None:
     model = build(family)
     inputs = batch(family, ONE)
@@ -414,8 +413,7 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     inputs.update(more)
     inputs.pop("second_per_grid_ts", None)  # transformers 5.5 would count the image among the videos here
-    if family is Qwen25VL:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == VIDEO) * 2 + (inputs["input_ids"] == IMAGE) * 1
+    inputs.update(family.more(inputs["input_ids"]))
     with AdaTP(flops=0.8)(model) as run, recorded(model) as record:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
@@ -424,7 +422,7 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
     assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.several_videos], ids=lambda family: family.name)
 def test_several_videos_in_a_prompt(family: Any, prune: AdaTP) -> None:
     model = build(family)
     one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
@@ -599,7 +597,7 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP) -> None:
 @families
 def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
-    cut = int((inputs["input_ids"][0] == VIDEO).nonzero()[-1]) + 1
+    cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
         if name in inputs:
             inputs[name] = inputs[name][:, :cut]
@@ -728,9 +726,7 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, att
     with Look()(model) as run:
         assert torch.equal(model(**inputs).logits, expected)
     assert run.report.flops.vision > vanilla.report.flops.vision
-    more = {"video_grid_thw": inputs["video_grid_thw"]} if family is Qwen25VL else {}
-    encoded = model.get_video_features(inputs["pixel_values_videos"], **more)
-    encoded = getattr(encoded, "pooler_output", encoded)
+    encoded = family.encode(model, inputs)
     for (visual, received), video in zip(told, encoded, strict=True):
         assert torch.equal(visual, video[: len(visual)])
         assert len(visual) == len(received)
@@ -740,9 +736,11 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, att
 
 
 def sharp_tower(family: Any, attention: str) -> Any:
+    """The tower's last attention is not flat either."""
     model = build(family, attention)
-    if family is Qwen25VL:
-        model.base_model.visual.blocks[-1].attn.qkv.weight.data.mul_(30)
+    for name, parameter in family.last_attention(model).named_parameters():
+        if parameter.ndim == 2 and ("qkv" in name or "q_proj" in name):
+            parameter.data.mul_(30)
     return model
 
 
@@ -769,27 +767,19 @@ def wide_videos(prompts: list[Prompt]) -> dict[str, Tensor]:
 def received_in_the_tower(family: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What each token's patches receive in the last layer of an eager tower, by its own probabilities."""
     model, seen = sharp_tower(family, "eager"), []
-    if family is not Qwen25VL:
-        tower = model.base_model.vision_tower
-        frames = inputs["pixel_values_videos"].flatten(0, 1)
-        rows = tower(frames, output_attentions=True).attentions[-1]  # (frames, heads, 16, 16)
-        patches = rows.mean((1, 2)).view(-1, 2, 2, 2, 2)
-        return patches.mean((2, 4)).flatten()
-    tower = model.base_model.visual
-    last = tower.blocks[-1].attn
-    eager = sys.modules[type(last).__module__].eager_attention_forward
+    last = family.last_attention(model)
+    modeling = sys.modules[type(last).__module__]
+    eager = modeling.eager_attention_forward
 
     def spy(module: Any, *args: Any, **kwargs: Any) -> Any:
         output, weights = eager(module, *args, **kwargs)
         if module is last:
-            seen.append(weights.mean((0, 1, 2)))
+            seen.append(weights.mean((1, 2)).flatten())
         return output, weights
 
-    sys.modules[type(last).__module__].eager_attention_forward = spy
+    modeling.eager_attention_forward = spy
     try:
-        tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"])
+        family.encode(model, inputs)
     finally:
-        sys.modules[type(last).__module__].eager_attention_forward = eager
-    merged = torch.cat(seen).view(-1, 4).mean(1)  # in window order: 2 x 2 tokens a window, window by window
-    frames = merged.view(-1, 2, 3, 2, 2)  # frame, window row, window column, row, column
-    return frames.transpose(2, 3).flatten()
+        modeling.eager_attention_forward = eager
+    return family.pooled(torch.cat(seen))

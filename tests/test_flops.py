@@ -26,6 +26,10 @@ from transformers import (
     SiglipVisionModel,
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from adatp.flops import (
     PRESETS,
@@ -36,6 +40,8 @@ from adatp.flops import (
     paper_macs,
     prefill_flops,
     qwen2_5_vision_flops,
+    qwen2_vision_flops,
+    qwen3_vision_flops,
     siglip_text_flops,
     siglip_vision_flops,
 )
@@ -287,6 +293,30 @@ def test_llava_onevision_projector_of_several_feature_layers() -> None:
         text_config={"model_type": "qwen2", **QWEN2_05B}, vision_feature_layer=[-1, -2]
     )
     assert llava_onevision_projector_flops(config, 1) == 2 * 729 * (2 * 1152 * 896 + 896 * 896)
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "flops"),
+    [
+        (Qwen2VLVisionConfig(), Qwen2VisionTransformerPretrainedModel, qwen2_vision_flops),
+        (Qwen3VLVisionConfig(), Qwen3VLVisionModel, qwen3_vision_flops),
+    ],
+    ids=["Qwen2-VL", "Qwen3-VL"],
+)
+def test_towers_of_packed_patches(config: Any, model: Any, flops: Any) -> None:
+    grids, side = [(1, 10, 18), (2, 8, 8), (3, 4, 6)], config.patch_size
+    patches = sum(t * h * w for t, h, w in grids)
+    tower = on_meta(lambda: model(config))
+    # Made beforehand: they depend on values, which the meta device has none of.
+    given = {
+        "position_ids": torch.empty(patches, 2, device="meta"),
+        "interp_indices": torch.zeros(patches, 4, dtype=torch.int64, device="meta"),
+        "interp_weights": torch.zeros(patches, 4, device="meta"),
+    }
+    pixels = torch.empty(patches, 3 * config.temporal_patch_size * side**2, device="meta")
+    assert counted(lambda: tower(pixels, torch.tensor(grids), **given)) == within_one_percent(
+        flops(config, grids)
+    )
 
 
 @pytest.mark.parametrize("out", [2048, 3584], ids=["3B", "7B"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adatp.layout import LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, LlavaOnevision, Prompt, Qwen25VL, batch, build
+from families import FAMILIES, IMAGE, VIDEO, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -30,10 +30,18 @@ def frames(count: int, height: int = 24, width: int = 40, seed: int = 0) -> np.n
     return np.random.default_rng(seed).integers(0, 255, (count, height, width, 3), dtype=np.uint8)
 
 
+def sampled(*counts: int) -> dict[str, Any]:
+    """What a caller who sampled the frames, two a second, tells a processor."""
+    metadata = [
+        {"total_num_frames": n, "frames_indices": list(range(n)), "fps": 2.0, "duration": n / 2}
+        for n in counts
+    ]
+    return {"do_sample_frames": False, "video_metadata": metadata}
+
+
 def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
     config, ours = family.config(), REGISTRY[family.name]
-    tower = TowerCall({"grid_thw": inputs["video_grid_thw"]}, None) if family is Qwen25VL else None
-    grids = ours.grids(config, inputs, tower)
+    grids = ours.grids(config, inputs, None)
     return ours.layouts(config, inputs["input_ids"], inputs["attention_mask"].bool(), grids)
 
 
@@ -48,14 +56,14 @@ def test_layouts_of_real_processors(family: Any) -> None:
         videos=[frames(6), frames(6, seed=1)],
         padding=True,
         return_tensors="pt",
-        do_sample_frames=False,
+        **sampled(6, 6),
     )
-    grid = (6, 2, 2) if family is LlavaOnevision else (3, 3, 5)
+    grid = family.grid(6, 24, 40)
     for b, layout in enumerate(layouts_of(family, inputs)):
         assert layout.grids == (grid,)
-        placeholders = (inputs["input_ids"][b] == VIDEO).nonzero().squeeze(1)
+        placeholders = (inputs["input_ids"][b] == family.token).nonzero().squeeze(1)
         assert torch.equal(layout.index, placeholders[: np.prod(grid)])
-        assert len(placeholders) == np.prod(grid) + (family is LlavaOnevision)  # the newline is none of them
+        assert len(placeholders) == np.prod(grid) + family.trailing  # a newline is none of them
         assert torch.equal(
             torch.stack([layout.frame, layout.row, layout.column], 1),
             torch.cartesian_prod(*map(torch.arange, grid)),
@@ -71,7 +79,9 @@ def test_layouts_of_real_processors(family: Any) -> None:
         assert layout.length == inputs["input_ids"].shape[1]
 
 
-@families
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if f.several_videos and f.images_beside], ids=lambda family: family.name
+)
 def test_several_videos_among_images(family: Any) -> None:
     processor = PROCESSORS[family]()
     inputs = processor(
@@ -79,13 +89,13 @@ def test_several_videos_among_images(family: Any) -> None:
         images=[frames(1, 16, 16)[0], frames(1, 16, 16)[0]],
         videos=[frames(4), frames(4, seed=1)],
         return_tensors="pt",
-        do_sample_frames=False,
+        **sampled(4, 4),
     )
     (layout,) = layouts_of(family, inputs)
     assert layout.videos == (0, 1)
     ids = inputs["input_ids"][0]
-    assert (ids[layout.index] == VIDEO).all()
-    steps = 4 if family is LlavaOnevision else 2
+    assert (ids[layout.index] == family.token).all()
+    steps = 4 // family.step
     assert layout.frames == 2 * steps
     assert torch.equal(layout.frame.unique(), torch.arange(2 * steps))
     assert torch.equal(layout.video, (layout.frame >= steps).long())
@@ -108,35 +118,25 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     handle = ours.tower(model).register_forward_hook(
         lambda _, args, kwargs, output: tower.append(TowerCall(kwargs, output)), with_kwargs=True
     )
-    if family is LlavaOnevision:
-        plain = torch.zeros(1, count, 3, 16, 16)
-        bright = plain.clone()
-        part = {"frames": bright[:, 2], "rows": bright[..., :8, :], "columns": bright[..., 8:]}[seen]
-        part.fill_(3.0)
-        more: dict[str, Any] = {}
-    else:
-        processor = PROCESSORS[family]()
-        video = np.zeros((2 * count, 16, 16, 3), dtype=np.uint8)
-        shown = video.copy()
-        part = {"frames": shown[4:6], "rows": shown[:, :8], "columns": shown[:, :, 8:]}[seen]
-        part[:] = 255
-        text = [prompt(processor, "video", "what ?")]
-        both = [
-            processor(text=text, videos=[v], return_tensors="pt", do_sample_frames=False)
-            for v in (video, shown)
-        ]
-        plain, bright = (x["pixel_values_videos"] for x in both)
-        more = {"video_grid_thw": both[0]["video_grid_thw"]}
-    before, after = (model.model.get_video_features(pixels, **more) for pixels in (plain, bright))
+    processor = PROCESSORS[family]()
+    video = np.zeros((family.step * count, 16, 16, 3), dtype=np.uint8)
+    shown = video.copy()
+    third = shown[2 * family.step : 3 * family.step]
+    part = {"frames": third, "rows": shown[:, :8], "columns": shown[:, :, 8:]}[seen]
+    part[:] = 255
+    text = [prompt(processor, "video", "what ?")]
+    plain, bright = (
+        processor(text=text, videos=[v], return_tensors="pt", **sampled(len(v))) for v in (video, shown)
+    )
+    ((before,), (after,)) = (family.encode(model, inputs) for inputs in (plain, bright))
     handle.remove()
-    inputs = {**batch(family, [Prompt(frames=count)]), **more, "pixel_values_videos": plain}
-    (layout,) = layouts_of(family, inputs)
-    change = (before.pooler_output[0] - after.pooler_output[0]).norm(dim=1)[: len(layout.index)]
+    (layout,) = layouts_of(family, plain)
+    change = (before - after).norm(dim=1)[: len(layout.index)]
     named = {"frames": layout.frame == 2, "rows": layout.row == 0, "columns": layout.column == 1}[seen]
     assert (change[named] > 0).all()
     assert (change[~named] == 0).all()
-    features = ours.frame_features(model.config, tower[1], ours.grids(model.config, inputs, tower[1]))
-    assert [part.shape[:2] for part in features] == [(count, 16)]
+    features = ours.frame_features(model.config, tower[1], ours.grids(model.config, plain, tower[1]))
+    assert [part.shape[:2] for part in features] == [(count, family.features_a_frame)]
     if seen == "frames":
         moved = (features[0] - ours.frame_features(model.config, tower[0], [(count, 2, 2)])[0]).norm(
             dim=(1, 2)

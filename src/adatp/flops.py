@@ -205,6 +205,40 @@ def llava_onevision_projector_flops(config: Any, frames: int) -> int:
     return 2 * patches * (width * text + text * text)
 
 
+def qwen2_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of Qwen2-VL's vision tower, merger included. Attention is within a frame.
+
+    Args:
+        config: Qwen2VLVisionConfig.
+        grids: as of `qwen2_5_vision_flops`.
+    """
+    d, merged = config.embed_dim, config.embed_dim * config.spatial_merge_size**2
+    return _packed_vision_flops(
+        config,
+        grids,
+        width=d,
+        layer=4 * d * d + 2 * d * int(d * config.mlp_ratio),
+        token=merged * (merged + config.hidden_size),
+    )
+
+
+def qwen3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of Qwen3-VL's vision tower: one merger for the output, one for each level of DeepStack.
+
+    Args:
+        config: Qwen3VLVisionConfig.
+        grids: as of `qwen2_5_vision_flops`.
+    """
+    d, merged = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
+    return _packed_vision_flops(
+        config,
+        grids,
+        width=d,
+        layer=4 * d * d + 2 * d * config.intermediate_size,
+        token=(1 + len(config.deepstack_visual_indexes)) * merged * (merged + config.out_hidden_size),
+    )
+
+
 def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
     """Real FLOPs of Qwen2.5-VL's vision tower, merger included.
 
@@ -235,6 +269,27 @@ def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> 
 def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:
     if len(counts) != shape.layers:
         raise ValueError(f"need one count for each of {shape.layers} layers, not {len(counts)}")
+
+
+def _packed_vision_flops(
+    config: Any, grids: Sequence[tuple[int, int, int]], *, width: int, layer: int, token: int
+) -> int:
+    """Of a tower of patches side by side, each frame attending to itself.
+
+    Args:
+        config: the tower's.
+        grids: (frames, height, width) of each video in patches.
+        width: of the hidden states.
+        layer: multiply-accumulates of a layer's linear maps for one patch.
+        token: those that merge patches into one token and project it.
+    """
+    patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * width
+    macs: int = 0
+    for frames, rows, columns in grids:
+        size = rows * columns
+        macs += frames * size * (patch + config.depth * (layer + 2 * size * width))
+        macs += frames * size // config.spatial_merge_size**2 * token
+    return 2 * macs
 
 
 def _siglip_layer_macs(d: int, m: int, n: int) -> int:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from adatp.models.family import Family, TowerCall
 from adatp.models.llava_onevision import LlavaOnevision
 from adatp.models.qwen2_5_vl import Qwen25VL
+from adatp.models.qwen2_vl import Qwen2VL
+from adatp.models.qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, Family] = {
     "llava_onevision": LlavaOnevision(),
+    "qwen2_vl": Qwen2VL(),
     "qwen2_5_vl": Qwen25VL(),
+    "qwen3_vl": Qwen3VL(),
+    "qwen3_vl_moe": Qwen3VL(),
 }
 
 

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatp.flops import llava_onevision_projector_flops, siglip_vision_flops
-from adatp.layout import Grid, VideoLayout, build_layouts
+from adatp.layout import NO_CELL, Grid, VideoLayout, build_layouts
 from adatp.models.family import TowerCall
 
 
 class LlavaOnevision:
     """``llava_onevision``. The newline at the end of a video is no visual token and is never dropped."""
+
+    encoded_as = "video"
 
     def tower(self, model: Any) -> nn.Module:
         """SigLIP."""
@@ -24,7 +26,7 @@ class LlavaOnevision:
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """All videos of a batch have the same number of frames."""
-        side = math.ceil(_patches_a_side(config) / 2)
+        _, side, _ = self.grid(config, 1, 0, 0)
         if call.get("pixel_values_videos") is not None:
             videos, frames = call["pixel_values_videos"].shape[:2]
         else:
@@ -33,6 +35,11 @@ class LlavaOnevision:
             if tower is not None:  # several return sequences: the tower saw each video once
                 videos = len(_features(config, tower)) // frames
         return [(frames, side, side)] * videos
+
+    def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
+        """Every frame is resized to the tower's square."""
+        side = math.ceil(_patches_a_side(config) / 2)
+        return frames, side, side
 
     def layouts(
         self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
@@ -44,7 +51,7 @@ class LlavaOnevision:
             grids,
             video_token_id=config.video_token_id,
             not_text=[config.image_token_id],
-            trailing=1,
+            cells=[_newline_behind(grid) for grid in grids],
         )
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
@@ -73,6 +80,11 @@ class LlavaOnevision:
         frames = sum(grid[0] for grid in grids)
         tower = siglip_vision_flops(config.vision_config, frames)
         return tower + llava_onevision_projector_flops(config, frames)
+
+
+def _newline_behind(grid: Grid) -> Tensor:
+    """The cells of a video's placeholders where the last one is a newline."""
+    return torch.tensor([*range(math.prod(grid)), NO_CELL])
 
 
 def _patches_a_side(config: Any) -> int:
