@@ -9,6 +9,16 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import (
+    CLIPVisionConfig,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -21,6 +31,10 @@ from transformers import (
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 
 import fake_flash
@@ -40,7 +54,9 @@ class Family:
     features_a_frame = 16  # what the tower makes of a frame
     step = 1  # frames of pixels in one frame of tokens
     any_size = False  # whether a frame's tokens follow its size
+    side = 16  # of the smallest frame that shows a grid of tokens, in pixels
     several_videos = images_beside = True  # in one prompt
+    found = True  # by transformers' generate, which counts and cuts videos by video_token_id
     multimodal_rope = False
 
     @classmethod
@@ -65,6 +81,11 @@ class Family:
     def position(cls, ids: torch.Tensor) -> torch.Tensor:
         """Position ids (B, n), as the model takes them."""
         return ids.expand(3, -1, -1) if cls.multimodal_rope else ids
+
+    @classmethod
+    def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
+        """Of what stands for a video's placeholders, one row each: the rows of visual tokens."""
+        return placeholders[: len(placeholders) - cls.trailing]
 
     @staticmethod
     def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -150,18 +171,110 @@ class LlavaOnevision(Family):
         return ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]])}
 
 
-QWEN_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 8,
     "vocab_size": 100,
     "max_position_embeddings": 4096,
     "pad_token_id": PAD,
     "bos_token_id": START,
     "eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+CLIP = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+
+
+class LlavaNextVideo(LlavaOnevision):
+    """CLIP; 4 x 4 patches a frame, pooled to 2 x 2 tokens."""
+
+    name = "llava_next_video"
+    model_class = LlavaNextVideoForConditionalGeneration
+    trailing = 0
+
+    @staticmethod
+    def config() -> Any:
+        return LlavaNextVideoConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config=CLIPVisionConfig(**CLIP),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            image_grid_pinpoints=[[16, 16]],
+        )
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """The last layer but one."""
+        return model.base_model.vision_tower.encoder.layers[-2].self_attn
+
+    @classmethod
+    def pooled(cls, received: torch.Tensor) -> torch.Tensor:
+        """Without the class tokens."""
+        return super().pooled(received.view(-1, 17)[:, 1:].flatten())
+
+
+class VideoLlava(LlavaOnevision):
+    """CLIP; 4 x 4 patches a frame and a class token."""
+
+    name = "video_llava"
+    model_class = VideoLlavaForConditionalGeneration
+    tokens_a_frame = 16
+
+    @staticmethod
+    def config() -> Any:
+        return VideoLlavaConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config=CLIPVisionConfig(**CLIP),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [VIDEO] * (17 * frames)
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        return frames, 4, 4
+
+    @classmethod
+    def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
+        """No class tokens."""
+        return placeholders.unflatten(0, (-1, 17))[:, 1:].flatten(0, 1)
+
+    @staticmethod
+    def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """An image has none of its own."""
+        pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+        return torch.full((16,), IMAGE), {"pixel_values": pixels}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        pixels = inputs["pixel_values_videos"]
+        frames = model.base_model.get_video_features(pixels, vision_feature_layer=-2).pooler_output
+        return [video.flatten(0, 1) for video in frames.split(pixels.shape[1])]
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.video_tower.encoder.layers[-2].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        return received.view(-1, 17)[:, 1:].flatten()
+
+
+QWEN_TEXT: dict[str, Any] = {
+    **TEXT,
+    "head_dim": 8,
     "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
 }
 QWEN_TOKENS = {
@@ -281,7 +394,150 @@ class Qwen3VLMoe(Qwen3VL):
         return Qwen3VLMoeConfig(text_config={**QWEN_TEXT, **experts}, vision_config=cls.vision, **QWEN_TOKENS)
 
 
-FAMILIES = [LlavaOnevision, Qwen25VL, Qwen2VL, Qwen3VL, Qwen3VLMoe]
+class InternVL(LlavaOnevision):
+    """Frames are pictures: 8 x 8 patches and a class token make 4 x 4 tokens, with words between them."""
+
+    name = "internvl"
+    model_class = InternVLForConditionalGeneration
+    token = IMAGE
+    trailing = 0
+    tokens_a_frame = 16
+    features_a_frame = 64
+    side = 32
+    several_videos = images_beside = False
+
+    @staticmethod
+    def config() -> Any:
+        return InternVLConfig(
+            text_config=Qwen2Config(**TEXT),
+            vision_config={**CLIP, "image_size": 32},
+            image_token_id=IMAGE,
+            image_seq_length=16,
+            tie_word_embeddings=False,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[IMAGE] * 16, 95)]
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        return frames, 4, 4
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(frames, 3, 32, 32, generator=generator)}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        pixels = inputs["pixel_values"]
+        layer = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+        frames = model.base_model.get_image_features(pixels, **layer).pooler_output
+        return [video.flatten(0, 1) for video in frames.chunk(len(inputs["input_ids"]))]
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.vision_tower.encoder.layer[-1].attention
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Patches in raster order, 8 x 8 a frame, without the class tokens."""
+        return received.view(-1, 65)[:, 1:].reshape(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+
+class SmolVLM(InternVL):
+    """The same with no class token; pictures come by sample."""
+
+    name = "smolvlm"
+    model_class = SmolVLMForConditionalGeneration
+
+    @staticmethod
+    def config() -> Any:
+        return SmolVLMConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config={**CLIP, "image_size": 32},
+            image_token_id=IMAGE,
+            scale_factor=2,
+        )
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": InternVL.pixels(frames, seed)["pixel_values"][None]}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return list(model.base_model.get_image_features(inputs["pixel_values"]).pooler_output)
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.vision_model.encoder.layers[-1].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        return received.view(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+
+class Glm4v(Qwen3VL):
+    """Placeholders of pictures, between the brackets of a video; the tower merges patches itself."""
+
+    name = "glm4v"
+    model_class = Glm4vForConditionalGeneration
+    token = IMAGE
+    features_a_frame = 4
+    images_beside = False  # transformers takes a video's placeholders for the image's
+    found = False
+    configuration: ClassVar[Any] = Glm4vConfig
+
+    @classmethod
+    def config(cls) -> Any:
+        vision = {
+            key: cls.vision[key] for key in ("hidden_size", "num_heads", "patch_size", "out_hidden_size")
+        }
+        return cls.configuration(
+            text_config=QWEN_TEXT,
+            vision_config={**vision, "depth": 2, "intermediate_size": 32, "image_size": 32},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            image_start_token_id=94,
+            image_end_token_id=95,
+            video_start_token_id=96,
+            video_end_token_id=97,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """Each step's time behind it."""
+        steps = [token for frame in range(frames) for token in (94, *[IMAGE] * 16, 95, 80 + frame % 8)]
+        return [96, *steps, 97]
+
+    @classmethod
+    def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mm_token_type_ids": 2 * (ids == IMAGE).long()}
+
+
+class Glm46V(Glm4v):
+    """The same under another name."""
+
+    name = "glm46v"
+    model_class = Glm46VForConditionalGeneration
+    configuration = Glm46VConfig
+
+
+FAMILIES = [
+    LlavaOnevision,
+    Qwen25VL,
+    Qwen2VL,
+    Qwen3VL,
+    Qwen3VLMoe,
+    LlavaNextVideo,
+    VideoLlava,
+    InternVL,
+    SmolVLM,
+    Glm4v,
+    Glm46V,
+]
+ENGINE = FAMILIES[:2]  # for what is the engine's alone
 
 
 def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -293,9 +549,12 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     model = family.model_class(config).eval().to(dtype)
     if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
         model.get_decoder().config._attn_implementation = attention
+    if dtype == torch.float64:
+        model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
+    decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "language_model" in name and ("q_proj" in name or "k_proj" in name):
+            if id(parameter) in decoder and ("q_proj" in name or "k_proj" in name):
                 parameter.mul_(20 if parameter.ndim == 2 else 1)
             elif "layers" in name and parameter.ndim == 2:
                 parameter.mul_(5)

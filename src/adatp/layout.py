@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -104,6 +104,11 @@ def build_layouts(
     return [
         _layout(placeholder[b], text[b], real[b], owned[b], grids, cells) for b in range(input_ids.shape[0])
     ]
+
+
+def runs(input_ids: Tensor, token: int) -> list[list[int]]:
+    """Lengths of the runs of one token in each row of ``input_ids`` (B, L), in order."""
+    return [[len(list(run)) for found, run in groupby(row) if found == token] for row in input_ids.tolist()]
 
 
 def videos_by_sample(tokens: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
