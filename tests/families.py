@@ -272,11 +272,12 @@ class VideoLlava(LlavaOnevision):
         return received.view(-1, 17)[:, 1:].flatten()
 
 
-QWEN_TEXT: dict[str, Any] = {
-    **TEXT,
-    "head_dim": 8,
-    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
-}
+def qwen_text(**more: Any) -> dict[str, Any]:
+    """A text config of its own, for tests change it."""
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    return {**TEXT, "rope_parameters": rope, **more}
+
+
 QWEN_TOKENS = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
@@ -296,7 +297,9 @@ class Qwen2VL(Family):
     @staticmethod
     def config() -> Any:
         vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 1, "num_heads": 2, "hidden_size": 32}
-        return Qwen2VLConfig(text_config=QWEN_TEXT, vision_config={**vision, "patch_size": 4}, **QWEN_TOKENS)
+        return Qwen2VLConfig(
+            text_config=qwen_text(), vision_config={**vision, "patch_size": 4}, **QWEN_TOKENS
+        )
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
@@ -340,7 +343,7 @@ class Qwen25VL(Qwen2VL):
             "window_size": 16,
             "fullatt_block_indexes": [1],
         }
-        return Qwen2_5_VLConfig(text_config=QWEN_TEXT, vision_config=vision, **QWEN_TOKENS)
+        return Qwen2_5_VLConfig(text_config=qwen_text(), vision_config=vision, **QWEN_TOKENS)
 
     @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
@@ -374,7 +377,7 @@ class Qwen3VL(Qwen2VL):
 
     @classmethod
     def config(cls) -> Any:
-        return Qwen3VLConfig(text_config=QWEN_TEXT, vision_config=cls.vision, **QWEN_TOKENS)
+        return Qwen3VLConfig(text_config=qwen_text(head_dim=8), vision_config=cls.vision, **QWEN_TOKENS)
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
@@ -390,8 +393,8 @@ class Qwen3VLMoe(Qwen3VL):
 
     @classmethod
     def config(cls) -> Any:
-        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-        return Qwen3VLMoeConfig(text_config={**QWEN_TEXT, **experts}, vision_config=cls.vision, **QWEN_TOKENS)
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+        return Qwen3VLMoeConfig(text_config=qwen_text(**experts), vision_config=cls.vision, **QWEN_TOKENS)
 
 
 class InternVL(LlavaOnevision):
@@ -495,7 +498,7 @@ class Glm4v(Qwen3VL):
             key: cls.vision[key] for key in ("hidden_size", "num_heads", "patch_size", "out_hidden_size")
         }
         return cls.configuration(
-            text_config=QWEN_TEXT,
+            text_config=qwen_text(),
             vision_config={**vision, "depth": 2, "intermediate_size": 32, "image_size": 32},
             image_token_id=IMAGE,
             video_token_id=VIDEO,

@@ -23,7 +23,7 @@ from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
-from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen25VL, batch, build
+from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen3VL, Qwen25VL, batch, build
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
 LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
@@ -92,11 +92,32 @@ def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Pr
         assert all(map(torch.equal, layer, run.report.kept[0]))
 
 
-@families
-@attentions
+def dropping_cases() -> list[Any]:
+    """Every combination where engine and families meet first, for the others each value once at least."""
+    # Transformers has no static cache for flash attention.
+    settings = [
+        ("eager", None),
+        ("eager", "static"),
+        ("sdpa", None),
+        ("sdpa", "static"),
+        (fake_flash.NAME, None),
+    ]
+    every = [(*setting, dtype) for setting in settings for dtype in (torch.float32, torch.float64)]
+    some = [
+        ("eager", None, torch.float64),
+        ("sdpa", "static", torch.float64),
+        ("sdpa", None, torch.float32),
+        (fake_flash.NAME, None, torch.float32),
+    ]
+    return [
+        pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
+        for family in FAMILIES
+        for case in (every if family in (*ENGINE, Qwen3VL) else some)
+    ]
+
+
 @batches
-@pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize(("family", "attention", "cache", "dtype"), dropping_cases())
 def test_dropping_equals_masking(
     family: Any,
     attention: str,
@@ -106,8 +127,6 @@ def test_dropping_equals_masking(
     monkeypatch: pytest.MonkeyPatch,
     prune: AdaTP,
 ) -> None:
-    if cache == "static" and attention == fake_flash.NAME:
-        cache = None  # transformers has no static cache for flash attention
     if dtype == torch.float64:
         no_float32_islands(family, monkeypatch)
     model, inputs = build(family, attention, dtype), batch(family, prompts, dtype)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adatp.layout import LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, build
+from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -174,3 +174,21 @@ def test_an_unknown_model_is_refused() -> None:
     config = Qwen2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     with pytest.raises(UnsupportedModelError, match=r"'qwen2' is not supported.*llava_onevision"):
         family_of(Qwen2ForCausalLM(config).config.model_type)
+
+
+@pytest.mark.parametrize("family", [InternVL, SmolVLM], ids=lambda family: family.name)
+@pytest.mark.parametrize("lengths", [[16], [32, 16]], ids=["a-lone-picture", "several-crops"])
+def test_what_is_no_frame_is_not_laid_out(family: Any, lengths: list[int]) -> None:
+    ids = torch.tensor([[token for length in lengths for token in (5, *[IMAGE] * length)]])
+    with pytest.raises(LayoutError, match="no video's frame"):
+        REGISTRY[family.name].grids(family.config(), {"input_ids": ids}, None)
+
+
+def test_a_picture_beside_a_video_of_glm_is_no_part_of_it() -> None:
+    ids = torch.tensor([[94, *[IMAGE] * 16, 95, *Glm4v.visual(3), 5, 94, *[IMAGE] * 16, 95, 6]])
+    call = {"video_grid_thw": torch.tensor([[3, 8, 8]])}
+    ours, config = REGISTRY["glm4v"], Glm4v.config()
+    (layout,) = ours.layouts(config, ids, ids > 0, ours.grids(config, call, None))
+    shown = (ids[0] == IMAGE).nonzero().squeeze(1)
+    assert torch.equal(layout.index, shown[16:-16])
+    assert not torch.isin(layout.question, shown).any()
