@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,10 @@ def test_a_picture_beside_a_video_of_glm_is_no_part_of_it() -> None:
     shown = (ids[0] == IMAGE).nonzero().squeeze(1)
     assert torch.equal(layout.index, shown[16:-16])
     assert not torch.isin(layout.question, shown).any()
+
+
+def test_grids_of_glms_videos_are_told_apart() -> None:
+    steps = torch.tensor([[1, 8, 8]] * 3 + [[1, 4, 8]] * 2)
+    encoded = SimpleNamespace(pooler_output=[torch.zeros(3 * 16, 32), torch.zeros(2 * 8, 32)])
+    tower = TowerCall({"grid_thw": steps}, encoded)
+    assert REGISTRY["glm4v"].grids(Glm4v.config(), {}, tower) == [(3, 4, 4), (2, 2, 4)]

@@ -131,7 +131,7 @@ class _DeepStack:
             return states
         row = self.row
         if index is not None:
-            row = row.gather(1, index.clamp(min=0).to(row.device)).where(index.to(row.device) >= 0, FILLER)
+            row = row.gather(1, index.clamp(min=0).to(row.device))  # nobody looks at fillers
         row = row.to(states.device)
         features = self.features[layer].to(states.device, states.dtype)
         states = states.clone()

@@ -24,8 +24,6 @@ class Glm4v(Qwen2VL):
         merge = config.vision_config.spatial_merge_size
         steps, grids = tower.kwargs["grid_thw"].tolist(), []
         for video in tower.output.pooler_output:
-            if not steps:  # several return sequences: the tower saw each video once
-                break
             _, height, width = steps[0]
             rows, columns = height // merge, width // merge
             grids.append((len(video) // (rows * columns), rows, columns))
