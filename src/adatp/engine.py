@@ -11,7 +11,7 @@ What each layer's cache holds is remembered by the cache itself, so it survives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, cast
@@ -113,6 +113,32 @@ def _remembering(cls: Any) -> type:
     return type(f"Pruned{cls.__name__}", (_PrunedCache, cls), {})
 
 
+class _DeepStack:
+    """Visual features that some decoders add to the visual tokens' states behind each of the first layers.
+
+    Args:
+        visual: (B, L) bool, which tokens they are added to.
+        features: per layer, (tokens, d), the batch's rows side by side.
+    """
+
+    def __init__(self, visual: Tensor, features: Sequence[Tensor]) -> None:
+        self.row = (visual.flatten().cumsum(0) - 1).view_as(visual).where(visual, FILLER)
+        self.features = features
+
+    def add(self, layer: int, states: Tensor, index: Tensor | None) -> Tensor:
+        """States (B, n, d) that ``layer`` left, of the positions ``index`` (None: of all)."""
+        if layer >= len(self.features):
+            return states
+        row = self.row
+        if index is not None:
+            row = row.gather(1, index.clamp(min=0).to(row.device))  # nobody looks at fillers
+        row = row.to(states.device)
+        features = self.features[layer].to(states.device, states.dtype)
+        states = states.clone()
+        states[row >= 0] += features[row[row >= 0]]
+        return states
+
+
 class _Call:
     """One call of the decoder: what the hooks of its layers share."""
 
@@ -126,6 +152,7 @@ class _Call:
         self.index: Tensor | None = None  # (B, n) positions still processed, FILLER padded; None: all
         self.ragged = False
         self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
+        self.deepstack: _DeepStack | None = None
         self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
 
     def held(self, layer: int) -> Kept | None:
@@ -201,12 +228,20 @@ class Engine:
             probe.remove()
         self.handles, self.call = [], None
 
-    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.call = _Call(self.begin(kwargs, past), cache, past)
         if isinstance(cache, _PrunedCache):
             cache.entered = True
+        features = kwargs.get("deepstack_visual_embeds")
+        if self.call.plan is None or not features:
+            return None
+        # The decoder would add them by the whole sequence's positions: we add them, to what is left.
+        self.call.deepstack = _DeepStack(kwargs["visual_pos_masks"], features)
+        return args, {**kwargs, "deepstack_visual_embeds": None}
 
     def _leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call, self.call = self.call, None
@@ -246,14 +281,14 @@ class Engine:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0:
             call.length = hidden.shape[1]
+        elif call.deepstack is not None:
+            hidden = call.deepstack.add(number - 1, hidden, call.index)
         if call.plan is not None and number in call.plan.cuts:
             hidden = self._cut(call, call.plan, number, hidden)
         call.processed.append((call.alive, call.index))
         if call.plan is not None and number in call.plan.scored:
             self._arm(call, call.plan, number)
         changed = self._remap(call, number, kwargs)
-        if not changed:
-            return None
         if args:
             return (hidden, *args[1:]), {**kwargs, **changed}
         return args, {**kwargs, **changed, "hidden_states": hidden}
