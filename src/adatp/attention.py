@@ -12,6 +12,7 @@ import copy
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -124,14 +125,18 @@ class Probe(_Tap):
     """Scores what one attention module's keys receive from chosen query rows.
 
     Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
+    Scoring happens within ``timed``.
     """
 
     rows: Tensor | None
     weight: Tensor | None
     scores: Tensor | None
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, timed: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         super().__init__(module)
+        self.timed = timed
         self.disarm()
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
@@ -147,10 +152,11 @@ class Probe(_Tap):
         """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
         if self.rows is None or self.weight is None:
             return
-        rows = self.rows.to(query.device)
-        weight = self.weight.to(query.device)
-        attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
-        self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+        with self.timed():
+            rows = self.rows.to(query.device)
+            weight = self.weight.to(query.device)
+            attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
+            self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
         self.rows = self.weight = None
 
 

@@ -12,6 +12,7 @@ What each layer's cache holds is remembered by the cache itself, so it survives 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, cast
@@ -163,6 +164,7 @@ class Engine:
             is cached; returns the plan, or None to process every token.
         end: called at the end of each call with, per layer and sample, the positions it processed; None if
             there was no plan.
+        timed: opened around all that pruning adds to a call: scoring, selecting, gathering, scattering back.
     """
 
     def __init__(
@@ -171,12 +173,14 @@ class Engine:
         scored: Iterable[int],
         begin: Callable[[dict[str, Any], int], Plan | None],
         end: Callable[[list[list[Tensor]] | None], None],
+        timed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
         self.begin = begin
         self.end = end
-        self.probes = {layer: Probe(attention_module(self.layers[layer])) for layer in sorted(scored)}
+        self.timed = timed
+        self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
         self.handles: list[RemovableHandle] = []
         self.call: _Call | None = None
 
@@ -221,7 +225,8 @@ class Engine:
             call.cache.entered = False
         if output is None:  # an exception is on its way out
             return
-        self._scatter(call, output)
+        with self.timed() if call.plan is not None else nullcontext():
+            self._scatter(call, output)
         self.end([alive for alive, _ in call.processed] if call.plan else None)
 
     def _scatter(self, call: _Call, output: Any) -> None:
@@ -246,12 +251,14 @@ class Engine:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0:
             call.length = hidden.shape[1]
-        if call.plan is not None and number in call.plan.cuts:
-            hidden = self._cut(call, call.plan, number, hidden)
-        call.processed.append((call.alive, call.index))
-        if call.plan is not None and number in call.plan.scored:
-            self._arm(call, call.plan, number)
-        changed = self._remap(call, number, kwargs)
+        plan = call.plan
+        with self.timed() if plan is not None and number in plan.cuts | plan.scored else nullcontext():
+            if plan is not None and number in plan.cuts:
+                hidden = self._cut(call, plan, number, hidden)
+            call.processed.append((call.alive, call.index))
+            if plan is not None and number in plan.scored:
+                self._arm(call, plan, number)
+            changed = self._remap(call, number, kwargs)
         if not changed:
             return None
         if args:

@@ -104,7 +104,8 @@ class Pruner:
             raise PruningError(
                 f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
             )
-        engine = Engine(self.decoder, self.method.scored_layers(self.shape.layers), self._begin, self._end)
+        scored = self.method.scored_layers(self.shape.layers)
+        engine = Engine(self.decoder, scored, self._begin, self._end, lambda: self._stopwatch.time("pruning"))
         self.signal = settle(self.method.relevance, self.model, self.tower, self.tokenizer, self.questions)
         if self.method.tower_attention:
             self.tower_probe = ReceivedProbe(self.family.tower_attention_module(self.model))

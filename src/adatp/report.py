@@ -106,7 +106,8 @@ class Report:
         visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
         notes: per sample, what the method has to tell (segments, relevance, schedule).
         flops: what it cost.
-        stopwatch: time by stage: vision, relevance, prefill, decode.
+        stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, that part
+            of prefill which scores, selects and gathers; decode.
         past: tokens that the cache held before the prefill.
         decode_steps: tokens that the decoder has processed since the prefill, one a step.
     """
@@ -136,7 +137,7 @@ class Report:
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Time by stage: vision, relevance, prefill, decode."""
+        """Time by stage: vision, relevance, prefill, pruning (a part of prefill), decode."""
         return self.stopwatch.milliseconds()
 
     def to_dict(self) -> dict[str, Any]:
