@@ -46,20 +46,19 @@ def attention_rows(
     """
     batch, heads, _, width = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
-    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width)) * scaling
     grouped = picked.reshape(batch, kv_heads, -1, width)
-    logits = torch.matmul(grouped, key.transpose(2, 3)).reshape(batch, heads, -1, keys) * scaling
-    logits = logits.float()
+    logits = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, -1, keys).float()
     lowest = torch.finfo(torch.float32).min
     if mask is not None and mask.ndim == 4:
         mask = mask.expand(batch, -1, -1, -1)[..., :keys]
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
-        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+        logits = logits.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else logits.add_(mask)
     else:
-        seen = torch.arange(keys, device=key.device) <= (rows + past)[:, None, :, None]
+        hidden = torch.arange(keys, device=key.device) > (rows + past)[:, None, :, None]
         if mask is not None:
-            seen = seen & mask[:, None, None, :keys].bool()
-        logits = logits.masked_fill(~seen, lowest)
+            hidden = hidden | ~mask[:, None, None, :keys].bool()
+        logits.masked_fill_(hidden, lowest)
     return logits.softmax(-1)
 
 
@@ -153,10 +152,12 @@ class Probe(_Tap):
         if self.rows is None or self.weight is None:
             return
         with self.timed():
-            rows = self.rows.to(query.device)
-            weight = self.weight.to(query.device)
-            attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
-            self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+            rows, weight = self.rows.to(query.device), self.weight.to(query.device)
+            attention = attention_rows(query, key, rows, mask, scaling, self.past)
+            weight = weight / (weight.sum(1, keepdim=True) * attention.shape[1])
+            # One pass over the probabilities, which are the largest thing here.
+            weight = weight[:, None].expand(-1, attention.shape[1], -1).flatten(1)[:, None]
+            self.scores = torch.bmm(weight, attention.flatten(1, 2))[:, 0]
         self.rows = self.weight = None
 
 

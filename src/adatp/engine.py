@@ -145,6 +145,13 @@ class _Call:
         alive = self.alive[sample]
         return torch.searchsorted(alive, positions) + self.index.shape[1] - len(alive)
 
+    def rows_alive(self, sample: int, length: int) -> Tensor | slice:
+        """Where the layer about to run, with states of ``length`` rows, has all that is alive of ``sample``."""
+        alive = self.alive[sample]
+        if self.index is None and len(alive) < length:  # the call's own padding, wherever it is
+            return alive
+        return slice(length - len(alive), length)  # a view: most plans do not look at the states
+
     def once(self, make: Callable[..., Any], shared: tuple[Any, ...], *rest: Any) -> Any:
         """``make(*shared, *rest)``, made once for all the layers that come with the same ``shared``."""
         key = (make.__name__, *map(id, shared))
@@ -252,7 +259,8 @@ class Engine:
         if number == 0:
             call.length = hidden.shape[1]
         plan = call.plan
-        with self.timed() if plan is not None and number in plan.cuts | plan.scored else nullcontext():
+        busy = plan is not None and (number in plan.cuts or number in plan.scored)
+        with self.timed() if busy else nullcontext():
             if plan is not None and number in plan.cuts:
                 hidden = self._cut(call, plan, number, hidden)
             call.processed.append((call.alive, call.index))
@@ -272,11 +280,9 @@ class Engine:
             scores = scores.to(call.alive[0].device)
         states, chosen = [], []
         for sample, alive in enumerate(call.alive):
-            rows = call.rows_of(alive, sample)
-            received = None if scores is None else scores[sample, call.past_slots(number - 1) + rows]
-            # A view where rows lie side by side: most plans do not look.
-            whole = len(alive) == hidden.shape[1]
-            states.append(hidden[sample] if whole else hidden[sample, rows.to(hidden.device)])
+            rows = call.rows_alive(sample, hidden.shape[1])
+            received = None if scores is None else scores[sample, call.past_slots(number - 1) :][rows]
+            states.append(hidden[sample, rows if isinstance(rows, slice) else rows.to(hidden.device)])
             chosen.append(plan.select(number, sample, alive, received, states[-1]))
         counts = [len(selection.kept) for selection in chosen]
         if counts == [len(alive) for alive in call.alive]:
@@ -454,10 +460,14 @@ def _remember(past_key_values: Any, layer: int, kept: Kept) -> None:
 
 def _gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
     # (B or 1, L, d); transformers 5.5 still has the axes of multimodal rotary embeddings in front, unmerged.
+    rows = index.clamp(min=0)
+
     def gather(part: Tensor) -> Tensor:
-        part = part.expand(*part.shape[:-3], len(index), -1, -1)
-        rows = index.clamp(min=0).to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1])
-        return part.gather(-2, rows)
+        if len(rows) == 1:
+            return part.index_select(-2, rows[0].to(part.device))
+        part = part.expand(*part.shape[:-3], len(rows), -1, -1)
+        at = rows.to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1])
+        return part.gather(-2, at)
 
     return tuple(gather(part) for part in rotary)
 

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_PART = 1 << 24
+"""Numbers of float32 held at a time, about."""
+
 
 def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
     """How unlike what is already told each token of one segment is.
@@ -24,9 +27,19 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
 
     Source: ours.
     """
-    unit = F.normalize(tokens.float(), dim=-1)
-    alike = torch.einsum("tpd,spd->tps", unit, unit)
-    closest = unit @ F.normalize(unit.mean((0, 1)), dim=-1)
+    frames, positions, width = tokens.shape
+    # Some positions at a time: a long video in float32 is many times what the decoder then needs.
+    parts = tokens.split(max(1, _PART // (frames * width)), 1)
+    total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
+    mean = F.normalize(total, dim=-1)
+    alike = torch.empty(frames, positions, frames, device=tokens.device)
+    closest = torch.empty(frames, positions, device=tokens.device)
+    for part, its_alike, its_closest in zip(
+        parts, alike.split(parts[0].shape[1], 1), closest.split(parts[0].shape[1], 1), strict=True
+    ):
+        unit = F.normalize(part.float(), dim=-1)
+        its_alike.copy_(torch.einsum("tpd,spd->tps", unit, unit))
+        its_closest.copy_(unit @ mean)
     distinct = torch.ones_like(closest, dtype=torch.bool)
     for t in range(1, len(tokens)):
         told = alike[t, :, :t].masked_fill(~distinct[:t].T, -1).amax(1)
