@@ -283,7 +283,8 @@ class Engine:
             rows = call.rows_alive(sample, hidden.shape[1])
             received = None if scores is None else scores[sample, call.past_slots(number - 1) :][rows]
             states.append(hidden[sample, rows if isinstance(rows, slice) else rows.to(hidden.device)])
-            chosen.append(plan.select(number, sample, alive, received, states[-1]))
+            with torch.no_grad():
+                chosen.append(plan.select(number, sample, alive, received, states[-1].detach()))
         counts = [len(selection.kept) for selection in chosen]
         if counts == [len(alive) for alive in call.alive]:
             return hidden

@@ -64,6 +64,7 @@ class Flops:
         paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
         paper_vanilla: the same without pruning.
         vision: encoding the videos, projector included.
+        vision_saved: what the frames that were not encoded, but took another's features, would have added.
         relevance: the text-relevance encoder.
         lm_head: the logits of the prefill's last token.
         decode: every decode step so far, lm_head included.
@@ -75,6 +76,7 @@ class Flops:
     paper: int = 0
     paper_vanilla: int = 0
     vision: int = 0
+    vision_saved: int = 0
     relevance: int = 0
     lm_head: int = 0
     decode: int = 0
@@ -88,7 +90,7 @@ class Flops:
     @property
     def request_vanilla(self) -> int:
         """Everything, without pruning."""
-        return self.vision + self.decoder_vanilla + self.lm_head + self.decode_vanilla
+        return self.vision + self.vision_saved + self.decoder_vanilla + self.lm_head + self.decode_vanilla
 
 
 @dataclass

@@ -27,19 +27,17 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
 
     Source: ours.
     """
-    frames, positions, width = tokens.shape
+    frames, _, width = tokens.shape
     # Some positions at a time: a long video in float32 is many times what the decoder then needs.
     parts = tokens.split(max(1, _PART // (frames * width)), 1)
     total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
     mean = F.normalize(total, dim=-1)
-    alike = torch.empty(frames, positions, frames, device=tokens.device)
-    closest = torch.empty(frames, positions, device=tokens.device)
-    for part, its_alike, its_closest in zip(
-        parts, alike.split(parts[0].shape[1], 1), closest.split(parts[0].shape[1], 1), strict=True
-    ):
+    alikes, nearest = [], []
+    for part in parts:
         unit = F.normalize(part.float(), dim=-1)
-        its_alike.copy_(torch.einsum("tpd,spd->tps", unit, unit))
-        its_closest.copy_(unit @ mean)
+        alikes.append(torch.einsum("tpd,spd->tps", unit, unit))
+        nearest.append(unit @ mean)
+    alike, closest = torch.cat(alikes, 1), torch.cat(nearest, 1)
     distinct = torch.ones_like(closest, dtype=torch.bool)
     for t in range(1, len(tokens)):
         told = alike[t, :, :t].masked_fill(~distinct[:t].T, -1).amax(1)

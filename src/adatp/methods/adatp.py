@@ -61,6 +61,10 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
+        reuse_frames: the vision tower does not encode a frame whose pixels differ from those of the last one
+            encoded by at most this much on average, in the processor's normalised units; it takes that one's
+            features. 0: only identical ones; None: every frame is encoded. For towers that look at each
+            frame by itself (LLaVA-OneVision's).
     """
 
     name: ClassVar[str] = "adatp"
@@ -77,6 +81,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    reuse_frames: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.flops <= 1:
@@ -88,6 +93,8 @@ class AdaTP(Method):
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
         if self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, not {self.max_queries}")
+        if self.reuse_frames is not None and not self.reuse_frames >= 0:
+            raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {self.reuse_frames}")
         for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
