@@ -109,11 +109,12 @@ def entrants(names: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
 class Clock(BaseStreamer):  # type: ignore[misc]
     """Notes when ``generate`` hands out each token; on CUDA it has waited for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.at: list[float] = []
 
     def put(self, value: Tensor) -> None:
-        self.at.append(time.perf_counter())  # the prompt comes first
+        self.at.append(self.now())  # the prompt comes first
 
     def end(self) -> None:
         pass
@@ -140,10 +141,16 @@ def timed(module: Any, watch: Stopwatch, stage: str) -> Iterator[None]:
 
 @torch.inference_mode()
 def request(
-    model: Any, inputs: dict[str, Any], method: Method | None, steps: int = STEPS
+    model: Any, inputs: dict[str, Any], method: Method | None, steps: int = STEPS, cpu_time: bool = False
 ) -> tuple[dict[str, float], Report | None]:
-    """One request: milliseconds by stage, bytes of the KV cache, and the method's report."""
-    watch, clock = Stopwatch(model.device), Clock()
+    """One request: milliseconds by stage, bytes of the KV cache, and the method's report.
+
+    ``cpu_time``: of the processor time that this process was given, not of the clock on the wall.
+    """
+    now = time.process_time if cpu_time else time.perf_counter
+    watch, clock = Stopwatch(model.device), Clock(now)
+    if cpu_time:
+        Stopwatch._now = lambda _: now()  # type: ignore[method-assign]
     tower = getattr(model.base_model, "vision_tower", None) or model.base_model.visual
     with ExitStack() as stack:
         run = stack.enter_context(nullcontext() if method is None else method(model))
@@ -151,7 +158,7 @@ def request(
         stack.enter_context(timed(model.get_decoder(), watch, "prefill"))
         if watch.cuda:
             torch.cuda.synchronize()
-        begun = time.perf_counter()
+        begun = now()
         output = model.generate(
             **inputs,
             do_sample=False,
@@ -196,25 +203,33 @@ def _resident(field: str) -> float:
 
 
 def measure(
-    case: Case, competing: Sequence[Entrant], repeats: int, told: Callable[[str], None], memory: bool = True
+    case: Case,
+    competing: Sequence[Entrant],
+    repeats: int,
+    told: Callable[[str], None],
+    *,
+    warm_up: bool = True,
+    memory: bool = True,
+    cpu_time: bool = False,
 ) -> list[dict[str, Any]]:
     """A row for each entrant, against the first, which is vanilla.
 
-    Rounds of all entrants, each begun by another one; the first round warms up and is not counted. An entrant
+    Rounds of all entrants, each begun by another one, behind one that warms up and is not counted. An entrant
     that runs out of memory or cannot reach its target has a row that says so, without numbers.
     """
     model, inputs = case.build()
     runs: dict[Entrant, list[dict[str, float]]] = {entrant: [] for entrant in competing}
     reports: dict[Entrant, Report | None] = {}
     failed: dict[Entrant, str] = {}
-    for number in range(repeats + 1):
+    rounds = repeats + warm_up
+    for number in range(rounds):
         turn = number % len(competing)
         for entrant in [*competing[turn:], *competing[:turn]]:
             if entrant in failed:
                 continue
-            told(f"round {number} of {repeats}: {entrant.label}, {case.frames} frames, batch {case.batch}")
+            told(f"round {number + 1} of {rounds}: {entrant.label}, {case.frames} frames, batch {case.batch}")
             try:
-                times, reports[entrant] = request(model, inputs, entrant.method())
+                times, reports[entrant] = request(model, inputs, entrant.method(), cpu_time=cpu_time)
                 runs[entrant].append(times)
             except torch.OutOfMemoryError:
                 failed[entrant] = "out of memory"
@@ -237,7 +252,7 @@ def measure(
         if entrant in failed:
             rows.append({**_facts(case, entrant), "failed": failed[entrant]})
             continue
-        counted = runs[entrant][1:] or runs[entrant]
+        counted = runs[entrant][warm_up:]
         values = {name: median(run[name] for run in counted) for name in counted[0]}
         if entrant in peaks:
             peak, rest = peaks[entrant]

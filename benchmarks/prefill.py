@@ -35,6 +35,13 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--methods", default="adatp,keep_all,fastv,fastv_official", help=", ".join(NAMES))
     parser.add_argument("--flops", default="0.273,0.10", help="fractions of vanilla's prefill FLOPs")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, behind one that warms up")
+    parser.add_argument("--cold", dest="warm_up", action="store_false", help="no round that warms up")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time instead of the clock's, for a machine that is shared; with --threads 1 alone, as "
+        "threads that wait for each other burn it",
+    )
     parser.add_argument("--vision", action="store_true", help="the vision tower in its real shape, no stand-in")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--attention", default="sdpa", help="as transformers calls it")
@@ -64,7 +71,15 @@ def run(options: argparse.Namespace, chosen: list[Case]) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     with Console(stderr=True).status("") as status:
         for case in chosen:
-            rows += measure(case, competing, options.repeats, status.update, options.memory)
+            rows += measure(
+                case,
+                competing,
+                options.repeats,
+                status.update,
+                warm_up=options.warm_up,
+                memory=options.memory,
+                cpu_time=options.cpu_time,
+            )
             if options.json:
                 facts = {"machine": machine(), "command": shlex.join(["python", *sys.argv]), "rows": rows}
                 options.json.write_text(json.dumps(facts, indent=1) + "\n")
@@ -111,6 +126,8 @@ def _cell(row: dict[str, Any], name: str, unit: str) -> str:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
+    if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
+        sys.exit("--cpu-time is for --device cpu with --threads 1")
     if unknown := {*options.methods.split(",")} - {*NAMES}:
         sys.exit(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)} (vanilla always runs)")
     chosen = cases(options)
