@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from shapes import Case
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
@@ -25,6 +24,7 @@ from adatp.budget import BudgetError
 from adatp.methods import METHODS, FastV, Method
 from adatp.pruner import Pruner
 from adatp.report import Report, Stopwatch
+from shapes import Case
 
 STEPS = 8
 """Tokens decoded behind the first."""
@@ -154,7 +154,7 @@ def request(
     tower = getattr(model.base_model, "vision_tower", None) or model.base_model.visual
     with ExitStack() as stack:
         run = stack.enter_context(nullcontext() if method is None else method(model))
-        stack.enter_context(timed(tower, watch, "vision"))  # inside, so that the hooks of the method are in it
+        stack.enter_context(timed(tower, watch, "vision"))  # inside: the method's hooks are timed too
         stack.enter_context(timed(model.get_decoder(), watch, "prefill"))
         if watch.cuda:
             torch.cuda.synchronize()
@@ -270,7 +270,7 @@ def _facts(case: Case, entrant: Entrant) -> dict[str, Any]:
 def _row(
     case: Case, entrant: Entrant, report: Report | None, values: dict[str, float], base: dict[str, Any]
 ) -> dict[str, Any]:
-    """Milliseconds and bytes, each with its ratio to vanilla's; overhead and relevance to vanilla's prefill."""
+    """Milliseconds and bytes, with their ratios to vanilla's; overhead and relevance to its prefill."""
     flops = 1.0 if report is None else report.flops_ratio
     part = {"overhead": "prefill", "relevance": "prefill"}
     ratios = {f"{name}_ratio": value / base[part.get(name, name)] for name, value in values.items()}

@@ -1,10 +1,10 @@
 """How far FLOPs become time and memory: every method beside vanilla, the bare model, in one run.
 
-A model of a published shape with random weights reads a prompt with a video and decodes a few tokens. Rounds of
-all methods, each begun by another one; medians. The decoder's prefill includes all that pruning adds to it: text
-relevance, and scoring, selecting and gathering ("overhead"), which have rows of their own. Efficiency is the ratio
-of FLOPs over that of the prefill's time. Peak memory includes the weights; on a CPU every method is given a
-process of its own for it. `--json` writes everything.
+A model of a published shape with random weights reads a prompt with a video and decodes a few tokens. Rounds
+of all methods, each begun by another one; medians. The prefill of the decoder includes all that pruning adds:
+text relevance, and scoring, selecting and gathering ("overhead"), which have rows of their own. Efficiency is
+the ratio of FLOPs over that of the prefill's time. Peak memory includes the weights; on a CPU every method is
+given a process of its own for it. `--json` writes everything.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import NAMES, entrants, machine, measure
 from rich.console import Console
 from rich.table import Table
+
+from measure import NAMES, entrants, machine, measure
 from shapes import SHAPES, Case
 
 
@@ -39,10 +40,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="processor time instead of the clock's, for a machine that is shared; with --threads 1 alone, as "
-        "threads that wait for each other burn it",
+        help="processor time instead of the clock's, for a machine that is shared; with --threads 1 alone, "
+        "as threads that wait for each other burn it",
     )
-    parser.add_argument("--vision", action="store_true", help="the vision tower in its real shape, no stand-in")
+    parser.add_argument("--vision", action="store_true", help="the vision tower in its real shape")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--attention", default="sdpa", help="as transformers calls it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +67,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
 
 def run(options: argparse.Namespace, chosen: list[Case]) -> list[dict[str, Any]]:
-    """Measure cases one after the other; what is going on is shown on stderr, rows are written as they come."""
+    """Measure cases one after the other; rows are written as they come."""
     competing = entrants(options.methods.split(","), [float(f) for f in options.flops.split(",")])
     rows: list[dict[str, Any]] = []
     with Console(stderr=True).status("") as status:
@@ -129,7 +130,7 @@ def main() -> None:
     if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
         sys.exit("--cpu-time is for --device cpu with --threads 1")
     if unknown := {*options.methods.split(",")} - {*NAMES}:
-        sys.exit(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)} (vanilla always runs)")
+        sys.exit(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}; vanilla always runs")
     chosen = cases(options)
     rows = run(options, chosen)
     console = Console()

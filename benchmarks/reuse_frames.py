@@ -1,6 +1,7 @@
-"""What not encoding alike frames does to accuracy and to the vision tower's FLOPs, on the embedded model's world.
+"""What not encoding alike frames does to accuracy, and how many are left, on the embedded model's world.
 
-Vanilla, AdaTP, and AdaTP with `reuse_frames` at several thresholds answer the same questions, as in `adatp eval`.
+Vanilla, AdaTP, and AdaTP with `reuse_frames` at several thresholds answer the same questions, as in
+`adatp eval`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,7 +26,9 @@ from adatp.tiny.world import benchmark, make_clip
 from adatp.video import Video
 
 
-def encoded_share(model: object, processor: object, frames: int, split: str, clips: int, thresholds: list[float]) -> list[float]:
+def encoded_share(
+    model: Any, processor: Any, frames: int, split: str, clips: int, thresholds: list[float]
+) -> list[float]:
     """Share of frames that are encoded at each threshold, mean over the first clips."""
     shares = [0.0] * len(thresholds)
     asked = list(benchmark(split, frames, clips))
@@ -38,7 +42,9 @@ def encoded_share(model: object, processor: object, frames: int, split: str, cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--limit", type=int, default=200, help="questions")
     parser.add_argument("--flops", type=float, default=0.273)
@@ -62,7 +68,8 @@ def main() -> None:
         delta = "" if row["delta"] is None else f"{100 * row['delta']:+.1f}"
         changed = "" if row["changed"] is None else f"{row['changed']:.1%}"
         table.add_row(entrant.label, f"{share:.1%}", f"{row['accuracy']:.1%}", delta, changed)
-    Console().print(f"{options.frames} frames, {options.limit} questions, {options.flops:.1%} of the FLOPs", table)
+    asked = f"{options.frames} frames, {options.limit} questions, {options.flops:.1%} of the FLOPs"
+    Console().print(asked, table)
     if options.json:
         options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 

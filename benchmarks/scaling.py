@@ -1,6 +1,7 @@
-"""How time and memory grow with the frames of a video and with the prompts of a batch, as tables and a figure.
+"""How time and memory grow with frames and with the prompts of a batch, as tables and a figure.
 
-Every number of frames alone, then every batch at one number of frames (`--batch-frames`); all else as in prefill.py.
+Every number of frames alone, then every batch at one number of frames (`--batch-frames`); all else as in
+prefill.py.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from measure import machine
-from prefill import arguments, cases, label, run, show
 from rich.console import Console
 
 from adatp.plots.style import COLOURS, INK, MARKERS, OURS
+from measure import machine
+from prefill import arguments, cases, label, run, show
 
 PANELS = {
     "prefill": ("prefill, s", 1e-3),
@@ -37,7 +38,8 @@ def plot(rows: list[dict[str, Any]], batch_frames: int) -> Figure:
     names = list(dict.fromkeys(label(row) for row in rows))
     ours = [name for name in names if name.startswith("adatp")]
     peers = [name for name in names if name not in ours and name != "vanilla"]
-    style = {"vanilla": (INK, "-"), **{name: (OURS, line) for name, line in zip(ours, ("-", "--", ":", "-."))}}
+    style = {"vanilla": (INK, "-")}
+    style |= {name: (OURS, ("-", "--", ":", "-.")[i % 4]) for i, name in enumerate(ours)}
     style |= {name: (COLOURS[i % len(COLOURS)], "-") for i, name in enumerate(peers)}
     figure = Figure(figsize=(3.4 * len(panels), 3.0 * len(over)), layout="constrained")
     grid = figure.subplots(len(over), len(panels), squeeze=False)
@@ -47,7 +49,8 @@ def plot(rows: list[dict[str, Any]], batch_frames: int) -> Figure:
                 points = sorted((row[axis], unit * row[name]) for row in chosen if label(row) == method)
                 colour, dash = style[method]
                 marker = MARKERS[number % len(MARKERS)]
-                ax.plot(*zip(*points), color=colour, linestyle=dash, marker=marker, markersize=4, label=method)
+                x, y = [point[0] for point in points], [point[1] for point in points]
+                ax.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=4, label=method)
             ticks = sorted({row[axis] for row in chosen})
             ax.set_xscale("log", base=2)
             ax.set_xticks(ticks, [str(tick) for tick in ticks])

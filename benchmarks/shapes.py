@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import (
@@ -22,9 +22,22 @@ class LlavaOnevision:
 
     model_class = LlavaOnevisionForConditionalGeneration
     image, video = 151646, 151647
-    tower = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
-             "num_hidden_layers": 26, "image_size": 384, "patch_size": 14, "vision_use_head": False}  # fmt: skip
-    stand_in = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+    tower: ClassVar = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 26,
+        "image_size": 384,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+    stand_in: ClassVar = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
 
     def config(self, text: dict[str, Any], tower: dict[str, Any]) -> Any:
         return LlavaOnevisionConfig(
@@ -49,9 +62,22 @@ class Qwen25VL:
 
     model_class = Qwen2_5_VLForConditionalGeneration
     image, video, begin, end = 151655, 151656, 151652, 151653
-    tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
-             "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
-    stand_in = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [0]}
+    tower: ClassVar = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    }
+    stand_in: ClassVar = {
+        "depth": 1,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "fullatt_block_indexes": [0],
+    }
 
     def config(self, text: dict[str, Any], tower: dict[str, Any]) -> Any:
         rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
@@ -77,7 +103,9 @@ class Qwen25VL:
         }
 
 
-def _decoder(hidden: int, mlp: int, layers: int, heads: int, kv: int, vocab: int, tied: bool) -> dict[str, Any]:
+def decoder(
+    hidden: int, mlp: int, layers: int, heads: int, kv: int, vocab: int, tied: bool
+) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": mlp,
@@ -92,10 +120,10 @@ def _decoder(hidden: int, mlp: int, layers: int, heads: int, kv: int, vocab: int
 
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "llava-onevision-0.5b": (LlavaOnevision(), _decoder(896, 4864, 24, 14, 2, 152000, True)),
-    "llava-onevision-7b": (LlavaOnevision(), _decoder(3584, 18944, 28, 28, 4, 152128, False)),
-    "qwen2.5-vl-3b": (Qwen25VL(), _decoder(2048, 11008, 36, 16, 2, 151936, True)),
-    "qwen2.5-vl-7b": (Qwen25VL(), _decoder(3584, 18944, 28, 28, 4, 152064, False)),
+    "llava-onevision-0.5b": (LlavaOnevision(), decoder(896, 4864, 24, 14, 2, 152000, True)),
+    "llava-onevision-7b": (LlavaOnevision(), decoder(3584, 18944, 28, 28, 4, 152128, False)),
+    "qwen2.5-vl-3b": (Qwen25VL(), decoder(2048, 11008, 36, 16, 2, 151936, True)),
+    "qwen2.5-vl-7b": (Qwen25VL(), decoder(3584, 18944, 28, 28, 4, 152064, False)),
 }
 """Name -> family and decoder."""
 

@@ -136,7 +136,8 @@ def out_of_reach(target: float, least: Schedule, *, visual: int, other: int) -> 
     )
 
 
-@lru_cache(maxsize=1024)  # milliseconds of Python: much beside a prefill on a GPU, and prompts come in few lengths
+# Milliseconds of Python are much beside a prefill on a GPU, and prompts come in few lengths.
+@lru_cache(maxsize=1024)
 def solve(
     shape: DecoderShape,
     *,

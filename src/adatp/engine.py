@@ -146,7 +146,7 @@ class _Call:
         return torch.searchsorted(alive, positions) + self.index.shape[1] - len(alive)
 
     def rows_alive(self, sample: int, length: int) -> Tensor | slice:
-        """Where the layer about to run, with states of ``length`` rows, has all that is alive of ``sample``."""
+        """Where a layer's states of ``length`` rows have all that is alive of ``sample``."""
         alive = self.alive[sample]
         if self.index is None and len(alive) < length:  # the call's own padding, wherever it is
             return alive

@@ -68,7 +68,7 @@ class FrameReuse:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         pixels: Tensor = args[0] if args else kwargs["pixel_values"]
         reference = reference_frames(pixels, self.threshold)
-        encoded, self.source = torch.tensor(reference).unique(return_inverse=True)
+        encoded, self.source = torch.unique(torch.tensor(reference), return_inverse=True)
         self.skipped = len(pixels) - len(encoded)
         if not self.skipped:
             self.source = None
@@ -96,12 +96,13 @@ def _spread(value: Any, source: Tensor) -> Any:
 def reference_frames(pixels: Tensor, threshold: float) -> list[int]:
     """For each frame (T, ...) the number of the frame whose features it takes: its own, or an earlier one's.
 
-    A frame is compared with the last one that is encoded, not with its neighbour, so that slow changes add up.
+    A frame is compared with the last one that is encoded, not with its neighbour: slow changes add up.
     """
     reference = torch.zeros((), dtype=torch.int64, device=pixels.device)
     found = [reference]
     for number in range(1, len(pixels)):
-        difference = (pixels[number] - pixels.index_select(0, reference[None])[0]).abs().mean(dtype=torch.float32)
+        difference = pixels[number] - pixels.index_select(0, reference[None])[0]
+        difference = difference.abs().mean(dtype=torch.float32)
         reference = reference.where(difference <= threshold, number)
         found.append(reference)
     return torch.stack(found).tolist()  # the only time that a GPU is waited for

@@ -198,7 +198,7 @@ def flagged(flags: Tensor, count: int) -> Tensor:
 
 
 def _in_order(first: Tensor, second: Tensor, scores: Tensor) -> Tensor:
-    """Indices that sort by ``first``, then ``second`` (below 2^31), then from the highest score; ties by index.
+    """Indices that sort by first, then second (below 2^31), then from the highest score; ties by index.
 
     Sorting is the dearest part of a cut on a GPU: the last two keys are one.
     """

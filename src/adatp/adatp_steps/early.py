@@ -29,7 +29,7 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
     """
     frames, _, width = tokens.shape
     # Some positions at a time: a long video in float32 is many times what the decoder then needs.
-    parts = tokens.split(max(1, _PART // (frames * width)), 1)
+    parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
     total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
     mean = F.normalize(total, dim=-1)
     alikes, nearest = [], []

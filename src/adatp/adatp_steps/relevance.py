@@ -59,9 +59,10 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tens
         words = words - words.mean(0)
     words = F.normalize(words, dim=-1)
     # Part by part: a long video's tokens in float32 are many times what the decoder then needs.
-    mean = torch.stack([part.sum(0, dtype=torch.float32) for part in visual.split(_PART)]).sum(0) / len(visual)
+    parts = torch.split(visual, _PART)
+    mean = torch.stack([part.sum(0, dtype=torch.float32) for part in parts]).sum(0) / len(visual)
     best = words.new_full((len(words), frames), -torch.inf)
-    for part, at in zip(visual.split(_PART), frame.split(_PART), strict=True):
+    for part, at in zip(parts, torch.split(frame, _PART), strict=True):
         tokens = part.float() if len(visual) == 1 else part.float() - mean
         cosine = words @ F.normalize(tokens, dim=-1).T
         best.scatter_reduce_(1, at.expand_as(cosine), cosine, reduce="amax")

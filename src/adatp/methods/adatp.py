@@ -187,9 +187,7 @@ class _Sample:
         # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
         # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
         # raise the weights to the power of the number of cuts.
-        in_frame = torch.tensor([rows * columns for frames, rows, columns in layout.grids for _ in range(frames)])
-        self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
-        self.sizes.index_add_(0, self.segment_of_frame, in_frame)
+        self.sizes = self.segment.bincount().cpu()
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
         self.live = self.sizes
         # Of the visual tokens still alive their numbers, and their rows among all that is alive.
