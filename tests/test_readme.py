@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,15 @@ def test_the_example_of_a_method_works(family: Any) -> None:
     assert example.flops_ratio == fastv.flops_ratio <= 0.6
     for (layer, mine), theirs in zip(enumerate(example.kept), fastv.kept, strict=True):
         assert all(map(torch.equal, mine, theirs)), layer
+
+
+def test_the_tables_shown_are_those_of_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("result_tables", ROOT / "benchmarks" / "result_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for (file, mark), section in tables.SECTIONS.items():
+        page = (ROOT / file).read_text()
+        assert f"<!-- {mark} -->" in page
+        assert tables.written(page, mark, section()) == page

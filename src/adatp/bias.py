@@ -258,18 +258,13 @@ class _Layer:
                 sums[name] = value if name not in sums else _sum(sums[name], value)
 
     def means(self) -> dict[str, Any]:
-        before, after = (
-            {
-                name: None
-                if value is None
-                else (value / self.clips).tolist()
-                if isinstance(value, Tensor)
-                else value / self.clips
-                for name, value in sums.items()
-            }
-            for sums in self.sums
-        )
-        return {"visual_mass": self.mass / self.clips, **before, "debiased": after}
+        def mean(total: Any) -> Any:
+            if total is None:
+                return None
+            return torch.as_tensor(total / self.clips).double().round(decimals=6).tolist()
+
+        before, after = ({name: mean(total) for name, total in sums.items()} for sums in self.sums)
+        return {"visual_mass": mean(self.mass), **before, "debiased": after}
 
 
 def _sum(total: Any, value: Any) -> Any:
@@ -302,12 +297,12 @@ def measure(
         told: called after every clip with how many are done.
 
     Returns:
-        Plain numbers and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (share of the
-        question's attention that visual tokens receive) and the means over clips of `Statistics`, and under
-        ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each control; under
-        ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a clip's
-        ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each frame
-        with itself. The maps by position are None where clips differ in format.
+        Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (the
+        share of the question's attention that visual tokens receive) and the means over clips of
+        `Statistics`, and under ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each
+        control; under ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a
+        clip's ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each
+        frame with itself. The maps by position are None where clips differ in format.
 
     Raises:
         BiasError: there are no clips or no such layers, or clips differ in length.

@@ -58,6 +58,12 @@ class VideoLayout:
         columns = torch.tensor([grid[2] for grid in self.grids], device=self.index.device)
         return self.row * columns[self.video] + self.column
 
+    def on_grid(self, positions: Tensor) -> list[Tensor]:
+        """Which visual tokens are among ``positions``: (frames, rows, columns) bool of each of the videos."""
+        sizes = [frames * rows * columns for frames, rows, columns in self.grids]
+        among = torch.isin(self.index, positions.to(self.index.device))
+        return [part.view(grid) for part, grid in zip(torch.split(among, sizes), self.grids, strict=True)]
+
 
 def build_layouts(
     input_ids: Tensor,

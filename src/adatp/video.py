@@ -8,6 +8,7 @@ hold is decoded through, twice: to count, then to pick. Either way only the pick
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _CONTAINERS = (
 _DECLARING = {"mov", "matroska", "avi"}  # containers that store how long they should be
 _MAGIC = (b"\x1aE\xdf\xa3", b"RIFF")  # how MKV and WebM, and AVI, begin; MP4 and MOV have "ftyp" at 4
 _NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
+_GUESSED_RATE = 25  # frames per second, FFmpeg's own guess
 _CUT_SHORT = "the video is cut short or damaged; copy or download it again"
 _NO_VIDEO = "not a video that FFmpeg can read; give an MP4, MKV, WebM or AVI file"
 
@@ -55,7 +57,13 @@ class Video:
     fps: float
 
 
-def read_video(path: str | os.PathLike[str], frames: int = 32) -> Video:
+def read_video(
+    path: str | os.PathLike[str],
+    frames: int = 32,
+    *,
+    most_seconds: float = math.inf,
+    most_pixels: float = math.inf,
+) -> Video:
     """Reads `frames` frames spread uniformly from the first to the last frame of a video file.
 
     Frames are picked at `linspace(0, total - 1, frames)` rounded down, in presentation order: the rule of the
@@ -65,10 +73,12 @@ def read_video(path: str | os.PathLike[str], frames: int = 32) -> Video:
     Args:
         path: A local file: MP4, MOV, MKV, WebM, AVI, GIF or another container that FFmpeg knows.
         frames: How many frames to return, at least 1.
+        most_seconds: A longer video is refused before anything is decoded.
+        most_pixels: So is one with larger frames: width times height.
 
     Raises:
-        VideoError: `frames` is below 1, or the file is missing, no video, cut short, or has no video stream
-            that can be decoded.
+        VideoError: `frames` is below 1, or the file is missing, no video, cut short, beyond a limit or has no
+            video stream that can be decoded.
     """
     if frames < 1:
         raise VideoError(f"frames is {frames}: ask for at least 1")
@@ -82,7 +92,7 @@ def read_video(path: str | os.PathLike[str], frames: int = 32) -> Video:
             head = stream.read(12)
         if not head:
             raise VideoError(f"{path}: the file is empty; copy or download it again")
-        return _read(file, frames)
+        return _read(file, frames, most_seconds, most_pixels)
     except _RefusedError as error:
         raise VideoError(f"{path}: {error}") from None
     except PermissionError as error:
@@ -131,6 +141,14 @@ class _Packets:
     last: float  # seconds, duration of the last frame, 0 if unknown
     tick: float  # seconds
     rate: float  # frames per second in the container's word, 0 if it has none
+    size: tuple[int, int]  # width and height in the container's word
+
+    @property
+    def seconds(self) -> float:
+        """About how long the stream is."""
+        if len(self.shown):
+            return float(self.pts[self.shown[-1]] - self.pts[self.shown[0]]) * self.tick + self.last
+        return len(self.pts) / (self.rate or _GUESSED_RATE)
 
 
 def _scan(file: str) -> _Packets:
@@ -158,6 +176,7 @@ def _scan(file: str) -> _Packets:
         kind = set(container.format.name.split(","))
         # AVI stores no pts, and those that FFmpeg makes up for reordered H.264 follow the order of decoding.
         made_up = "avi" in kind and stream.codec_context.has_b_frames
+        size = stream.codec_context.width, stream.codec_context.height
         rate, declared = float(stream.average_rate or 0), (container.duration or 0) / av.time_base
     shown = np.flatnonzero(hidden == 0)
     if made_up or _NO_TIME in pts or len(np.unique(pts)) < len(pts):
@@ -167,7 +186,7 @@ def _scan(file: str) -> _Packets:
     if kind & _DECLARING and (corrupt or _is_loss(declared - end, declared, pause)):
         raise _RefusedError(_CUT_SHORT)
     last = float(durations[shown[-1]]) * tick if len(shown) else 0.0
-    return _Packets(pts, seeks, np.flatnonzero(keys), shown, pause, last, tick, rate)
+    return _Packets(pts, seeks, np.flatnonzero(keys), shown, pause, last, tick, rate, size)
 
 
 def _is_loss(missing: float, total: float, pause: float) -> bool:
@@ -179,8 +198,17 @@ _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Images (F, H, W, 3); seconds of all frames of the stream from the first; which of these are picked (F,)."""
 
 
-def _read(file: str, frames: int) -> Video:
+def _read(file: str, frames: int, most_seconds: float, most_pixels: float) -> Video:
     packets = _scan(file)
+    if packets.seconds > most_seconds:
+        raise _RefusedError(
+            f"{packets.seconds:.0f} seconds long, the limit is {most_seconds:.0f}; cut a part out of it"
+        )
+    width, height = packets.size
+    if width * height > most_pixels:
+        raise _RefusedError(
+            f"{width}x{height} pixels a frame, the limit is {most_pixels / 1e6:.1f} million; scale it down"
+        )
     images, seconds, picks = _by_seeking(file, packets, frames) or _by_decoding(file, packets, frames)
     span = float(seconds[-1])
     interval = span / (len(seconds) - 1) if span else 1 / packets.rate if packets.rate else 0.0
@@ -210,8 +238,8 @@ def _by_decoding(file: str, packets: _Packets, frames: int) -> _Sample:
     """Decodes everything, once to count the frames that come out and once to pick."""
     came = [frame.pts for frame in _decode_all(file)]
     pts = np.sort([time for time in came if time is not None])
-    if len(pts) < len(came):  # bare streams: 25 is FFmpeg's own guess
-        pts = np.arange(len(came)) / (packets.rate or 25) / packets.tick
+    if len(pts) < len(came):  # bare streams
+        pts = np.arange(len(came)) / (packets.rate or _GUESSED_RATE) / packets.tick
     elif len(pts) and len(packets.shown):
         first, last = packets.pts[packets.shown[[0, -1]]]
         missing = np.diff(pts, prepend=first, append=last).max() * packets.tick

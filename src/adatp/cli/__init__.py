@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ask, bias, evaluate, flops
+from adatp.cli import ask, bias, demo, evaluate, flops, show
 from adatp.cli.console import RefusedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -70,3 +70,5 @@ app.command()(flops.flops)
 app.command("eval")(evaluate.evaluate)
 app.command()(evaluate.ablate)
 app.command()(bias.bias)
+app.command()(show.show)
+app.command()(demo.demo)

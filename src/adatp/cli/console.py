@@ -70,11 +70,13 @@ def check_dtype(name: str) -> None:
         raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
 
 
-def draw(path: Path, figure: Figure) -> None:
+def draw(path: Path, figure: Figure, option: str = "--plot") -> None:
     """Write a figure whole or not at all."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:], dpi=160)
-    write(path, picture.getvalue(), "--plot")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the picture
+        figure.savefig(picture, format=path.suffix[1:], dpi=160)
+    write(path, picture.getvalue(), option)
 
 
 def method_named(name: str, flops: float | None) -> Method:
@@ -231,19 +233,6 @@ def table_of(first: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
-
-
-def amount(count: float) -> str:
-    """FLOPs or MACs with a unit."""
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count:.0f}"
-
-
-def milliseconds(time: float) -> str:
-    """A time with its unit."""
-    return f"{time:.1f} ms" if time < 100 else f"{time:.0f} ms"
 
 
 PRESET = "fastvid"

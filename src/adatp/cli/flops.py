@@ -17,7 +17,6 @@ from adatp.cli.console import (
     ModelOption,
     RefusedError,
     TargetsOption,
-    amount,
     fractions,
     importing,
     one_line_errors,
@@ -25,6 +24,7 @@ from adatp.cli.console import (
     quiet_libraries,
     table_of,
 )
+from adatp.units import amount
 
 
 def flops(

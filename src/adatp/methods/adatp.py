@@ -156,7 +156,7 @@ class AdaTPPlan:
         return Selection(self.samples[sample].select(layer, alive, scores, hidden))
 
     def notes(self) -> list[dict[str, Any]]:
-        """Segment of each frame, relevance and weight of each segment, and the schedule."""
+        """Segment and relevance of each frame, relevance and weight of each segment, and the schedule."""
         return [sample.notes() for sample in self.samples]
 
 
@@ -178,10 +178,11 @@ class _Sample:
         self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
         # What is counted by segment stays on the host, so that a GPU is not waited for at every cut.
         self.segment_of_frame = segments_of(prefill, number, method.tau_s).cpu()
-        frame_relevance = prefill.relevance(number) if method.global_debias else None
+        self.frame_relevance = prefill.relevance(number) if method.global_debias else None
         self.relevance: Tensor | None = None
-        if frame_relevance is not None:
-            self.relevance = pool_by_segment(frame_relevance.cpu(), self.segment_of_frame)
+        if self.frame_relevance is not None:
+            self.frame_relevance = self.frame_relevance.cpu()
+            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
         # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
@@ -262,6 +263,7 @@ class _Sample:
             return {}
         return {
             "segments": self.segment_of_frame.tolist(),
+            "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
             "schedule": list(self.schedule.visual),

@@ -55,6 +55,8 @@ class Method(ABC):
     name: ClassVar[str]
     tower_attention: ClassVar[bool] = False
     """Whether ``plan`` asks for the vision tower's attention, which costs a second softmax in one layer."""
+    merges: ClassVar[bool] = False
+    """Whether tokens are averaged into kept ones, not only dropped."""
 
     flops: float = 1.0
     relevance: str = "none"

@@ -40,6 +40,7 @@ class FastVID(Peer):
     """
 
     name: ClassVar[str] = "fastvid"
+    merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
 
     segments: int = 8

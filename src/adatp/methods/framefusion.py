@@ -40,6 +40,7 @@ class FrameFusion(Peer):
     """
 
     name: ClassVar[str] = "framefusion"
+    merges: ClassVar[bool] = True
 
     similarity: float = 0.6
     least_merged: float = 0.1

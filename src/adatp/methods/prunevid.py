@@ -44,6 +44,7 @@ class PruneVid(Peer):
     """
 
     name: ClassVar[str] = "prunevid"
+    merges: ClassVar[bool] = True
     max_queries: ClassVar[int] = 32
 
     layer: int | None = None

@@ -32,6 +32,7 @@ class VisionZip(Peer):
     """
 
     name: ClassVar[str] = "visionzip"
+    merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
 
     contextual: float = 10 / 64

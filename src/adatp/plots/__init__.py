@@ -2,5 +2,6 @@
 
 from adatp.plots.accuracy import plot_accuracy, plot_differences, plot_thirds
 from adatp.plots.bias import plot_bias
+from adatp.plots.tokens import plot_tokens
 
-__all__ = ["plot_accuracy", "plot_bias", "plot_differences", "plot_thirds"]
+__all__ = ["plot_accuracy", "plot_bias", "plot_differences", "plot_thirds", "plot_tokens"]

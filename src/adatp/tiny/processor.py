@@ -70,7 +70,7 @@ class TinyProcessor:
     """The embedded model's processor: Hugging Face's `LlavaOnevisionProcessor` as far as video and text go.
 
     Attributes:
-        tokenizer: The world's word-level tokenizer.
+        tokenizer: The world's word-level tokenizer, unless another with `<video>` among its tokens was given.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast | None = None):

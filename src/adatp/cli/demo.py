@@ -1,0 +1,73 @@
+"""``adatp demo``: a page in the browser to try pruning on."""
+
+from __future__ import annotations
+
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adatp.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    RefusedError,
+    check_dtype,
+    importing,
+    one_line_errors,
+    progress,
+    quiet_libraries,
+)
+
+
+def demo(
+    model: ModelOption = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the page is served; 0: any free port.")
+    ] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this machine.")
+    ] = "127.0.0.1",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Serve a page to try pruning on: a clip, a question, answers with and without, the patches kept.
+
+    For this machine alone, if --host does not say otherwise. Stop it with Ctrl-C.
+    """
+    if find_spec("gradio") is None or find_spec("PIL") is None:
+        raise RefusedError('adatp demo needs gradio and pillow: pip install "adatp[demo]"')
+    check_dtype(dtype)
+    with _listen(host, port) as listener:
+        with importing():
+            from adatp.demo.asking import Served
+            from adatp.demo.server import serve
+            from adatp.tiny import CHECKPOINT
+        with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+            source = model if model is not None else str(CHECKPOINT)
+            with progress(f"loading {source}", shown=Path(source).is_dir()):
+                served = Served.load(source, device, dtype)
+            at = f"[{host}]" if ":" in host else host
+            address = f"http://{at}:{listener.getsockname()[1]}"
+            serve(served, listener, lambda: print(address, flush=True))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound, before anything slow, to where the page will be."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise RefusedError(f"--host {host}: no such address ({error.strerror})") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed may be had again
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise RefusedError(
+            f"{host}:{port} can't be listened on ({error.strerror}): choose another --port (or --host)"
+        ) from error
+    return listener

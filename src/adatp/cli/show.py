@@ -1,0 +1,135 @@
+"""``adatp show``: a question about a video, and which patches of it methods keep: a picture and a page."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from adatp.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    RefusedError,
+    check_dtype,
+    check_folder,
+    draw,
+    importing,
+    method_named,
+    numbers,
+    one_line_errors,
+    progress,
+    quiet_libraries,
+    write,
+)
+from adatp.cli.request import (
+    FramesOption,
+    MethodOption,
+    NewTokensOption,
+    QuestionArgument,
+    Request,
+    TargetOption,
+    VideoArgument,
+    check_question,
+    prepare,
+    show_answers,
+)
+
+if TYPE_CHECKING:
+    from adatp.methods import Method
+
+
+def show(
+    out: Annotated[
+        Path, typer.Option(help="The folder for show.png, show.svg and show.html; made if missing.")
+    ],
+    video: VideoArgument = None,
+    question: QuestionArgument = None,
+    model: ModelOption = None,
+    flops: TargetOption = None,
+    frames: FramesOption = 32,
+    method: MethodOption = "adatp",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Another method for the page, at the same FLOPs.",
+            show_default="fastv, or random where the target is out of fastv's reach",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Decoder layers, a row of the picture each, separated by commas.",
+            show_default="some of those that drop tokens",
+        ),
+    ] = None,
+    max_new_tokens: NewTokensOption = 64,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
+
+    Without arguments but --out, of a clip and a model that ship with adatp.
+    """
+    if find_spec("matplotlib") is None or find_spec("PIL") is None:
+        raise RefusedError('adatp show needs matplotlib and pillow: pip install "adatp[plot]"')
+    check_question("show", video, question)
+    wanted = None if layers is None else sorted(set(numbers("--layers", layers, int)))
+    check_dtype(dtype)
+    out = check_folder(out, "--out")
+    with importing():
+        from adatp import ask as asking
+        from adatp.budget import BudgetError
+        from adatp.flops import DecoderShape
+        from adatp.plots.tokens import changing_layers, plot_tokens
+        from adatp.show import render_html
+    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+        chosen = method_named(method, flops)
+        other = None if against is None else method_named(against, None if against == "vanilla" else flops)
+        device = asking.pick_device(device)
+        request = prepare(video, question, model, frames, max_new_tokens)
+        depth = DecoderShape.from_config(request.config.get_text_config()).layers
+        if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
+            raise RefusedError(f"--layers are some of 0 to {depth - 1}, not {layers}")
+        chosen = request.within_reach(chosen, flops)
+        if other is None:
+            other = _beside(request, chosen, flops)
+        try:
+            other = request.within_reach(other, flops)
+        except BudgetError as error:
+            raise RefusedError(f"--against {other.name}: {error}") from error
+        llm = request.load(device, dtype)
+        for each in (chosen, other):
+            request.warm_up(llm, each)
+        answers = [request.answer(llm, each) for each in (chosen, other)]
+        with progress("drawing"):
+            first = answers[0]
+            page = render_html(request.clip, request.question, answers)
+            spent = f"{first.report.flops_ratio:.1%} of vanilla's prefill FLOPs"
+            title = f"{request.question}\n{chosen.name}, {spent}: {first.text or '(no words)'}"
+            rows = changing_layers(first.report) if wanted is None else wanted
+            figure = plot_tokens(request.clip.frames, first.layout, first.report, rows, title)
+            try:
+                out.mkdir(exist_ok=True)
+            except OSError as error:
+                raise RefusedError(f"--out {out}: can't be made ({error.strerror})") from error
+            for kind in ("png", "svg"):
+                draw(out / f"show.{kind}", figure, "--out")
+            write(out / "show.html", page, "--out")
+    show_answers(Console(), request, answers)
+    for name in ("show.png", "show.svg", "show.html"):
+        print(out / name)
+
+
+def _beside(request: Request, chosen: Method, flops: float | None) -> Method:
+    """A method to compare with on the same target, of which it is in reach."""
+    from adatp.methods import Vanilla
+
+    for name in ("fastv", "random"):
+        other = method_named(name, flops)
+        if name != chosen.name and request.can_run(other):
+            return other
+    return Vanilla()

@@ -1,0 +1,310 @@
+"""The page: its parts, and the real command used in a browser."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adatp import ask
+from adatp.cli import main
+from adatp.demo import asking, results
+from adatp.demo.asking import PRUNING, Comparison, RefusedError, Served, told
+from adatp.demo.examples import KINDS, write_examples
+from adatp.methods import METHODS, AdaTP, Vanilla
+from adatp.tiny import CHECKPOINT, CLIP, QUESTION
+from adatp.video import VideoError, read_video
+from browser import PHONE, Visit
+from clips import write_clip
+
+Visitor = Callable[..., Visit]
+
+COMMAND = (sys.executable, "-c", "import sys; from adatp.cli import main; sys.exit(main())", "demo")
+
+
+def silent(share: float, doing: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    return Served.load(str(CHECKPOINT), "cpu", "auto")
+
+
+@pytest.fixture(scope="module")
+def comparison(served: Served) -> Comparison:
+    return served.compare(str(CLIP), QUESTION, 0.273, 8, ["adatp", "dycoke"], silent)
+
+
+# Its parts.
+
+
+def test_every_method_but_vanilla_can_be_compared() -> None:
+    assert set(PRUNING) == set(METHODS) - {"vanilla"}
+    for method in PRUNING.values():
+        method(flops=0.5)  # type: ignore[call-arg]
+
+
+def test_answers_are_those_of_ask(served: Served) -> None:
+    said: list[tuple[float, str]] = []
+    got = served.compare(
+        str(CLIP), QUESTION, 0.3, 8, ["adatp", "random"], lambda share, what: said.append((share, what))
+    )
+    assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp", "random"]
+    inputs = ask.build_inputs(served.processor, served.config, read_video(CLIP, 8), QUESTION)
+    for mine, method in zip(got.answers, (Vanilla(), AdaTP(flops=0.3)), strict=False):
+        theirs = ask.answer(served.model, served.processor, inputs, QUESTION, method, 64)
+        assert (mine.text, mine.report.visual_tokens) == (theirs.text, theirs.report.visual_tokens)
+    shares = [share for share, _ in said]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+    assert "asking: adatp" in {what for _, what in said}
+
+
+def test_a_target_out_of_reach_is_told_and_the_others_are_answered(served: Served) -> None:
+    got = served.compare(str(CLIP), QUESTION, 0.1, 16, ["pyramiddrop", "adatp"], silent)
+    assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp"]
+    assert "the lowest is" in got.refused["pyramiddrop"]
+    assert "the lowest is" in results.answers(got)
+
+
+@pytest.mark.parametrize(
+    ("path", "question", "names", "reason"),
+    [
+        (None, QUESTION, ["adatp"], "no clip yet"),
+        (str(CLIP), "  ", ["adatp"], "no question yet"),
+        (str(CLIP), QUESTION, [], "No method"),
+        (str(CLIP), "what is <video> ?", ["adatp"], "stands for a video"),
+        (str(CLIP), "what " * 5000, ["adatp"], "the model takes 4096"),
+    ],
+)
+def test_what_can_not_be_asked_is_refused(
+    served: Served, path: str | None, question: str, names: list[str], reason: str
+) -> None:
+    with pytest.raises((RefusedError, ask.PromptError), match=reason):
+        served.compare(path, question, 0.273, 8, names, silent)
+
+
+def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = write_clip(tmp_path / "long.mkv", 20, pts=[n * 24 * 32 for n in range(20)])
+    large = write_clip(tmp_path / "large.mp4", 2, size=(4096, 2306), options={"preset": "ultrafast"})
+    monkeypatch.setattr("adatp.video._by_seeking", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(VideoError, match=r"long.mkv: 6\d\d seconds long, the limit is 600; cut"):
+        served.compare(str(long), QUESTION, 0.273, 8, ["adatp"], silent)
+    with pytest.raises(VideoError, match=r"4096x2306 pixels a frame, the limit is 9.4 million"):
+        served.compare(str(large), QUESTION, 0.273, 8, ["adatp"], silent)
+
+
+def test_what_is_told_names_the_clip_and_not_its_place() -> None:
+    assert told(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
+    assert told(RefusedError("no clip"), None) == "no clip"
+
+
+def test_nothing_said_becomes_markup(comparison: Comparison) -> None:
+    evil = "<script>alert(1)</script>"
+    answers = [
+        ask.Answer(evil, each.new_tokens, each.milliseconds, each.report, each.layout)
+        for each in comparison.answers
+    ]
+    changed = Comparison(comparison.video, evil, answers, {"dycoke": evil})
+    for page in (results.answers(changed), results.gallery(changed), results.message(evil)):
+        assert "<script" not in page
+    assert "&lt;script&gt;" in results.answers(changed)
+
+
+def test_the_numbers_are_the_reports(comparison: Comparison) -> None:
+    page = results.answers(comparison)
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', page)
+    table = {name: re.findall("<td>(.*?)</td>", cells) for name, cells in rows}
+    reports = [answer.report for answer in comparison.answers]
+    assert len(table["visual tokens"]) == len(reports) > 1
+    for column, report in enumerate(reports):
+        first, last = sum(report.prompt_visual_tokens), sum(report.visual_tokens[-1])
+        assert table["visual tokens"][column] == f"{first} → {last}"
+        assert table["of vanilla's"][column] == f"{report.flops_ratio:.1%}"
+        shown = float(table["time: prefill"][column].split()[0])
+        assert shown == pytest.approx(report.milliseconds["prefill"], abs=0.6)
+
+
+def test_examples_can_be_read_and_are_the_clip_alone_for_other_models(tmp_path: Path) -> None:
+    examples = write_examples(tmp_path, embedded=True)
+    assert len(examples) == 1 + len(KINDS)
+    assert len({question for _, question in examples}) == len(examples)
+    assert [len(read_video(path, 64).frames) for path, _ in examples] == [16] * len(examples)
+    assert write_examples(tmp_path, embedded=False) == examples[:1]
+    assert asking.Served(str(CHECKPOINT), None, None, None).embedded
+    assert not asking.Served("some/model", None, None, None).embedded
+
+
+# The command.
+
+
+def test_gradio_is_imported_by_the_page_alone() -> None:
+    code = "import sys, adatp, adatp.cli, adatp.demo.results; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["demo", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_bad_options_are_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--dtype" in refused(capsys, "--dtype", "float7")
+    assert "65535" in refused(capsys, "--port", "70000")
+    monkeypatch.setattr("adatp.cli.demo.find_spec", lambda name: None if name == "gradio" else name)
+    assert 'pip install "adatp[demo]"' in refused(capsys)
+
+
+# Tests have no network, nor any other machine's: the browser and the server are processes of their own.
+
+
+class Server:
+    """The command, running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.errors = folder.with_suffix(".err")
+        folder.mkdir()
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [*COMMAND, "--port", "0"],
+                env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def stop(self, how: signal.Signals) -> tuple[int, str]:
+        """The exit code and what was printed besides the address."""
+        self.process.send_signal(how)
+        assert self.process.stdout is not None
+        try:
+            return self.process.wait(20), self.process.stdout.read() + self.errors.read_text()
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("demo") / "tmp")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.address), server.errors.read_text()
+    yield server
+    code, printed = server.stop(signal.SIGTERM)
+    assert (code, printed) == (0, "")
+    left = {path.name for path in server.folder.iterdir()}
+    assert left <= {f"torchinductor_{getpass.getuser()}"}  # an empty folder of torch's own
+
+
+@pytest.fixture
+def opened(server: Server, visit: Visitor) -> Visit:
+    opened = visit(server.address)
+    opened.page.set_default_timeout(30_000)
+    return opened
+
+
+def upload(page: Any, clip: Path) -> None:
+    clear = page.locator("#clip").get_by_role("button", name="Clear")
+    if clear.count():
+        clear.click()
+    page.locator("#clip input[type=file]").set_input_files(clip)
+    clear.wait_for()
+
+
+def press_ask(page: Any) -> None:
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def test_a_user_uploads_asks_moves_sliders_and_sees(opened: Visit, tmp_path: Path) -> None:
+    page = opened.page
+    press_ask(page)
+    page.get_by_role("alert").get_by_text("There is no clip yet").wait_for()
+
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(CLIP.read_bytes()[:4000])
+    upload(page, bad)
+    page.get_by_label("Question").fill(QUESTION)
+    press_ask(page)
+    page.get_by_role("alert").get_by_text("bad.mp4: the video is cut short").wait_for()
+    assert "Traceback" not in page.content()
+
+    upload(page, CLIP)
+    page.get_by_label("range slider for FLOPs").fill("15")
+    press_ask(page)
+    cards = page.locator(".adatp-card")
+    cards.nth(1).wait_for()
+    assert [card.split("\n")[0] for card in cards.all_inner_texts()] == ["vanilla", "adatp"]
+    assert [card.split("\n")[-1] for card in cards.all_inner_texts()] == ["yellow", "yellow"]
+    ratios = page.locator("tr", has_text="of vanilla's").locator("td").all_inner_texts()
+    assert ratios[0] == "100.0%"
+    assert 14 < float(ratios[1].rstrip("%")) <= 15
+
+    gallery = page.frame_locator("iframe.adatp-gallery")
+    slider = gallery.locator("input[type=range]")
+    told = gallery.locator("output")
+    last = told.inner_text()
+    slider.fill("0")
+    assert told.inner_text() != last
+    assert re.search(r"of 576 tokens kept by adatp", told.inner_text())
+    assert gallery.locator("figure").count() == 16
+    assert gallery.locator("svg text", has_text="text relevance").count() == 1
+    gallery.get_by_role("radio").nth(1).check()
+    assert "576 of 576 tokens kept by vanilla" in told.inner_text()
+
+    assert opened.outside == []
+    assert opened.errors == []
+
+
+def test_on_a_phone_nothing_is_cut_off(server: Server, visit: Visitor) -> None:
+    visited = visit(server.address, size=PHONE, dark=True)
+    page = visited.page
+    page.get_by_text(QUESTION).first.click()
+    page.locator("video").first.wait_for()
+    press_ask(page)
+    page.locator("iframe.adatp-gallery").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    assert visited.outside == []
+
+
+def named(path: str) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(CLIP), "http://example.com/a.mp4"])
+def test_files_that_were_not_uploaded_are_not_read(opened: Visit, server: Server, path: str) -> None:
+    # From the page's own context: the test process has no network.
+    statuses = opened.page.evaluate(
+        """async ([path, data]) => {
+            const body = JSON.stringify({data, fn_index: 1, session_hash: "a"});
+            const headers = {"content-type": "application/json; x=multipart/"};
+            const asked = await fetch("gradio_api/queue/join", {method: "POST", headers, body});
+            const fetched = await fetch("gradio_api/file=" + path);
+            return [asked.status, fetched.status];
+        }""",
+        [path, [named(path), QUESTION, 27.3, 8, ["adatp"]]],
+    )
+    assert statuses == [403, 403]
+
+
+def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
+    port = server.address.rsplit(":", 1)[1]
+    done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"adatp: .*in use.*--port.*\n", done.stderr)
