@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import (
+    CLIPVisionConfig,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 
 import fake_flash
@@ -21,7 +43,69 @@ IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
 LAYERS = 6
 
 
-class LlavaOnevision:
+class Family:
+    """What the suite asks of a family, and how most answer."""
+
+    name: str
+    model_class: Any
+    token = VIDEO  # stands for a visual token
+    tokens_a_frame = 4
+    trailing = 0  # placeholders behind a video that stand for no visual token
+    features_a_frame = 16  # what the tower makes of a frame
+    step = 1  # frames of pixels in one frame of tokens
+    any_size = False  # whether a frame's tokens follow its size
+    side = 16  # of the smallest frame that shows a grid of tokens, in pixels
+    several_videos = images_beside = True  # in one prompt
+    found = True  # by transformers' generate, which counts and cuts videos by video_token_id
+    multimodal_rope = False
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """A video in a prompt."""
+        return [cls.token] * (frames * cls.tokens_a_frame + cls.trailing)
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Frames, rows and columns of tokens of a video in pixels; patches of 4 x 4, merged two by two."""
+        rows, columns = (height // 8, width // 8) if cls.any_size else (2, 2)
+        return -(-frames // cls.step), rows, columns
+
+    @classmethod
+    def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What else the processor makes of the ids."""
+        if not cls.multimodal_rope:
+            return {}
+        return {"mm_token_type_ids": (ids == IMAGE).long() + 2 * (ids == VIDEO).long()}
+
+    @classmethod
+    def position(cls, ids: torch.Tensor) -> torch.Tensor:
+        """Position ids (B, n), as the model takes them."""
+        return ids.expand(3, -1, -1) if cls.multimodal_rope else ids
+
+    @classmethod
+    def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
+        """Of what stands for a video's placeholders, one row each: the rows of visual tokens."""
+        return placeholders[: len(placeholders) - cls.trailing]
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What stands in for each video's placeholders, (tokens, d)."""
+        names = inspect.signature(model.base_model.get_video_features).parameters
+        encoded = model.base_model.get_video_features(**{k: v for k, v in inputs.items() if k in names})
+        return list(encoded.pooler_output)
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """The attention of the tower's layer whose output is projected."""
+        return model.base_model.visual.blocks[-1].attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """What patches receive, by token: four patches side by side make one."""
+        return received.view(-1, 4).mean(1)
+
+
+class LlavaOnevision(Family):
     """4 x 4 patches a frame, pooled to 2 x 2 tokens, one newline behind each video."""
 
     name = "llava_onevision"
@@ -61,8 +145,18 @@ class LlavaOnevision:
         )
 
     model_class = LlavaOnevisionForConditionalGeneration
-    tokens_a_frame = 4
     trailing = 1
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """SigLIP's last layer; transformers 5.5 has a model more around it."""
+        tower = model.base_model.vision_tower
+        return getattr(tower, "vision_model", tower).encoder.layers[-1].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Patches in raster order, 4 x 4 a frame."""
+        return received.view(-1, 2, 2, 2, 2).mean((2, 4)).flatten()
 
     @staticmethod
     def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
@@ -77,54 +171,148 @@ class LlavaOnevision:
         return ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]])}
 
 
-class Qwen25VL:
-    """4 x 4 patches a frame, merged to 2 x 2 tokens, two frames a temporal step."""
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 4096,
+    "pad_token_id": PAD,
+    "bos_token_id": START,
+    "eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+CLIP = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
 
-    name = "qwen2_5_vl"
 
-    @staticmethod
-    def config() -> Qwen2_5_VLConfig:
-        return Qwen2_5_VLConfig(
-            text_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": LAYERS,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "vocab_size": 100,
-                "max_position_embeddings": 4096,
-                "pad_token_id": PAD,
-                "bos_token_id": START,
-                "eos_token_id": None,
-                "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
-            },
-            vision_config={
-                "depth": 2,
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_heads": 2,
-                "out_hidden_size": 32,
-                "patch_size": 4,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            vision_start_token_id=94,
-            vision_end_token_id=95,
-        )
+class LlavaNextVideo(LlavaOnevision):
+    """CLIP; 4 x 4 patches a frame, pooled to 2 x 2 tokens."""
 
-    model_class = Qwen2_5_VLForConditionalGeneration
-    tokens_a_frame = 4
+    name = "llava_next_video"
+    model_class = LlavaNextVideoForConditionalGeneration
     trailing = 0
 
     @staticmethod
-    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+    def config() -> Any:
+        return LlavaNextVideoConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config=CLIPVisionConfig(**CLIP),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            image_grid_pinpoints=[[16, 16]],
+        )
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        """The last layer but one."""
+        return model.base_model.vision_tower.encoder.layers[-2].self_attn
+
+    @classmethod
+    def pooled(cls, received: torch.Tensor) -> torch.Tensor:
+        """Without the class tokens."""
+        return super().pooled(received.view(-1, 17)[:, 1:].flatten())
+
+
+class VideoLlava(LlavaOnevision):
+    """CLIP; 4 x 4 patches a frame and a class token."""
+
+    name = "video_llava"
+    model_class = VideoLlavaForConditionalGeneration
+    tokens_a_frame = 16
+
+    @staticmethod
+    def config() -> Any:
+        return VideoLlavaConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config=CLIPVisionConfig(**CLIP),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [VIDEO] * (17 * frames)
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        return frames, 4, 4
+
+    @classmethod
+    def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
+        """No class tokens."""
+        return placeholders.unflatten(0, (-1, 17))[:, 1:].flatten(0, 1)
+
+    @staticmethod
+    def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """An image has none of its own."""
+        pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+        return torch.full((16,), IMAGE), {"pixel_values": pixels}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        pixels = inputs["pixel_values_videos"]
+        frames = model.base_model.get_video_features(pixels, vision_feature_layer=-2).pooler_output
+        return [video.flatten(0, 1) for video in frames.split(pixels.shape[1])]
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.video_tower.encoder.layers[-2].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        return received.view(-1, 17)[:, 1:].flatten()
+
+
+def qwen_text(**more: Any) -> dict[str, Any]:
+    """A text config of its own, for tests change it."""
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    return {**TEXT, "rope_parameters": rope, **more}
+
+
+QWEN_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": 94,
+    "vision_end_token_id": 95,
+}
+
+
+class Qwen2VL(Family):
+    """4 x 4 patches a frame, merged to 2 x 2 tokens, two frames a temporal step."""
+
+    name = "qwen2_vl"
+    model_class = Qwen2VLForConditionalGeneration
+    step = 2
+    any_size = multimodal_rope = True
+
+    @staticmethod
+    def config() -> Any:
+        vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 1, "num_heads": 2, "hidden_size": 32}
+        return Qwen2VLConfig(
+            text_config=qwen_text(), vision_config={**vision, "patch_size": 4}, **QWEN_TOKENS
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """One run."""
+        return [94, *[VIDEO] * (4 * frames), 95]
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
+        side = 2 * math.isqrt(cls.tokens_a_frame)
         return {
-            "pixel_values_videos": torch.randn(frames * 16, 3 * 2 * 4 * 4, generator=generator),
-            "video_grid_thw": torch.tensor([[frames, 4, 4]]),
-            "second_per_grid_ts": torch.tensor([1.0]),
+            "pixel_values_videos": torch.randn(frames * side**2, 3 * 2 * 4 * 4, generator=generator),
+            "video_grid_thw": torch.tensor([[frames, side, side]]),
         }
 
     @staticmethod
@@ -137,7 +325,222 @@ class Qwen25VL:
         }
 
 
-FAMILIES = [LlavaOnevision, Qwen25VL]
+class Qwen25VL(Qwen2VL):
+    """Windows of 2 x 2 tokens."""
+
+    name = "qwen2_5_vl"
+    model_class = Qwen2_5_VLForConditionalGeneration
+
+    @staticmethod
+    def config() -> Any:
+        vision = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 4,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        }
+        return Qwen2_5_VLConfig(text_config=qwen_text(), vision_config=vision, **QWEN_TOKENS)
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
+        return {**super().pixels(frames, seed), "second_per_grid_ts": torch.tensor([1.0])}
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Of videos with 4 x 6 tokens a frame: 2 x 2 tokens a window, window by window."""
+        merged = received.view(-1, 4).mean(1)
+        frames = merged.view(-1, 2, 3, 2, 2)  # frame, window row, window column, row, column
+        return frames.transpose(2, 3).flatten()
+
+
+class Qwen3VL(Qwen2VL):
+    """8 x 8 patches a frame, a timestamp before each; DeepStack behind three layers, among the cuts."""
+
+    name = "qwen3_vl"
+    tokens_a_frame = 16
+    model_class = Qwen3VLForConditionalGeneration
+
+    vision: ClassVar[dict[str, Any]] = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 4,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+
+    @classmethod
+    def config(cls) -> Any:
+        return Qwen3VLConfig(text_config=qwen_text(head_dim=8), vision_config=cls.vision, **QWEN_TOKENS)
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """A run a step, behind its time."""
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Two of four experts a token."""
+
+    name = "qwen3_vl_moe"
+    model_class = Qwen3VLMoeForConditionalGeneration
+
+    @classmethod
+    def config(cls) -> Any:
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+        return Qwen3VLMoeConfig(text_config=qwen_text(**experts), vision_config=cls.vision, **QWEN_TOKENS)
+
+
+class InternVL(LlavaOnevision):
+    """Frames are pictures: 8 x 8 patches and a class token make 4 x 4 tokens, with words between them."""
+
+    name = "internvl"
+    model_class = InternVLForConditionalGeneration
+    token = IMAGE
+    trailing = 0
+    tokens_a_frame = 16
+    features_a_frame = 64
+    side = 32
+    several_videos = images_beside = False
+
+    @staticmethod
+    def config() -> Any:
+        return InternVLConfig(
+            text_config=Qwen2Config(**TEXT),
+            vision_config={**CLIP, "image_size": 32},
+            image_token_id=IMAGE,
+            image_seq_length=16,
+            tie_word_embeddings=False,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[IMAGE] * 16, 95)]
+
+    @classmethod
+    def grid(cls, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        return frames, 4, 4
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(frames, 3, 32, 32, generator=generator)}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        pixels = inputs["pixel_values"]
+        layer = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+        frames = model.base_model.get_image_features(pixels, **layer).pooler_output
+        return [video.flatten(0, 1) for video in frames.chunk(len(inputs["input_ids"]))]
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.vision_tower.encoder.layer[-1].attention
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """Patches in raster order, 8 x 8 a frame, without the class tokens."""
+        return received.view(-1, 65)[:, 1:].reshape(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+
+class SmolVLM(InternVL):
+    """The same with no class token; pictures come by sample."""
+
+    name = "smolvlm"
+    model_class = SmolVLMForConditionalGeneration
+
+    @staticmethod
+    def config() -> Any:
+        return SmolVLMConfig(
+            text_config=LlamaConfig(**TEXT),
+            vision_config={**CLIP, "image_size": 32},
+            image_token_id=IMAGE,
+            scale_factor=2,
+        )
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": InternVL.pixels(frames, seed)["pixel_values"][None]}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return list(model.base_model.get_image_features(inputs["pixel_values"]).pooler_output)
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.vision_model.encoder.layers[-1].self_attn
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        return received.view(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+
+class Glm4v(Qwen3VL):
+    """Placeholders of pictures, between the brackets of a video; the tower merges patches itself."""
+
+    name = "glm4v"
+    model_class = Glm4vForConditionalGeneration
+    token = IMAGE
+    features_a_frame = 4
+    images_beside = False  # transformers takes a video's placeholders for the image's
+    found = False
+    configuration: ClassVar[Any] = Glm4vConfig
+
+    @classmethod
+    def config(cls) -> Any:
+        vision = {
+            key: cls.vision[key] for key in ("hidden_size", "num_heads", "patch_size", "out_hidden_size")
+        }
+        return cls.configuration(
+            text_config=qwen_text(),
+            vision_config={**vision, "depth": 2, "intermediate_size": 32, "image_size": 32},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            image_start_token_id=94,
+            image_end_token_id=95,
+            video_start_token_id=96,
+            video_end_token_id=97,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """Each step's time behind it."""
+        steps = [token for frame in range(frames) for token in (94, *[IMAGE] * 16, 95, 80 + frame % 8)]
+        return [96, *steps, 97]
+
+    @classmethod
+    def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mm_token_type_ids": 2 * (ids == IMAGE).long()}
+
+
+class Glm46V(Glm4v):
+    """The same under another name."""
+
+    name = "glm46v"
+    model_class = Glm46VForConditionalGeneration
+    configuration = Glm46VConfig
+
+
+FAMILIES = [
+    LlavaOnevision,
+    Qwen25VL,
+    Qwen2VL,
+    Qwen3VL,
+    Qwen3VLMoe,
+    LlavaNextVideo,
+    VideoLlava,
+    InternVL,
+    SmolVLM,
+    Glm4v,
+    Glm46V,
+]
+ENGINE = FAMILIES[:2]  # for what is the engine's alone
 
 
 def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -149,9 +552,12 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     model = family.model_class(config).eval().to(dtype)
     if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
         model.get_decoder().config._attn_implementation = attention
+    if dtype == torch.float64:
+        model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
+    decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "language_model" in name and ("q_proj" in name or "k_proj" in name):
+            if id(parameter) in decoder and ("q_proj" in name or "k_proj" in name):
                 parameter.mul_(20 if parameter.ndim == 2 else 1)
             elif "layers" in name and parameter.ndim == 2:
                 parameter.mul_(5)
@@ -170,10 +576,7 @@ class Prompt:
     def ids(self, family: Any) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + 100)
         words = torch.randint(1, 80, (self.before + self.question,), generator=generator).tolist()
-        visual = [VIDEO] * (self.frames * family.tokens_a_frame + family.trailing)
-        if family is Qwen25VL:
-            visual = [94, *visual, 95]
-        return [START, *words[: self.before], *visual, *words[self.before :], END]
+        return [START, *words[: self.before], *family.visual(self.frames), *words[self.before :], END]
 
 
 def batch(family: Any, prompts: list[Prompt], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -184,7 +587,5 @@ def batch(family: Any, prompts: list[Prompt], dtype: torch.dtype = torch.float32
     real = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     pixels = [family.pixels(prompt.frames, prompt.seed) for prompt in prompts]
     inputs = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(dtype)
-    if family is Qwen25VL:
-        inputs["mm_token_type_ids"] = (ids == VIDEO).long() * 2
-    return {"input_ids": ids, "attention_mask": real, **inputs}
+    inputs = {name: part.to(dtype) if part.is_floating_point() else part for name, part in inputs.items()}
+    return {"input_ids": ids, "attention_mask": real, **family.more(ids), **inputs}

@@ -61,6 +61,7 @@ class Record:
 
     embeds: list[Tensor] = field(default_factory=list)
     positions: list[Tensor | None] = field(default_factory=list)
+    deepstack: list[tuple[Tensor, list[Tensor]] | None] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
 
     @property
@@ -77,12 +78,15 @@ def recorded(model: Any) -> Iterator[Record]:
     def before(_: Any, args: Any, kwargs: Any) -> None:
         record.embeds.append(kwargs["inputs_embeds"])
         record.positions.append(kwargs.get("position_ids"))
+        features = kwargs.get("deepstack_visual_embeds")
+        record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
     def after(_: Any, args: Any, output: Tensor) -> None:
         record.logits.append(output[:, -1])
 
     handles = [
-        model.get_decoder().register_forward_pre_hook(before, with_kwargs=True),
+        # Before the engine's hook, which may take arguments out.
+        model.get_decoder().register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         model.lm_head.register_forward_hook(after),
     ]
     try:
@@ -90,6 +94,19 @@ def recorded(model: Any) -> Iterator[Record]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def deepstack_of(record: Record) -> dict[str, Any]:
+    """What DeepStack added in the recorded calls, as one call's arguments."""
+    given = [each for each in record.deepstack if each is not None]
+    if not given:
+        return {}
+    where = [
+        torch.zeros(embeds.shape[:2], dtype=torch.bool) if each is None else each[0]
+        for embeds, each in zip(record.embeds, record.deepstack, strict=True)
+    ]
+    features = [torch.cat(levels) for levels in zip(*(levels for _, levels in given), strict=True)]
+    return {"visual_pos_masks": torch.cat(where, 1), "deepstack_visual_embeds": features}
 
 
 @torch.no_grad()
@@ -112,7 +129,9 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
     if "flash" in attention:  # it has no masks of single rows
         config._attn_implementation = "sdpa"
     with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1)):
-        hidden = model.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+        hidden = model.get_decoder()(
+            inputs_embeds=embeds, position_ids=positions, use_cache=False, **deepstack_of(record)
+        )
     config._attn_implementation = attention
     return model.lm_head(hidden.last_hidden_state)
 

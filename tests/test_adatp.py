@@ -16,10 +16,10 @@ from adatp.encoders import EncoderError
 from adatp.flops import DecoderShape
 from adatp.methods.adatp import AdaTPPlan
 from adatp.relevance import PromptRelevance
-from families import FAMILIES, Prompt, batch, build
+from families import ENGINE, FAMILIES, Prompt, batch, build
 from flop_counting import flop_counter
 
-families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+families = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
 LONG = Prompt(frames=24, question=8)
 
 

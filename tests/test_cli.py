@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 import struct
@@ -29,7 +30,7 @@ from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
 from conftest import Run
-from families import FAMILIES, LlavaOnevision, Qwen25VL
+from families import FAMILIES, Qwen25VL
 
 QUICK = ("--max-new-tokens", "3")
 
@@ -232,8 +233,8 @@ def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, fami
     report = got["report"]
     assert 0.5 < report["flops_ratio"] <= 0.6
     assert report["relevance"] == "embedding"
-    # Qwen2.5-VL pairs frames: the odd one out is repeated, not lost.
-    assert report["visual_tokens"][0] == [7 * 4 if family is LlavaOnevision else 4 * 6 * 8]
+    # Some families pair frames: the odd one out is repeated, not lost.
+    assert report["visual_tokens"][0] == [math.prod(family.grid(7, 48, 64))]
     assert report["visual_tokens"][-1][0] < report["visual_tokens"][0][0]
     assert "embedding" in out
 
@@ -419,8 +420,7 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
         "flops", "--model", tmp_path, "--frames", 9, "--size", "64x32", "--flops", "0.9,0.6,0.01"
     )
     assert (code, err) == (0, "")
-    # 64 x 32 pixels are 16 x 8 patches of 4, merged two by two; nine frames are five pairs.
-    visual = 9 * 4 if family is LlavaOnevision else 5 * 8 * 4
+    visual = math.prod(family.grid(9, 32, 64))
     assert f"{visual} visual and 30 other tokens" in out
     table = rows(out)
     assert list(table) == ["vanilla", "90.0%", "60.0%", "1.0%"]

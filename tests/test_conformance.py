@@ -23,7 +23,7 @@ from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
-from families import FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen25VL, batch, build
+from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen3VL, Qwen25VL, batch, build
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
 LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
@@ -41,6 +41,7 @@ GREEDY: dict[str, Any] = {
 }
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+engine = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa", fake_flash.NAME])
 batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "ragged", "equal"])
 
@@ -91,11 +92,32 @@ def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Pr
         assert all(map(torch.equal, layer, run.report.kept[0]))
 
 
-@families
-@attentions
+def dropping_cases() -> list[Any]:
+    """Every combination where engine and families meet first, for the others each value once at least."""
+    # Transformers has no static cache for flash attention.
+    settings = [
+        ("eager", None),
+        ("eager", "static"),
+        ("sdpa", None),
+        ("sdpa", "static"),
+        (fake_flash.NAME, None),
+    ]
+    every = [(*setting, dtype) for setting in settings for dtype in (torch.float32, torch.float64)]
+    some = [
+        ("eager", None, torch.float64),
+        ("sdpa", "static", torch.float64),
+        ("sdpa", None, torch.float32),
+        (fake_flash.NAME, None, torch.float32),
+    ]
+    return [
+        pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
+        for family in FAMILIES
+        for case in (every if family in (*ENGINE, Qwen3VL) else some)
+    ]
+
+
 @batches
-@pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize(("family", "attention", "cache", "dtype"), dropping_cases())
 def test_dropping_equals_masking(
     family: Any,
     attention: str,
@@ -105,8 +127,6 @@ def test_dropping_equals_masking(
     monkeypatch: pytest.MonkeyPatch,
     prune: AdaTP,
 ) -> None:
-    if cache == "static" and attention == fake_flash.NAME:
-        cache = None  # transformers has no static cache for flash attention
     if dtype == torch.float64:
         no_float32_islands(family, monkeypatch)
     model, inputs = build(family, attention, dtype), batch(family, prompts, dtype)
@@ -226,7 +246,7 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
     assert (scores - expected).abs().max() < 1e-5
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
 def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP) -> None:
@@ -249,7 +269,7 @@ def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: Ada
     assert (output.sequences_scores - expected).abs().max() < 1e-4
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 def test_sampling_and_return_sequences(family: Any, prompts: list[Prompt], prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, prompts)
@@ -289,7 +309,7 @@ def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, pr
     assert masking_error(model, record, kept, torch.ones(1, length, dtype=torch.bool)) < 1e-5
 
 
-@families
+@engine
 @torch.no_grad()
 def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, RAGGED)
@@ -297,7 +317,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
     mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.int64)], 1)
     position = torch.full((3, 1), 50)
     step = {"input_ids": torch.tensor([[5], [6], [7]]), "attention_mask": mask}
-    step["position_ids"] = position.expand(3, 3, 1) if family is Qwen25VL else position
+    step["position_ids"] = family.position(position)
     with prune(model):
         model(**inputs, past_key_values=cache)
         twin = copy.deepcopy(cache)
@@ -306,7 +326,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
         assert torch.equal(model(**step, past_key_values=twin).logits, expected)
 
 
-@families
+@engine
 @pytest.mark.parametrize("change", ["reorder", "select", "repeat"])
 @torch.no_grad()
 def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune: AdaTP) -> None:
@@ -316,10 +336,9 @@ def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune:
 
     def step(order: list[int]) -> Tensor:
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)[order]
-        position = torch.full((len(order), 1), 50)
-        if family is Qwen25VL:
+        if family.multimodal_rope:
             model.model.rope_deltas = torch.zeros(1, 1, dtype=torch.int64)
-            position = position.expand(3, -1, -1)
+        position = family.position(torch.full((len(order), 1), 50))
         words = torch.tensor([[5], [6], [7]])[order]
         return model(
             input_ids=words, attention_mask=mask, position_ids=position, past_key_values=cache
@@ -340,14 +359,14 @@ def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune:
         assert (step(order) - expected[order]).abs().max() < 1e-5
 
 
-@families
+@engine
 @pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
 @torch.no_grad()
 def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune: AdaTP) -> None:
     """Transformers numbers positions and sizes masks by it."""
     model, inputs = build(family), batch(family, RAGGED)
     config = model.config.get_text_config()
-    whole, pruned = (StaticCache(config, 99) if static else DynamicCache(config=config) for _ in range(2))
+    whole, pruned = (StaticCache(config, 256) if static else DynamicCache(config=config) for _ in range(2))
     model(**inputs, past_key_values=whole)
     with prune(model):
         model(**inputs, past_key_values=pruned)
@@ -357,7 +376,7 @@ def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune:
             assert pruned.get_mask_sizes(new, layer) == whole.get_mask_sizes(new, layer)
 
 
-@families
+@engine
 def test_a_pruned_cache_is_refused_outside(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     cache = DynamicCache(config=model.config.get_text_config())
@@ -404,7 +423,7 @@ def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaT
         assert torch.equal(model(**inputs, return_dict=False)[0], expected)
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.images_beside], ids=lambda family: family.name)
 def test_images_beside_videos_are_kept(family: Any) -> None:
     model = build(family)
     inputs = batch(family, ONE)
@@ -414,8 +433,7 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     inputs.update(more)
     inputs.pop("second_per_grid_ts", None)  # transformers 5.5 would count the image among the videos here
-    if family is Qwen25VL:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == VIDEO) * 2 + (inputs["input_ids"] == IMAGE) * 1
+    inputs.update(family.more(inputs["input_ids"]))
     with AdaTP(flops=0.8)(model) as run, recorded(model) as record:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
@@ -424,7 +442,7 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
     assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.several_videos], ids=lambda family: family.name)
 def test_several_videos_in_a_prompt(family: Any, prune: AdaTP) -> None:
     model = build(family)
     one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
@@ -484,7 +502,7 @@ def test_leaving_restores_everything(family: Any, fails: bool, prune: AdaTP) -> 
     assert torch.equal(generated_logits(again), generated_logits(expected))
 
 
-@families
+@engine
 def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP) -> None:
     """Even two that share a config object."""
     model, inputs = build(family), batch(family, ONE)
@@ -502,7 +520,7 @@ def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP) -> None:
         assert torch.equal(model(**inputs).logits, mine)
 
 
-@families
+@engine
 def test_nesting_is_refused(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model(**inputs).logits
@@ -514,7 +532,7 @@ def test_nesting_is_refused(family: Any, prune: AdaTP) -> None:
     assert torch.equal(model(**inputs).logits, expected)
 
 
-@families
+@engine
 @pytest.mark.parametrize("what", ["flex", "sliding"])
 def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, prune: AdaTP) -> None:
     model = build(family)
@@ -530,7 +548,7 @@ def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, p
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-@families
+@engine
 def test_without_a_cache_every_step_is_pruned(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     with prune(model) as run:
@@ -548,7 +566,7 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> N
     )
     with prune(model) as run:
         model.generate(**inputs, **GREEDY)
-        gone = weakref.ref(encoded[0]["video"]) if encoded[0] else None
+        gone = weakref.ref(next(iter(encoded[0].values()))) if encoded[0] else None
         encoded.clear()
         gc.collect()
         assert gone is None or gone() is None
@@ -559,7 +577,7 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> N
     transformers.__version__.split(".")[:2] in (["5", "5"], ["5", "12"], ["5", "18"]),
     reason="these versions of transformers fail on a video in chunks, pruned or not",
 )
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
 def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
@@ -569,7 +587,7 @@ def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP) -> None:
     assert not run.reports
 
 
-@families
+@engine
 def test_after_a_failed_call_the_next_is_reported_right(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     with prune(model) as run:
@@ -584,7 +602,7 @@ def test_after_a_failed_call_the_next_is_reported_right(family: Any, prune: AdaT
         assert dropped(run)
 
 
-@families
+@engine
 def test_text_alone_is_left_alone(family: Any, prune: AdaTP) -> None:
     model = build(family)
     ids = torch.arange(1, 20)[None]
@@ -599,7 +617,7 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP) -> None:
 @families
 def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
-    cut = int((inputs["input_ids"][0] == VIDEO).nonzero()[-1]) + 1
+    cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
         if name in inputs:
             inputs[name] = inputs[name][:, :cut]
@@ -690,7 +708,7 @@ def test_merging_is_averaging_in_a_masked_run(family: Any, attention: str, promp
     assert plain > 1e-2  # it does matter
 
 
-@families
+@engine
 @batches
 def test_merging_nothing_is_bit_identical(family: Any, prompts: list[Prompt]) -> None:
     model, inputs = build(family), batch(family, prompts)
@@ -728,11 +746,9 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, att
     with Look()(model) as run:
         assert torch.equal(model(**inputs).logits, expected)
     assert run.report.flops.vision > vanilla.report.flops.vision
-    more = {"video_grid_thw": inputs["video_grid_thw"]} if family is Qwen25VL else {}
-    encoded = model.get_video_features(inputs["pixel_values_videos"], **more)
-    encoded = getattr(encoded, "pooler_output", encoded)
+    encoded = family.encode(model, inputs)
     for (visual, received), video in zip(told, encoded, strict=True):
-        assert torch.equal(visual, video[: len(visual)])
+        assert torch.equal(visual, family.shown(video))
         assert len(visual) == len(received)
     received = torch.cat([received for _, received in told])
     assert (received - received_in_the_tower(family, inputs)).abs().max() < 1e-6
@@ -740,9 +756,11 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, att
 
 
 def sharp_tower(family: Any, attention: str) -> Any:
+    """The tower's last attention is not flat either."""
     model = build(family, attention)
-    if family is Qwen25VL:
-        model.base_model.visual.blocks[-1].attn.qkv.weight.data.mul_(30)
+    for name, parameter in family.last_attention(model).named_parameters():
+        if parameter.ndim == 2 and ("qkv" in name or "q_proj" in name):
+            parameter.data.mul_(30)
     return model
 
 
@@ -769,27 +787,19 @@ def wide_videos(prompts: list[Prompt]) -> dict[str, Tensor]:
 def received_in_the_tower(family: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What each token's patches receive in the last layer of an eager tower, by its own probabilities."""
     model, seen = sharp_tower(family, "eager"), []
-    if family is not Qwen25VL:
-        tower = model.base_model.vision_tower
-        frames = inputs["pixel_values_videos"].flatten(0, 1)
-        rows = tower(frames, output_attentions=True).attentions[-1]  # (frames, heads, 16, 16)
-        patches = rows.mean((1, 2)).view(-1, 2, 2, 2, 2)
-        return patches.mean((2, 4)).flatten()
-    tower = model.base_model.visual
-    last = tower.blocks[-1].attn
-    eager = sys.modules[type(last).__module__].eager_attention_forward
+    last = family.last_attention(model)
+    modeling = sys.modules[type(last).__module__]
+    eager = modeling.eager_attention_forward
 
     def spy(module: Any, *args: Any, **kwargs: Any) -> Any:
         output, weights = eager(module, *args, **kwargs)
         if module is last:
-            seen.append(weights.mean((0, 1, 2)))
+            seen.append(weights.mean((1, 2)).flatten())
         return output, weights
 
-    sys.modules[type(last).__module__].eager_attention_forward = spy
+    modeling.eager_attention_forward = spy
     try:
-        tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"])
+        family.encode(model, inputs)
     finally:
-        sys.modules[type(last).__module__].eager_attention_forward = eager
-    merged = torch.cat(seen).view(-1, 4).mean(1)  # in window order: 2 x 2 tokens a window, window by window
-    frames = merged.view(-1, 2, 3, 2, 2)  # frame, window row, window column, row, column
-    return frames.transpose(2, 3).flatten()
+        modeling.eager_attention_forward = eager
+    return family.pooled(torch.cat(seen))

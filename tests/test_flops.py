@@ -12,6 +12,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    InternVLConfig,
+    LlavaNextVideoConfig,
+    LlavaNextVideoModel,
     LlavaOnevisionConfig,
     LlavaOnevisionModel,
     Qwen2_5_VLConfig,
@@ -24,21 +30,35 @@ from transformers import (
     SiglipTextModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SmolVLMConfig,
+    VideoLlavaConfig,
+    VideoLlavaModel,
 )
+from transformers.models.glm4v.configuration_glm4v import Glm4vVisionConfig
+from transformers.models.glm4v.modeling_glm4v import Glm4vVisionModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from adatp.flops import (
     PRESETS,
     DecoderShape,
+    clip_vision_flops,
     decode_flops,
-    llava_onevision_projector_flops,
+    glm4v_vision_flops,
+    llava_projector_flops,
     lm_head_flops,
     paper_macs,
     prefill_flops,
     qwen2_5_vision_flops,
+    qwen2_vision_flops,
+    qwen3_vision_flops,
     siglip_text_flops,
     siglip_vision_flops,
 )
+from adatp.models import FAMILIES
 
 QWEN2_7B = {
     "hidden_size": 3584,
@@ -275,18 +295,98 @@ def test_llava_onevision_video_features(text: dict[str, int]) -> None:
     run = counted(lambda: model.get_video_features(torch.empty(1, 32, 3, 384, 384, device="meta")))
     tower, projector = (
         siglip_vision_flops(config.vision_config, 32),
-        llava_onevision_projector_flops(config, 32),
+        llava_projector_flops(config, 32 * 729),
     )
     assert run == within_one_percent(tower + projector)
     projected = counted(lambda: model.multi_modal_projector(torch.empty(32, 729, 1152, device="meta")))
     assert projected == projector
 
 
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [(LlavaNextVideoConfig(), LlavaNextVideoModel), (VideoLlavaConfig(), VideoLlavaModel)],
+    ids=["LLaVA-NeXT-Video", "Video-LLaVA"],
+)
+def test_llavas_with_clip(config: Any, model: Any) -> None:
+    frames, size = 8, config.vision_config.image_size
+    llava = on_meta(lambda: model(config))
+    run = counted(lambda: llava.get_video_features(torch.empty(1, frames, 3, size, size, device="meta")))
+    grid = FAMILIES[config.model_type].grid(config, frames, size, size)
+    assert run == within_one_percent(FAMILIES[config.model_type].vision_flops(config, [grid]))
+
+
+@pytest.mark.parametrize(
+    "config", [InternVLConfig(), SmolVLMConfig(scale_factor=1)], ids=lambda c: c.model_type
+)
+def test_frames_as_pictures(config: Any) -> None:
+    small = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for part in (config.vision_config, config.text_config):
+        part.update(small)
+    config._attn_implementation = "eager"
+    model = AutoModel.from_config(config).eval()
+    size = config.vision_config.image_size
+    pixels = torch.randn(3, 3, *(size if isinstance(size, tuple) else (size, size)))
+    given: dict[str, Any] = {"pixel_values": pixels}
+    if config.model_type == "internvl":
+        given |= {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+    else:
+        given["pixel_values"] = pixels[None]
+    run = counted(lambda: model.get_image_features(**given))
+    grid = FAMILIES[config.model_type].grid(config, 3, 0, 0)
+    assert run == within_one_percent(FAMILIES[config.model_type].vision_flops(config, [grid]))
+
+
+def test_clip_vision_tower() -> None:
+    config = CLIPVisionConfig()
+    model = on_meta(lambda: CLIPVisionModel(config))
+    run = counted(lambda: model(torch.empty(3, 3, 224, 224, device="meta")))
+    assert run == clip_vision_flops(config, 3)
+
+
 def test_llava_onevision_projector_of_several_feature_layers() -> None:
     config = LlavaOnevisionConfig(
         text_config={"model_type": "qwen2", **QWEN2_05B}, vision_feature_layer=[-1, -2]
     )
-    assert llava_onevision_projector_flops(config, 1) == 2 * 729 * (2 * 1152 * 896 + 896 * 896)
+    assert llava_projector_flops(config, 729) == 2 * 729 * (2 * 1152 * 896 + 896 * 896)
+
+
+WIDE: dict[str, Any] = {"depth": 2, "num_heads": 2, "attn_implementation": "eager"}
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "flops"),
+    [
+        (
+            Qwen2VLVisionConfig(**WIDE, embed_dim=96, hidden_size=128),
+            Qwen2VisionTransformerPretrainedModel,
+            qwen2_vision_flops,
+        ),
+        (
+            Qwen3VLVisionConfig(
+                **WIDE,
+                hidden_size=96,
+                intermediate_size=200,
+                out_hidden_size=128,
+                deepstack_visual_indexes=[0, 1],
+            ),
+            Qwen3VLVisionModel,
+            qwen3_vision_flops,
+        ),
+        (
+            Glm4vVisionConfig(**WIDE, hidden_size=96, intermediate_size=200, out_hidden_size=128),
+            Glm4vVisionModel,
+            glm4v_vision_flops,
+        ),
+    ],
+    ids=["Qwen2-VL", "Qwen3-VL", "GLM-4.1V"],
+)
+def test_towers_of_packed_patches(config: Any, model: Any, flops: Any) -> None:
+    grids, side = [(1, 10, 18), (2, 8, 8), (3, 4, 6)], config.patch_size
+    patches = sum(t * h * w for t, h, w in grids)
+    pixels = torch.randn(patches, 3 * config.temporal_patch_size * side**2)
+    tower = model(config).eval()
+    steps = torch.tensor([(1, h, w) for t, h, w in grids for _ in range(t)])  # as GLM-4.1V is given them
+    assert counted(lambda: tower(pixels, steps)) == within_one_percent(flops(config, grids))
 
 
 @pytest.mark.parametrize("out", [2048, 3584], ids=["3B", "7B"])

@@ -130,12 +130,13 @@ def build_inputs(processor: Any, config: Any, video: Video, question: str) -> di
     if not question.strip():
         raise PromptError("the question is empty")
     words = processor.tokenizer(question, add_special_tokens=False)["input_ids"]
-    if {config.video_token_id, config.image_token_id} & set(words):
+    placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
+    if placeholders & set(words):
         raise PromptError("the question contains the token that stands for a video or an image")
     content = [{"type": "video"}, {"type": "text", "text": question}]
     options: dict[str, Any] = {}
     if not isinstance(processor, TinyProcessor):
-        # Qwen2.5-VL places frames in time by their rate: that of the sample, not of the file.
+        # Qwen-VL and others place frames in time by their rate: that of the sample, not of the file.
         rate = len(video.frames) / video.duration if video.duration else None
         metadata = {
             "total_num_frames": len(video.frames),

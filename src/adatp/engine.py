@@ -11,7 +11,7 @@ What each layer's cache holds is remembered by the cache itself, so it survives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -114,6 +114,32 @@ def _remembering(cls: Any) -> type:
     return type(f"Pruned{cls.__name__}", (_PrunedCache, cls), {})
 
 
+class _DeepStack:
+    """Visual features that some decoders add to the visual tokens' states behind each of the first layers.
+
+    Args:
+        visual: (B, L) bool, which tokens they are added to.
+        features: per layer, (tokens, d), the batch's rows side by side.
+    """
+
+    def __init__(self, visual: Tensor, features: Sequence[Tensor]) -> None:
+        self.row = (visual.flatten().cumsum(0) - 1).view_as(visual).where(visual, FILLER)
+        self.features = features
+
+    def add(self, layer: int, states: Tensor, index: Tensor | None) -> Tensor:
+        """States (B, n, d) that ``layer`` left, of the positions ``index`` (None: of all)."""
+        if layer >= len(self.features):
+            return states
+        row = self.row
+        if index is not None:
+            row = row.gather(1, index.clamp(min=0).to(row.device))  # nobody looks at fillers
+        row = row.to(states.device)
+        features = self.features[layer].to(states.device, states.dtype)
+        states = states.clone()
+        states[row >= 0] += features[row[row >= 0]]
+        return states
+
+
 class _Call:
     """One call of the decoder: what the hooks of its layers share."""
 
@@ -127,6 +153,7 @@ class _Call:
         self.index: Tensor | None = None  # (B, n) positions still processed, FILLER padded; None: all
         self.ragged = False
         self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
+        self.deepstack: _DeepStack | None = None
         self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
 
     def held(self, layer: int) -> Kept | None:
@@ -212,12 +239,20 @@ class Engine:
             probe.remove()
         self.handles, self.call = [], None
 
-    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.call = _Call(self.begin(kwargs, past), cache, past)
         if isinstance(cache, _PrunedCache):
             cache.entered = True
+        features = kwargs.get("deepstack_visual_embeds")
+        if self.call.plan is None or not features:
+            return None
+        # The decoder would add them by the whole sequence's positions: we add them, to what is left.
+        self.call.deepstack = _DeepStack(kwargs["visual_pos_masks"], features)
+        return args, {**kwargs, "deepstack_visual_embeds": None}
 
     def _leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call, self.call = self.call, None
@@ -258,6 +293,8 @@ class Engine:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0:
             call.length = hidden.shape[1]
+        elif call.deepstack is not None:
+            hidden = call.deepstack.add(number - 1, hidden, call.index)
         plan = call.plan
         busy = plan is not None and (number in plan.cuts or number in plan.scored)
         with self.timed() if busy else nullcontext():
@@ -267,7 +304,7 @@ class Engine:
             if plan is not None and number in plan.scored:
                 self._arm(call, plan, number)
             changed = self._remap(call, number, kwargs)
-        if not changed:
+        if not changed and call.deepstack is None:
             return None
         if args:
             return (hidden, *args[1:]), {**kwargs, **changed}

@@ -157,7 +157,7 @@ def lm_head_flops(shape: DecoderShape, positions: int) -> int:
     return 2 * positions * shape.hidden * shape.vocab
 
 
-def siglip_vision_flops(config: Any, frames: int) -> int:
+def siglip_vision_flops(config: Any, frames: int, head: bool | None = None) -> int:
     """Real FLOPs of a SigLIP vision tower, with all the layers and the head that its config has.
 
     LLaVA-OneVision's tower has a layer less than SigLIP, and no head: the difference between the two configs
@@ -166,12 +166,13 @@ def siglip_vision_flops(config: Any, frames: int) -> int:
     Args:
         config: SiglipVisionConfig.
         frames: images of config.image_size square.
+        head: whether it has the pooling head; None: as the config says.
     """
     d, m = config.hidden_size, config.intermediate_size
     n = (config.image_size // config.patch_size) ** 2
     macs: int = n * config.num_channels * config.patch_size**2 * d
     macs += config.num_hidden_layers * _siglip_layer_macs(d, m, n)
-    if getattr(config, "vision_use_head", True):
+    if getattr(config, "vision_use_head", True) if head is None else head:
         macs += (2 + 2 * n) * d * d + 2 * n * d + 2 * d * m  # one learned query on all patches, then an MLP
     return 2 * frames * macs
 
@@ -190,19 +191,110 @@ def siglip_text_flops(config: Any, sequences: int, length: int) -> int:
     return 2 * sequences * macs
 
 
-def llava_onevision_projector_flops(config: Any, frames: int) -> int:
-    """Real FLOPs of LLaVA-OneVision's projector: two linear maps on every patch, before the pooling.
+def clip_vision_flops(config: Any, frames: int) -> int:
+    """Real FLOPs of a CLIP vision tower: SigLIP's layers, with a class token before the patches.
 
     Args:
-        config: LlavaOnevisionConfig.
+        config: CLIPVisionConfig.
+        frames: images of config.image_size square.
+    """
+    d = config.hidden_size
+    patches = (config.image_size // config.patch_size) ** 2
+    macs: int = patches * config.num_channels * config.patch_size**2 * d
+    macs += config.num_hidden_layers * _siglip_layer_macs(d, config.intermediate_size, patches + 1)
+    return 2 * frames * macs
+
+
+def llava_projector_flops(config: Any, tokens: int) -> int:
+    """Real FLOPs of a LLaVA projector: two linear maps on every token that goes through it.
+
+    Args:
+        config: LlavaOnevisionConfig or another LLaVA's.
+        tokens: patches, or pooled ones.
+    """
+    selected = config.vision_feature_layer
+    width: int = config.vision_config.hidden_size * (1 if isinstance(selected, int) else len(selected))
+    text: int = config.text_config.hidden_size
+    return 2 * tokens * (width * text + text * text)
+
+
+def internvl_vision_flops(config: Any, frames: int) -> int:
+    """Real FLOPs of InternVL's vision tower and projector.
+
+    Args:
+        config: InternVLConfig.
         frames: images of the vision tower's size.
     """
-    vision = config.vision_config
-    selected = config.vision_feature_layer
-    width: int = vision.hidden_size * (1 if isinstance(selected, int) else len(selected))
-    text: int = config.text_config.hidden_size
-    patches: int = frames * (vision.image_size // vision.patch_size) ** 2
-    return 2 * patches * (width * text + text * text)
+    vision, text = config.vision_config, config.text_config.hidden_size
+    d, patch = vision.hidden_size, vision.patch_size[0]
+    patches = (vision.image_size[0] // patch) ** 2
+    macs: int = patches * vision.num_channels * patch**2 * d
+    macs += vision.num_hidden_layers * _siglip_layer_macs(d, vision.intermediate_size, patches + 1)
+    merged = int(1 / config.downsample_ratio) ** 2
+    macs += patches // merged * (d * merged * text + text * text)
+    return 2 * frames * macs
+
+
+def smolvlm_connector_flops(config: Any, tokens: int) -> int:
+    """Real FLOPs of SmolVLM's connector: one linear map on the patches that make a token.
+
+    Args:
+        config: SmolVLMConfig.
+        tokens: visual tokens.
+    """
+    width: int = config.vision_config.hidden_size * config.scale_factor**2
+    return 2 * tokens * width * int(config.text_config.hidden_size)
+
+
+def glm4v_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of GLM-4.1V's vision tower, convolution that merges patches and merger included.
+
+    Args:
+        config: Glm4vVisionConfig.
+        grids: as of `qwen2_5_vision_flops`.
+    """
+    d, out = config.hidden_size, config.out_hidden_size
+    return _packed_vision_flops(
+        config,
+        grids,
+        width=d,
+        layer=4 * d * d + 3 * d * out,
+        token=config.spatial_merge_size**2 * d * out + out * out + 3 * out * config.intermediate_size,
+    )
+
+
+def qwen2_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of Qwen2-VL's vision tower, merger included. Attention is within a frame.
+
+    Args:
+        config: Qwen2VLVisionConfig.
+        grids: as of `qwen2_5_vision_flops`.
+    """
+    d, merged = config.embed_dim, config.embed_dim * config.spatial_merge_size**2
+    return _packed_vision_flops(
+        config,
+        grids,
+        width=d,
+        layer=4 * d * d + 2 * d * int(d * config.mlp_ratio),
+        token=merged * (merged + config.hidden_size),
+    )
+
+
+def qwen3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
+    """Real FLOPs of Qwen3-VL's vision tower: one merger for the output, one for each level of DeepStack.
+
+    Args:
+        config: Qwen3VLVisionConfig.
+        grids: as of `qwen2_5_vision_flops`.
+    """
+    d, merged = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
+    return _packed_vision_flops(
+        config,
+        grids,
+        width=d,
+        layer=4 * d * d + 2 * d * config.intermediate_size,
+        token=(1 + len(config.deepstack_visual_indexes)) * merged * (merged + config.out_hidden_size),
+    )
 
 
 def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
@@ -235,6 +327,27 @@ def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> 
 def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:
     if len(counts) != shape.layers:
         raise ValueError(f"need one count for each of {shape.layers} layers, not {len(counts)}")
+
+
+def _packed_vision_flops(
+    config: Any, grids: Sequence[tuple[int, int, int]], *, width: int, layer: int, token: int
+) -> int:
+    """Of a tower of patches side by side, each frame attending to itself.
+
+    Args:
+        config: the tower's.
+        grids: (frames, height, width) of each video in patches.
+        width: of the hidden states.
+        layer: multiply-accumulates of a layer's linear maps for one patch.
+        token: those that merge patches into one token and project it.
+    """
+    patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * width
+    macs: int = 0
+    for frames, rows, columns in grids:
+        size = rows * columns
+        macs += frames * size * (patch + config.depth * (layer + 2 * size * width))
+        macs += frames * size // config.spatial_merge_size**2 * token
+    return 2 * macs
 
 
 def _siglip_layer_macs(d: int, m: int, n: int) -> int:

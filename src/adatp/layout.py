@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of one video's visual tokens, as the language model sees them."""
+
+
+NO_CELL = -1
+"""In place of a grid cell: a placeholder that shows none, a newline for one."""
 
 
 class LayoutError(ValueError):
@@ -72,7 +77,7 @@ def build_layouts(
     *,
     video_token_id: int,
     not_text: Sequence[int] = (),
-    trailing: int = 0,
+    cells: Sequence[Tensor] | None = None,
 ) -> list[VideoLayout]:
     """Find every sample's visual tokens.
 
@@ -82,7 +87,10 @@ def build_layouts(
         grids: the grid of every video of the batch, in the order of the prompts.
         video_token_id: the placeholder that stands for a visual token.
         not_text: placeholders that are neither text nor a video's visual token (an image's).
-        trailing: placeholders behind each video's grid that stand for no visual token (a newline).
+        cells: for each video, which cell of its grid (counted row by row, frame by frame) each of its
+            placeholders shows, (placeholders,) int64 ascending, NO_CELL for those that are no visual tokens
+            (newlines). None: every cell has its placeholder, and there are no others. What lies between them,
+            such as timestamps, is text.
 
     Returns:
         One layout a sample, in order. A batch whose rows are ``k`` copies of each prompt (beam search,
@@ -95,12 +103,18 @@ def build_layouts(
     text = real & ~placeholder
     for token in not_text:
         text &= input_ids != token
-    sizes = [frames * rows * columns + trailing for frames, rows, columns in grids]
+    if cells is None:
+        cells = [torch.arange(math.prod(grid)) for grid in grids]
+    sizes = [len(video) for video in cells]
     owned = videos_by_sample(placeholder.sum(1).tolist(), sizes)
     return [
-        _layout(placeholder[b], text[b], real[b], owned[b], [grids[v] for v in owned[b]], trailing)
-        for b in range(input_ids.shape[0])
+        _layout(placeholder[b], text[b], real[b], owned[b], grids, cells) for b in range(input_ids.shape[0])
     ]
+
+
+def runs(input_ids: Tensor, token: int) -> list[list[int]]:
+    """Lengths of the runs of one token in each row of ``input_ids`` (B, L), in order."""
+    return [[len(list(run)) for found, run in groupby(row) if found == token] for row in input_ids.tolist()]
 
 
 def videos_by_sample(tokens: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
@@ -135,21 +149,27 @@ def videos_by_sample(tokens: Sequence[int], sizes: Sequence[int]) -> list[list[i
 
 
 def _layout(
-    placeholder: Tensor, text: Tensor, real: Tensor, videos: list[int], grids: list[Grid], trailing: int
+    placeholder: Tensor,
+    text: Tensor,
+    real: Tensor,
+    videos: list[int],
+    grids: Sequence[Grid],
+    cells: Sequence[Tensor],
 ) -> VideoLayout:
     device = placeholder.device
     where = placeholder.nonzero().squeeze(1)
     index, video, frame, row, column = [], [], [], [], []
     offset = first_frame = 0
-    for number, (frames, rows, columns) in enumerate(grids):
-        size = frames * rows * columns
-        cell = torch.arange(size, device=device)
-        index.append(where[offset : offset + size])
+    for number, v in enumerate(videos):
+        frames, rows, columns = grids[v]
+        every = cells[v].to(device)
+        cell = every[every != NO_CELL]
+        index.append(where[offset : offset + len(every)][every != NO_CELL])
         video.append(torch.full_like(cell, number))
         frame.append(cell // (rows * columns) + first_frame)
         row.append(cell // columns % rows)
         column.append(cell % columns)
-        offset += size + trailing
+        offset += len(every)
         first_frame += frames
     empty = torch.zeros(0, dtype=torch.int64, device=device)
     behind = torch.zeros_like(text)
@@ -163,6 +183,6 @@ def _layout(
         question=(text & behind).nonzero().squeeze(1),
         real=real.nonzero().squeeze(1),
         videos=tuple(videos),
-        grids=tuple(grids),
+        grids=tuple(grids[v] for v in videos),
         length=len(real),
     )

@@ -164,8 +164,9 @@ class Pruner:
 
     def _video_call(self) -> tuple[bool, TowerCall | None]:
         """Whether the decoder is about to read videos, and the tower's call that encoded them."""
-        encoded = (self._call.get("mm_encoder_outputs") or {}).get("video")
-        if self._call.get("pixel_values_videos") is not None:
+        kind = self.family.encoded_as
+        encoded = (self._call.get("mm_encoder_outputs") or {}).get(kind)
+        if self._call.get({"video": "pixel_values_videos", "image": "pixel_values"}[kind]) is not None:
             encoded = self._encoded
         if encoded is None:
             return False, None

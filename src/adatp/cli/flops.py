@@ -76,19 +76,12 @@ def flops(
 
 def _visual_tokens(config: Any, frames: int, size: str) -> int:
     """Visual tokens of a video, by a config alone."""
-    import torch
-
     from adatp.models import family_of
 
     width, _, height = size.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
         raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, not {size!r}")
-    vision = config.vision_config
-    call: dict[str, Any] = {"pixel_values_videos": torch.empty(1, frames, device="meta")}
-    if merge := getattr(vision, "spatial_merge_size", None):  # any size of frame, in whole merged patches
-        sides = [max(1, round(int(side) / vision.patch_size / merge)) * merge for side in (height, width)]
-        call["video_grid_thw"] = torch.tensor([[-(-frames // vision.temporal_patch_size), *sides]])
-    [(steps, rows, columns)] = family_of(config.model_type).grids(config, call, None)
+    steps, rows, columns = family_of(config.model_type).grid(config, frames, int(height), int(width))
     return steps * rows * columns
 
 

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from adatp.models.family import Family, TowerCall
+from adatp.models.glm4v import Glm4v
+from adatp.models.internvl import InternVL
+from adatp.models.llava_next_video import LlavaNextVideo
 from adatp.models.llava_onevision import LlavaOnevision
 from adatp.models.qwen2_5_vl import Qwen25VL
+from adatp.models.qwen2_vl import Qwen2VL
+from adatp.models.qwen3_vl import Qwen3VL
+from adatp.models.smolvlm import SmolVLM
+from adatp.models.video_llava import VideoLlava
 
 FAMILIES: dict[str, Family] = {
     "llava_onevision": LlavaOnevision(),
+    "llava_next_video": LlavaNextVideo(),
+    "video_llava": VideoLlava(),
+    "qwen2_vl": Qwen2VL(),
     "qwen2_5_vl": Qwen25VL(),
+    "qwen3_vl": Qwen3VL(),
+    "qwen3_vl_moe": Qwen3VL(),
+    "internvl": InternVL(),
+    "smolvlm": SmolVLM(),
+    "glm4v": Glm4v(),
+    "glm46v": Glm4v(),
 }
 
 

@@ -28,7 +28,13 @@ class TowerCall:
 
 
 class Family(Protocol):
-    """Answers about one model family. ``call`` is the keyword arguments of the multimodal model's forward."""
+    """Answers about one model family. ``call`` is the keyword arguments of the multimodal model's forward.
+
+    Attributes:
+        encoded_as: ``video``, or ``image`` where the model is given frames as if they were pictures.
+    """
+
+    encoded_as: str
 
     def tower(self, model: Any) -> nn.Module:
         """The vision tower, called once for all the videos of a batch."""
@@ -36,6 +42,10 @@ class Family(Protocol):
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """The token grid of each encoded video."""
+        ...
+
+    def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
+        """The token grid of one video of this length and size in pixels, by the config alone."""
         ...
 
     def layouts(

@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatp.flops import llava_onevision_projector_flops, siglip_vision_flops
-from adatp.layout import Grid, VideoLayout, build_layouts
+from adatp.flops import llava_projector_flops, siglip_vision_flops
+from adatp.layout import NO_CELL, Grid, VideoLayout, build_layouts
 from adatp.models.family import TowerCall
 
 
 class LlavaOnevision:
     """``llava_onevision``. The newline at the end of a video is no visual token and is never dropped."""
+
+    encoded_as = "video"
+    newlines = 1  # behind each video
 
     def tower(self, model: Any) -> nn.Module:
         """SigLIP."""
@@ -24,15 +27,20 @@ class LlavaOnevision:
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """All videos of a batch have the same number of frames."""
-        side = math.ceil(_patches_a_side(config) / 2)
+        _, side, _ = self.grid(config, 1, 0, 0)
         if call.get("pixel_values_videos") is not None:
             videos, frames = call["pixel_values_videos"].shape[:2]
         else:
             encoded = call["mm_encoder_outputs"]["video"].pooler_output
-            videos, frames = len(encoded), (encoded.shape[1] - 1) // side**2
+            videos, frames = len(encoded), (encoded.shape[1] - self.newlines) // side**2
             if tower is not None:  # several return sequences: the tower saw each video once
-                videos = len(_features(config, tower)) // frames
+                videos = len(tower.output.last_hidden_state) // frames
         return [(frames, side, side)] * videos
+
+    def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
+        """Every frame is resized to the tower's square."""
+        side = math.ceil(patches_a_side(config) / 2)
+        return frames, side, side
 
     def layouts(
         self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
@@ -44,46 +52,51 @@ class LlavaOnevision:
             grids,
             video_token_id=config.video_token_id,
             not_text=[config.image_token_id],
-            trailing=1,
+            cells=[torch.tensor([*range(math.prod(grid)), *[NO_CELL] * self.newlines]) for grid in grids],
         )
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The hidden states that the projector reads."""
-        return list(torch.split(_features(config, tower), [frames for frames, _, _ in grids]))
+        return list(torch.split(features_of_patches(config, tower), [frames for frames, _, _ in grids]))
 
     def tower_attention_module(self, model: Any) -> nn.Module:
         """Of the layer that leaves the hidden states which the projector reads."""
-        tower = model.base_model.vision_tower
+        tower: Any = self.tower(model)
         tower = getattr(tower, "vision_model", tower)  # transformers 5.5
         layer = _feature_layer(model.config)
         return cast(nn.Module, tower.encoder.layers[layer if layer < 0 else layer - 1].self_attn)
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Interpolated to the token grid, as the projected patches are."""
+        """Pooled to the token grid, as the projected patches are."""
         assert tower.received is not None
-        side = _patches_a_side(config)
-        patches = tower.received.view(-1, 1, side, side)
-        _, rows, columns = grids[0]
-        pooled = F.interpolate(patches, size=(rows, columns), mode="bilinear").flatten(1)
-        videos = torch.split(pooled, [frames for frames, _, _ in grids])
-        return [video.flatten() for video in videos]
+        side = patches_a_side(config)
+        frames = [grid[0] for grid in grids]
+        patches = tower.received.view(sum(frames), -1)[:, -(side**2) :]  # a class token comes first, if any
+        pooled = self.pool(patches.view(-1, 1, side, side), grids[0]).flatten(1)
+        return [video.flatten() for video in torch.split(pooled, frames)]
+
+    def pool(self, patches: Tensor, grid: Grid) -> Tensor:
+        """Patches (frames, 1, rows, columns) pooled to the tokens of a grid."""
+        return F.interpolate(patches, size=grid[1:], mode="bilinear")
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Every frame through the tower, every patch through the projector."""
         frames = sum(grid[0] for grid in grids)
         tower = siglip_vision_flops(config.vision_config, frames)
-        return tower + llava_onevision_projector_flops(config, frames)
+        return tower + llava_projector_flops(config, frames * patches_a_side(config) ** 2)
 
 
-def _patches_a_side(config: Any) -> int:
+def patches_a_side(config: Any) -> int:
+    """Of a frame, which is a square."""
     return int(config.vision_config.image_size // config.vision_config.patch_size)
+
+
+def features_of_patches(config: Any, tower: TowerCall) -> Tensor:
+    """(images, patches, d) hidden states that the projector reads, without the class token."""
+    states = tower.output.hidden_states[_feature_layer(config)]
+    return cast(Tensor, states[:, -(patches_a_side(config) ** 2) :])
 
 
 def _feature_layer(config: Any) -> int:
     layer = config.vision_feature_layer
     return int(layer if isinstance(layer, int) else layer[-1])
-
-
-def _features(config: Any, tower: TowerCall) -> Tensor:
-    states = tower.output.hidden_states[_feature_layer(config)]
-    return cast(Tensor, states[:, 1:] if config.vision_feature_select_strategy == "default" else states)
