@@ -11,6 +11,8 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 BEFORE, QUESTION = 14, 20  # text tokens in front of a video and behind it
@@ -62,7 +64,8 @@ class Qwen25VL:
 
     model_class = Qwen2_5_VLForConditionalGeneration
     image, video, begin, end = 151655, 151656, 151652, 151653
-    tower: ClassVar = {
+    patch = 14
+    tower: dict[str, Any] = {  # noqa: RUF012
         "depth": 32,
         "hidden_size": 1280,
         "intermediate_size": 3420,
@@ -97,10 +100,50 @@ class Qwen25VL:
     def pixels(self, frames: int, batch: int, like: dict[str, Any]) -> dict[str, Any]:
         grid = torch.tensor([[frames // 2, 28, 56]] * batch)
         return {
-            "pixel_values_videos": torch.randn(int(grid.prod(1).sum()), 3 * 2 * 14 * 14, **like),
+            "pixel_values_videos": torch.randn(int(grid.prod(1).sum()), 3 * 2 * self.patch**2, **like),
             "video_grid_thw": grid.to(like["device"]),
             "second_per_grid_ts": torch.ones(batch, device=like["device"]),
         }
+
+
+class Qwen3VL(Qwen25VL):
+    """Frames of 896 x 448 pixels, two of them 392 tokens; a time before each such pair."""
+
+    model_class = Qwen3VLForConditionalGeneration
+    patch = 16
+    stand_in: ClassVar = {
+        "depth": 1,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "deepstack_visual_indexes": [0, 0, 0],
+    }
+
+    def __init__(self, depth: int, hidden: int, mlp: int, deepstack: list[int]) -> None:
+        self.tower = {
+            "depth": depth,
+            "hidden_size": hidden,
+            "intermediate_size": mlp,
+            "num_heads": 16,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": deepstack,
+        }
+
+    def config(self, text: dict[str, Any], tower: dict[str, Any]) -> Any:
+        rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "rope_theta": 5e6}
+        return Qwen3VLConfig(
+            text_config={**text, "head_dim": 128, "rope_parameters": rope},
+            vision_config={**tower, "out_hidden_size": text["hidden_size"]},
+            image_token_id=self.image,
+            video_token_id=self.video,
+            vision_start_token_id=self.begin,
+            vision_end_token_id=self.end,
+            tie_word_embeddings=text["tie_word_embeddings"],
+        )
+
+    def placeholders(self, frames: int) -> list[int]:
+        return [WORD, self.begin, *[self.video] * 392, self.end] * (frames // 2)
 
 
 def decoder(
@@ -124,6 +167,8 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llava-onevision-7b": (LlavaOnevision(), decoder(3584, 18944, 28, 28, 4, 152128, False)),
     "qwen2.5-vl-3b": (Qwen25VL(), decoder(2048, 11008, 36, 16, 2, 151936, True)),
     "qwen2.5-vl-7b": (Qwen25VL(), decoder(3584, 18944, 28, 28, 4, 152064, False)),
+    "qwen3-vl-4b": (Qwen3VL(24, 1024, 4096, [5, 11, 17]), decoder(2560, 9728, 36, 32, 8, 151936, True)),
+    "qwen3-vl-8b": (Qwen3VL(27, 1152, 4304, [8, 16, 24]), decoder(4096, 12288, 36, 32, 8, 151936, False)),
 }
 """Name -> family and decoder."""
 
