@@ -99,11 +99,14 @@ class Qwen25VL:
 
     def pixels(self, frames: int, batch: int, like: dict[str, Any]) -> dict[str, Any]:
         grid = torch.tensor([[frames // 2, 28, 56]] * batch)
-        return {
+        pixels = {
             "pixel_values_videos": torch.randn(int(grid.prod(1).sum()), 3 * 2 * self.patch**2, **like),
             "video_grid_thw": grid.to(like["device"]),
-            "second_per_grid_ts": torch.ones(batch, device=like["device"]),
         }
+        return {**pixels, **self.more(batch, like["device"])}
+
+    def more(self, batch: int, device: str) -> dict[str, Any]:
+        return {"second_per_grid_ts": torch.ones(batch, device=device)}
 
 
 class Qwen3VL(Qwen25VL):
@@ -141,6 +144,9 @@ class Qwen3VL(Qwen25VL):
             vision_end_token_id=self.end,
             tie_word_embeddings=text["tie_word_embeddings"],
         )
+
+    def more(self, batch: int, device: str) -> dict[str, Any]:
+        return {}
 
     def placeholders(self, frames: int) -> list[int]:
         return [WORD, self.begin, *[self.video] * 392, self.end] * (frames // 2)

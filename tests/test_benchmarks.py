@@ -15,7 +15,7 @@ import measure
 import prefill
 import scaling
 import shapes
-from adatp.methods import FastV
+from adatp.methods import AdaTP, FastV
 
 SMALL = shapes.decoder(64, 96, 4, 4, 2, 152000, True)
 RATIOS = ("flops", "prefill", "overhead", "relevance", "decode", "peak_memory", "ttft", "vision", "kv_cache")
@@ -103,6 +103,18 @@ def test_every_shape_is_that_of_its_family(shape: str) -> None:
         model = family.model_class(family.config(text, family.tower))
     billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
     assert billions == pytest.approx(SIZES[shape], abs=0.1)
+
+
+@pytest.mark.parametrize("shape", ["llava-onevision-7b", "qwen2.5-vl-3b", "qwen3-vl-4b"])
+def test_every_family_is_pruned(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = shapes.SHAPES[shape][0]
+    monkeypatch.setitem(shapes.SHAPES, shape, (family, shapes.decoder(256, 96, 4, 2, 2, 152000, True)))
+    model, inputs = case(shape=shape).build()
+    times, report = measure.request(model, inputs, AdaTP(flops=0.5), steps=1)
+    assert report is not None
+    assert sum(report.prompt_visual_tokens) == 392
+    assert 0.49 < report.flops_ratio <= 0.5
+    assert 0 < times["overhead"] < times["prefill"] < times["ttft"]
 
 
 def test_processor_time_is_refused_where_it_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
