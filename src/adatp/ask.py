@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
@@ -152,6 +154,38 @@ def build_inputs(processor: Any, config: Any, video: Video, question: str) -> di
         return dict(processor(text=[prompt], videos=[video.frames], return_tensors="pt", **options))
     except (ValueError, TypeError) as error:
         raise PromptError(f"the processor refuses this video or question ({_first_line(error)})") from error
+
+
+def seen(processor: Any, video: Video) -> Video:
+    """What the model sees of the frames, to draw on: some processors cut out the middle.
+
+    Args:
+        processor: the checkpoint's processor.
+        video: frames (F, H, W, 3) as given to `build_inputs`.
+
+    Returns:
+        The video, its frames cropped, or padded with black, as the processor does it; not resized.
+    """
+    reader = getattr(processor, "video_processor", None)
+    if not getattr(reader, "do_center_crop", False):
+        return video
+    height, width = video.frames.shape[1:3]
+    size, crop = cast(Any, reader).size, cast(Any, reader).crop_size
+    if size.height:
+        scales = size.height / height, size.width / width
+    else:
+        longest = (size.longest_edge or math.inf) / max(height, width)
+        scales = (min(size.shortest_edge / min(height, width), longest),) * 2
+    frames = video.frames
+    for axis, (inside, scale) in enumerate(zip((crop.height, crop.width), scales, strict=True), 1):
+        wanted, there = round(inside / scale), frames.shape[axis]
+        cut = max(0, (there - wanted) // 2)
+        frames = frames.take(range(cut, min(there, cut + wanted)), axis)
+        missing = max(0, wanted - there)
+        frames = np.pad(
+            frames, [(missing // 2, missing - missing // 2) if a == axis else (0, 0) for a in range(4)]
+        )
+    return replace(video, frames=frames)
 
 
 def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new_tokens: int) -> None:

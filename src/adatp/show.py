@@ -25,7 +25,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
     """Draw what methods keep of a video: a layer slider, frames, a timeline, answers and what they took.
 
     Args:
-        video: the frames, as the processor got them.
+        video: the frames, as the model sees them (``adatp.ask.seen``).
         question: what was asked.
         answers: of one method or several to the same prompt; ``Vanilla``'s may be among them.
 

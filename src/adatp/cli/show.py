@@ -107,11 +107,12 @@ def show(
         answers = [request.answer(llm, each) for each in (chosen, other)]
         with progress("drawing"):
             first = answers[0]
-            page = render_html(request.clip, request.question, answers)
+            clip = asking.seen(request.processor, request.clip)
+            page = render_html(clip, request.question, answers)
             spent = f"{first.report.flops_ratio:.1%} of vanilla's prefill FLOPs"
             title = f"{request.question}\n{chosen.name}, {spent}: {first.text or '(no words)'}"
             rows = changing_layers(first.report) if wanted is None else wanted
-            figure = plot_tokens(request.clip.frames, first.layout, first.report, rows, title)
+            figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
             try:
                 out.mkdir(exist_ok=True)
             except OSError as error:

@@ -114,7 +114,7 @@ class Served:
                 progress((number + step / 2 + 0.25) / (len(methods) + 0.25), f"{doing}: {method.name}")
                 answer = ask.answer(self.model, self.processor, inputs, question, method, tokens)
             answers.append(answer)
-        return Comparison(video, question, answers, refused)
+        return Comparison(ask.seen(self.processor, video), question, answers, refused)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class Comparison:
     """What the methods said.
 
     Attributes:
-        video: the frames that were sampled.
+        video: the frames that were sampled, as far as the model sees them.
         question: what was asked.
         answers: vanilla's first.
         refused: for methods whose FLOPs target is out of reach, the reason.

@@ -77,8 +77,8 @@ def plot_tokens(
     """Kept patches clear, dropped ones grey, dark and hatched: a row a layer, below a timeline.
 
     Args:
-        frames: (F, H, W, 3) uint8, as the processor got them. Where the model merges frames, the first is
-            shown.
+        frames: (F, H, W, 3) uint8, as the model sees them (``adatp.ask.seen``). Where the model merges
+            frames, the first is shown.
         layout: of the prompt, with one video.
         report: of its run.
         layers: the rows; decoder layers, from 0.
