@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Console
 
 from adatp.plots.style import COLOURS, INK, MARKERS, OURS
@@ -54,9 +54,13 @@ def plot(rows: list[dict[str, Any]], batch_frames: int) -> Figure:
             ticks = sorted({row[axis] for row in chosen})
             ax.set_xscale("log", base=2)
             ax.set_xticks(ticks, [str(tick) for tick in ticks])
-            ax.set_yscale("log")
-            ax.yaxis.set_major_formatter(ScalarFormatter())
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            if name == "decode":  # which hardly grows
+                ax.set_ylim(bottom=0)
+            else:
+                ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                ax.yaxis.set_minor_formatter(NullFormatter())
             ax.set_xlabel(axis if axis == "frames" else f"batch, {batch_frames} frames each")
             ax.set_title(title, fontsize=10)
             ax.spines[["top", "right"]].set_visible(False)
