@@ -41,7 +41,7 @@ types: dev
 
 bench: dev   ## speed of the parts, against what they replace
 	$(BIN)/python benchmarks/video.py
-	$(BIN)/python benchmarks/prefill.py --layers 12 --frames 8
+	$(BIN)/python benchmarks/prefill.py --layers 4 --frames 8 --dtype float32 --flops 0.3,0.1 --repeats 2
 
 # The claim asks 2,000 questions of vanilla and AdaTP, the comparison LIMIT of everyone: about an hour and a half of one core
 # with 200, five times that and more with 2000. Stop it and run it again: it goes on. What was asked with another LIMIT

@@ -1,136 +1,149 @@
-"""Time of the decoder's prefill and of a decode step, vanilla and pruned, interleaved in one run.
+"""How far FLOPs become time and memory: every method beside vanilla, the bare model, in one run.
 
-A LLaVA-OneVision of real width with random weights (the vision tower is a stand-in: it is not what is timed).
-Prints medians and their ratio to vanilla beside the ratio of FLOPs. `--json` writes the same.
+A model of a published shape with random weights reads a prompt with a video and decodes a few tokens. Rounds
+of all methods, each begun by another one; medians. The prefill of the decoder includes all that pruning adds:
+text relevance, and scoring, selecting and gathering ("overhead"), which have rows of their own. Efficiency is
+the ratio of FLOPs over that of the prefill's time. Peak memory includes the weights; on a CPU every method is
+given a process of its own for it. `--json` writes everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import shlex
+import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
 
-from adatp import AdaTP
-from adatp.methods import Method, Vanilla
-
-SHAPES = {
-    "llava-onevision-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14,
-                             "num_key_value_heads": 2, "num_hidden_layers": 24},
-    "llava-onevision-7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
-                           "num_key_value_heads": 4, "num_hidden_layers": 28},
-}  # fmt: skip
-IMAGE, VIDEO, STEPS = 900, 901, 8
+from measure import NAMES, entrants, machine, measure
+from shapes import SHAPES, Case
 
 
-def build(shape: str, layers: int | None, dtype: torch.dtype, device: str) -> Any:
-    text = Qwen2Config(vocab_size=1000, max_position_embeddings=1 << 20, eos_token_id=None, **SHAPES[shape])
-    if layers:
-        text.num_hidden_layers, text.layer_types = layers, ["full_attention"] * layers
-    vision = SiglipVisionConfig(
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=384,
-        patch_size=14,
-        vision_use_head=False,
-    )
-    config = LlavaOnevisionConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        return LlavaOnevisionForConditionalGeneration(config).to(dtype).eval()
-
-
-def main() -> None:
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that all speed benchmarks share."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=SHAPES, default="llava-onevision-0.5b")
     parser.add_argument("--layers", type=int, help="fewer decoder layers, for small machines")
-    parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--flops", default="0.273,0.15")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--frames", default="32", help="of each video; several numbers separated by commas")
+    parser.add_argument("--batch", default="1", help="prompts at once; several numbers separated by commas")
+    parser.add_argument("--methods", default="adatp,keep_all,fastv,fastv_official", help=", ".join(NAMES))
+    parser.add_argument("--flops", default="0.273,0.10", help="fractions of vanilla's prefill FLOPs")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, behind one that warms up")
+    parser.add_argument("--cold", dest="warm_up", action="store_false", help="no round that warms up")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time instead of the clock's, for a machine that is shared; with --threads 1 alone, "
+        "as threads that wait for each other burn it",
+    )
+    parser.add_argument("--vision", action="store_true", help="the vision tower in its real shape")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--attention", default="sdpa", help="as transformers calls it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of torch, on a CPU")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    return parser
 
-    dtype = getattr(torch, options.dtype)
-    model = build(options.shape, options.layers, dtype, options.device)
-    methods: list[Method] = [Vanilla(), *(AdaTP(flops=float(f)) for f in options.flops.split(","))]
-    ids = torch.tensor([[5] * 10 + [VIDEO] * (options.frames * 196 + 1) + [7] * 20], device=options.device)
-    pixels = torch.randn(1, options.frames, 3, 384, 384, dtype=dtype, device=options.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
 
-    reports: dict[int, list[Any]] = {number: [] for number in range(len(methods))}
-    for _ in track(range(options.repeats + 1), console=Console(stderr=True)):
-        for number, method in enumerate(methods):
-            with method(model) as run, torch.inference_mode():
-                model.generate(**inputs, do_sample=False, min_new_tokens=STEPS + 1, max_new_tokens=STEPS + 1)
-            reports[number].append(run.report)
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Every number of frames with every batch."""
+    shared = {
+        name: getattr(options, name)
+        for name in ("shape", "layers", "dtype", "device", "attention", "vision", "threads")
+    }
+    return [
+        Case(frames=int(frames), batch=int(batch), **shared)
+        for frames in options.frames.split(",")
+        for batch in options.batch.split(",")
+    ]
 
-    rows = []
-    base: dict[str, float] = {}
-    for number, method in enumerate(methods):
-        runs = [report.milliseconds for report in reports[number][1:]]  # the first is a warm-up
-        prefill = median(ms["prefill"] + ms["relevance"] for ms in runs)
-        step = median(ms["decode"] for ms in runs) / STEPS
-        base = base or {"prefill": prefill, "step": step}
-        rows.append(
-            {
-                "method": method.name,
-                "model": options.shape,
-                "layers": model.config.text_config.num_hidden_layers,
-                "device": options.device,
-                "dtype": options.dtype,
-                "frames": options.frames,
-                "batch": 1,
-                "flops_ratio": reports[number][0].flops_ratio,
-                "prefill_ms": prefill,
-                "prefill_ratio": prefill / base["prefill"],
-                "decode_ms": step,
-                "decode_ratio": step / base["step"],
-            }
-        )
-    table = Table("method", "FLOPs", "prefill (with relevance)", "of vanilla", "decode step", "of vanilla")
+
+def run(options: argparse.Namespace, chosen: list[Case]) -> list[dict[str, Any]]:
+    """Measure cases one after the other; rows are written as they come."""
+    competing = entrants(options.methods.split(","), [float(f) for f in options.flops.split(",")])
+    rows: list[dict[str, Any]] = []
+    with Console(stderr=True).status("") as status:
+        for case in chosen:
+            rows += measure(
+                case,
+                competing,
+                options.repeats,
+                status.update,
+                warm_up=options.warm_up,
+                memory=options.memory,
+                cpu_time=options.cpu_time,
+            )
+            if options.json:
+                facts = {"machine": machine(), "command": shlex.join(["python", *sys.argv]), "rows": rows}
+                options.json.write_text(json.dumps(facts, indent=1) + "\n")
+    return rows
+
+
+COLUMNS = {
+    "prefill": ("prefill", "ms"),
+    "relevance": ("relevance", "ms"),
+    "overhead": ("overhead", "ms"),
+    "vision": ("vision", "ms"),
+    "ttft": ("first token", "ms"),
+    "decode": ("a token", "ms"),
+    "peak_memory": ("peak memory", "bytes"),
+    "kv_cache": ("KV cache", "bytes"),
+}
+
+
+def label(row: dict[str, Any]) -> str:
+    """A method with its target."""
+    return str(row["method"]) if row["target"] is None else f"{row['method']} {100 * row['target']:g}%"
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """One table: a line for each number, a column for each method; then who is not in it."""
+    shown = [row for row in rows if "failed" not in row]
+    table = Table("", *map(label, shown), box=None, padding=(0, 1))
+    table.add_row("FLOPs", *(f"{row['flops_ratio']:.1%}" for row in shown))
+    for name, (title, unit) in COLUMNS.items():
+        if any(row.get(name) for row in shown):
+            table.add_row(title, *(_cell(row, name, unit) for row in shown))
+    table.add_row("efficiency", *(f"{row['efficiency']:.2f}" for row in shown))
+    console = Console(width=max(100, 21 * (len(shown) + 1)))
+    console.print(table)
     for row in rows:
-        table.add_row(
-            row["method"],
-            f"{row['flops_ratio']:.1%}",
-            f"{row['prefill_ms']:.0f} ms",
-            f"{row['prefill_ratio']:.1%}",
-            f"{row['decode_ms']:.1f} ms",
-            f"{row['decode_ratio']:.1%}",
+        if "failed" in row:
+            console.print(f"{label(row)}: {row['failed']}", highlight=False)
+
+
+def _cell(row: dict[str, Any], name: str, unit: str) -> str:
+    size = f"{row[name] / 2**20:,.0f} MiB" if unit == "bytes" else f"{row[name]:,.4g} ms"
+    return f"{size} {row[f'{name}_ratio']:.1%}"
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
+        sys.exit("--cpu-time is for --device cpu with --threads 1")
+    if unknown := {*options.methods.split(",")} - {*NAMES}:
+        sys.exit(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}; vanilla always runs")
+    chosen = cases(options)
+    rows = run(options, chosen)
+    console = Console()
+    console.print(machine(), highlight=False)
+    for case in chosen:
+        same = [row for row in rows if (row["frames"], row["batch"]) == (case.frames, case.batch)]
+        console.print(
+            f"\n{case.shape}, {case.layers or 'all'} layers, {case.frames} frames, batch {case.batch}, "
+            f"{case.dtype}, {case.attention}, vision tower {'real' if case.vision else 'a stand-in'}",
+            highlight=False,
         )
-    machine = f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    Console().print(f"{options.shape}, {rows[0]['layers']} layers, {options.frames} frames, {machine}")
-    Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}) + "\n")
+        show(same)
+    console.print("\nRatios are to vanilla, of relevance and overhead to vanilla's prefill.", style="dim")
 
 
 if __name__ == "__main__":

@@ -255,7 +255,8 @@ def test_a_report_is_plain_json(family: Any) -> None:
     assert told["kept"][-1][1] == run.report.kept[-1][1].tolist()
     assert told["decode_steps"] == 4
     assert told["flops_ratio"] == run.report.flops_ratio
-    assert set(told["milliseconds"]) == {"vision", "relevance", "prefill", "decode"}
+    assert set(told["milliseconds"]) == {"vision", "relevance", "prefill", "pruning", "decode"}
+    assert 0 < told["milliseconds"]["pruning"] < told["milliseconds"]["prefill"]
     assert told["flops"]["decode"] < told["flops"]["decode_vanilla"]
     assert told["flops"]["request"] < told["flops"]["request_vanilla"]
     assert "visual tokens" in str(run.report)

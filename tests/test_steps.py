@@ -446,3 +446,17 @@ def test_novelty_in_half_precision_and_on_one_frame() -> None:
     new, distinct = novelty(tokens, 0.9)
     assert new.dtype == torch.float32
     assert bool(distinct.all())
+
+
+def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(6, 7, 5, generator=generator).round(decimals=1)
+    words, frame = torch.randn(3, 5, generator=generator), torch.arange(6).repeat_interleave(7)
+    new, distinct = novelty(tokens, 0.5)
+    relevance = embedding_relevance(words, tokens.flatten(0, 1), frame)
+    monkeypatch.setattr("adatp.adatp_steps.early._PART", 2 * 6 * 5)  # two positions, the last by itself
+    monkeypatch.setattr("adatp.adatp_steps.relevance._PART", 10)  # parts end within frames
+    again, too = novelty(tokens, 0.5)
+    assert torch.allclose(again, new, atol=1e-6)
+    assert torch.equal(too, distinct)
+    assert torch.allclose(embedding_relevance(words, tokens.flatten(0, 1), frame), relevance, atol=1e-6)

@@ -12,6 +12,7 @@ import copy
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -45,20 +46,19 @@ def attention_rows(
     """
     batch, heads, _, width = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
-    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width)) * scaling
     grouped = picked.reshape(batch, kv_heads, -1, width)
-    logits = torch.matmul(grouped, key.transpose(2, 3)).reshape(batch, heads, -1, keys) * scaling
-    logits = logits.float()
+    logits = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, -1, keys).float()
     lowest = torch.finfo(torch.float32).min
     if mask is not None and mask.ndim == 4:
         mask = mask.expand(batch, -1, -1, -1)[..., :keys]
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
-        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+        logits = logits.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else logits.add_(mask)
     else:
-        seen = torch.arange(keys, device=key.device) <= (rows + past)[:, None, :, None]
+        hidden = torch.arange(keys, device=key.device) > (rows + past)[:, None, :, None]
         if mask is not None:
-            seen = seen & mask[:, None, None, :keys].bool()
-        logits = logits.masked_fill(~seen, lowest)
+            hidden = hidden | ~mask[:, None, None, :keys].bool()
+        logits.masked_fill_(hidden, lowest)
     return logits.softmax(-1)
 
 
@@ -124,14 +124,18 @@ class Probe(_Tap):
     """Scores what one attention module's keys receive from chosen query rows.
 
     Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
+    Scoring happens within ``timed``.
     """
 
     rows: Tensor | None
     weight: Tensor | None
     scores: Tensor | None
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, timed: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         super().__init__(module)
+        self.timed = timed
         self.disarm()
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
@@ -147,10 +151,13 @@ class Probe(_Tap):
         """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
         if self.rows is None or self.weight is None:
             return
-        rows = self.rows.to(query.device)
-        weight = self.weight.to(query.device)
-        attention = attention_rows(query, key, rows, mask, scaling, self.past).mean(1)
-        self.scores = (attention * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+        with self.timed():
+            rows, weight = self.rows.to(query.device), self.weight.to(query.device)
+            attention = attention_rows(query, key, rows, mask, scaling, self.past)
+            weight = weight / (weight.sum(1, keepdim=True) * attention.shape[1])
+            # One pass over the probabilities, which are the largest thing here.
+            weight = weight[:, None].expand(-1, attention.shape[1], -1).flatten(1)[:, None]
+            self.scores = torch.bmm(weight, attention.flatten(1, 2))[:, 0]
         self.rows = self.weight = None
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from .flops import DecoderShape, prefill_flops
 
@@ -135,6 +136,8 @@ def out_of_reach(target: float, least: Schedule, *, visual: int, other: int) -> 
     )
 
 
+# Milliseconds of Python are much beside a prefill on a GPU, and prompts come in few lengths.
+@lru_cache(maxsize=1024)
 def solve(
     shape: DecoderShape,
     *,
@@ -216,6 +219,7 @@ def solve(
     return best
 
 
+@lru_cache(maxsize=1024)
 def solve_early(
     shape: DecoderShape,
     *,

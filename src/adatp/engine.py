@@ -12,6 +12,7 @@ What each layer's cache holds is remembered by the cache itself, so it survives 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, cast
@@ -171,6 +172,13 @@ class _Call:
         alive = self.alive[sample]
         return torch.searchsorted(alive, positions) + self.index.shape[1] - len(alive)
 
+    def rows_alive(self, sample: int, length: int) -> Tensor | slice:
+        """Where a layer's states of ``length`` rows have all that is alive of ``sample``."""
+        alive = self.alive[sample]
+        if self.index is None and len(alive) < length:  # the call's own padding, wherever it is
+            return alive
+        return slice(length - len(alive), length)  # a view: most plans do not look at the states
+
     def once(self, make: Callable[..., Any], shared: tuple[Any, ...], *rest: Any) -> Any:
         """``make(*shared, *rest)``, made once for all the layers that come with the same ``shared``."""
         key = (make.__name__, *map(id, shared))
@@ -190,6 +198,7 @@ class Engine:
             is cached; returns the plan, or None to process every token.
         end: called at the end of each call with, per layer and sample, the positions it processed; None if
             there was no plan.
+        timed: opened around all that pruning adds to a call: scoring, selecting, gathering, scattering back.
     """
 
     def __init__(
@@ -198,12 +207,14 @@ class Engine:
         scored: Iterable[int],
         begin: Callable[[dict[str, Any], int], Plan | None],
         end: Callable[[list[list[Tensor]] | None], None],
+        timed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
         self.begin = begin
         self.end = end
-        self.probes = {layer: Probe(attention_module(self.layers[layer])) for layer in sorted(scored)}
+        self.timed = timed
+        self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
         self.handles: list[RemovableHandle] = []
         self.call: _Call | None = None
 
@@ -256,7 +267,8 @@ class Engine:
             call.cache.entered = False
         if output is None:  # an exception is on its way out
             return
-        self._scatter(call, output)
+        with self.timed() if call.plan is not None else nullcontext():
+            self._scatter(call, output)
         self.end([alive for alive, _ in call.processed] if call.plan else None)
 
     def _scatter(self, call: _Call, output: Any) -> None:
@@ -283,12 +295,17 @@ class Engine:
             call.length = hidden.shape[1]
         elif call.deepstack is not None:
             hidden = call.deepstack.add(number - 1, hidden, call.index)
-        if call.plan is not None and number in call.plan.cuts:
-            hidden = self._cut(call, call.plan, number, hidden)
-        call.processed.append((call.alive, call.index))
-        if call.plan is not None and number in call.plan.scored:
-            self._arm(call, call.plan, number)
-        changed = self._remap(call, number, kwargs)
+        plan = call.plan
+        busy = plan is not None and (number in plan.cuts or number in plan.scored)
+        with self.timed() if busy else nullcontext():
+            if plan is not None and number in plan.cuts:
+                hidden = self._cut(call, plan, number, hidden)
+            call.processed.append((call.alive, call.index))
+            if plan is not None and number in plan.scored:
+                self._arm(call, plan, number)
+            changed = self._remap(call, number, kwargs)
+        if not changed and call.deepstack is None:
+            return None
         if args:
             return (hidden, *args[1:]), {**kwargs, **changed}
         return args, {**kwargs, **changed, "hidden_states": hidden}
@@ -300,12 +317,11 @@ class Engine:
             scores = scores.to(call.alive[0].device)
         states, chosen = [], []
         for sample, alive in enumerate(call.alive):
-            rows = call.rows_of(alive, sample)
-            received = None if scores is None else scores[sample, call.past_slots(number - 1) + rows]
-            # A view where rows lie side by side: most plans do not look.
-            whole = len(alive) == hidden.shape[1]
-            states.append(hidden[sample] if whole else hidden[sample, rows.to(hidden.device)])
-            chosen.append(plan.select(number, sample, alive, received, states[-1]))
+            rows = call.rows_alive(sample, hidden.shape[1])
+            received = None if scores is None else scores[sample, call.past_slots(number - 1) :][rows]
+            states.append(hidden[sample, rows if isinstance(rows, slice) else rows.to(hidden.device)])
+            with torch.no_grad():
+                chosen.append(plan.select(number, sample, alive, received, states[-1].detach()))
         counts = [len(selection.kept) for selection in chosen]
         if counts == [len(alive) for alive in call.alive]:
             return hidden
@@ -482,10 +498,14 @@ def _remember(past_key_values: Any, layer: int, kept: Kept) -> None:
 
 def _gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
     # (B or 1, L, d); transformers 5.5 still has the axes of multimodal rotary embeddings in front, unmerged.
+    rows = index.clamp(min=0)
+
     def gather(part: Tensor) -> Tensor:
-        part = part.expand(*part.shape[:-3], len(index), -1, -1)
-        rows = index.clamp(min=0).to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1])
-        return part.gather(-2, rows)
+        if len(rows) == 1:
+            return part.index_select(-2, rows[0].to(part.device))
+        part = part.expand(*part.shape[:-3], len(rows), -1, -1)
+        at = rows.to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1])
+        return part.gather(-2, at)
 
     return tuple(gather(part) for part in rotary)
 

@@ -22,6 +22,7 @@ from adatp.flops import (
     paper_macs,
     prefill_flops,
 )
+from adatp.frames import FrameReuse
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.methods.base import Method, Prefill
 from adatp.models import TowerCall, family_of
@@ -64,6 +65,7 @@ class Pruner:
         self.engine: Engine | None = None
         self.signal: Signal | None = None
         self.tower_probe: ReceivedProbe | None = None
+        self.reuse: FrameReuse | None = None
         self._signature = inspect.signature(model.base_model.forward)
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
@@ -104,7 +106,14 @@ class Pruner:
             raise PruningError(
                 f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
             )
-        engine = Engine(self.decoder, self.method.scored_layers(self.shape.layers), self._begin, self._end)
+        scored = self.method.scored_layers(self.shape.layers)
+        reuse = None
+        if self.method.reuse_frames is not None:
+            try:
+                reuse = FrameReuse(self.tower, self.method.reuse_frames)
+            except ValueError as error:
+                raise PruningError(str(error)) from None
+        engine = Engine(self.decoder, scored, self._begin, self._end, lambda: self._stopwatch.time("pruning"))
         self.signal = settle(self.method.relevance, self.model, self.tower, self.tokenizer, self.questions)
         if self.method.tower_attention:
             self.tower_probe = ReceivedProbe(self.family.tower_attention_module(self.model))
@@ -114,8 +123,11 @@ class Pruner:
         self._handles = [
             self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True),
             self.tower.register_forward_pre_hook(self._before_tower),
-            self.tower.register_forward_hook(self._after_tower, with_kwargs=True),
         ]
+        self.reuse = reuse
+        if reuse is not None:  # between the two: its time is the tower's, and what it gives is the output
+            reuse.install()
+        self._handles.append(self.tower.register_forward_hook(self._after_tower, with_kwargs=True))
         _ACTIVE.add(self.model)
         return self
 
@@ -123,10 +135,10 @@ class Pruner:
         _ACTIVE.discard(self.model)
         for handle in self._handles:
             handle.remove()
-        for installed in (self.engine, self.tower_probe):
+        for installed in (self.engine, self.tower_probe, self.reuse):
             if installed is not None:
                 installed.remove()
-        self.engine = self.tower_probe = None
+        self.engine = self.tower_probe = self.reuse = None
         self._handles, self._call, self._tower_calls = [], {}, []
         self._encoded = self._reading = None
 
@@ -247,6 +259,9 @@ class Pruner:
             flops.lm_head += lm_head_flops(self.shape, 1)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.model.config, reading.grids) + reading.tower_flops
+        if self.reuse is not None:
+            flops.vision_saved = self.reuse.saved_flops
+            flops.vision -= flops.vision_saved
         return Report(
             method=self.method.name,
             settings=asdict(cast(Any, self.method)),

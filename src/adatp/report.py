@@ -64,6 +64,7 @@ class Flops:
         paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
         paper_vanilla: the same without pruning.
         vision: encoding the videos, projector included.
+        vision_saved: what the frames that were not encoded, but took another's features, would have added.
         relevance: the text-relevance encoder.
         lm_head: the logits of the prefill's last token.
         decode: every decode step so far, lm_head included.
@@ -75,6 +76,7 @@ class Flops:
     paper: int = 0
     paper_vanilla: int = 0
     vision: int = 0
+    vision_saved: int = 0
     relevance: int = 0
     lm_head: int = 0
     decode: int = 0
@@ -88,7 +90,7 @@ class Flops:
     @property
     def request_vanilla(self) -> int:
         """Everything, without pruning."""
-        return self.vision + self.decoder_vanilla + self.lm_head + self.decode_vanilla
+        return self.vision + self.vision_saved + self.decoder_vanilla + self.lm_head + self.decode_vanilla
 
 
 @dataclass
@@ -106,7 +108,8 @@ class Report:
         visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
         notes: per sample, what the method has to tell (segments, relevance, schedule).
         flops: what it cost.
-        stopwatch: time by stage: vision, relevance, prefill, decode.
+        stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, that part
+            of prefill which scores, selects and gathers; decode.
         past: tokens that the cache held before the prefill.
         decode_steps: tokens that the decoder has processed since the prefill, one a step.
     """
@@ -136,7 +139,7 @@ class Report:
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Time by stage: vision, relevance, prefill, decode."""
+        """Time by stage: vision, relevance, prefill, pruning (a part of prefill), decode."""
         return self.stopwatch.milliseconds()
 
     def to_dict(self) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
     """Rank of each token among those at its own spatial position of its own segment, best first.
 
     Args:
-        scores: (n,) any floating type.
+        scores: (n,) any floating type, compared in float32.
         segment: (n,) int64 segment of each token.
         position: (n,) int64 spatial position of each token in its frame's grid.
 
@@ -134,7 +134,7 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
 
     Source: ours (the paper keeps one token a position; which one is not published).
     """
-    order = _lexsort(segment, position, _descending(scores))
+    order = _in_order(segment, position, scores)
     return torch.empty_like(order).index_copy_(0, order, _run_index(segment[order], position[order]))
 
 
@@ -162,7 +162,7 @@ def select(scores: Tensor, segment: Tensor, position: Tensor, share: Tensor, loc
     strict rule), beyond it the relaxed one. Without, by score alone. Equal scores: the earlier token first.
 
     Args:
-        scores: (n,) any floating type.
+        scores: (n,) any floating type, compared in float32.
         segment: (n,) int64 segment of each token.
         position: (n,) int64 spatial position of each token.
         share: (S,) int64 tokens to keep, no more than the segment has (`allocate`). On the CPU, whatever the
@@ -175,28 +175,38 @@ def select(scores: Tensor, segment: Tensor, position: Tensor, share: Tensor, loc
     Source: the paper's one representative a position; the order is ours.
     """
     kept = int(share.sum())
-    score = _descending(scores)
-    if local:
-        order = _lexsort(segment, position_rank(scores, segment, position), score)
-    else:
-        order = _lexsort(segment, score)
+    rank = position_rank(scores, segment, position) if local else torch.zeros_like(segment)
+    order = _in_order(segment, rank, scores)
     owner = segment[order]
     stays = _run_index(owner) < share.to(owner.device, non_blocking=True)[owner]
-    # `kept` is known, so that the device need not be asked how many indices there are.
-    return order[stays.logical_not().argsort(stable=True)[:kept]].sort().values
+    return flagged(torch.empty_like(stays).scatter_(0, order, stays), kept)
 
 
-def _descending(scores: Tensor) -> Tensor:
-    """A key that sorts ascending from the highest score to the lowest, NaN last."""
-    return -scores.detach().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+def flagged(flags: Tensor, count: int) -> Tensor:
+    """Indices of what is True, ascending, where their number is known: a GPU need not be asked for it.
+
+    Args:
+        flags: (n,) bool.
+        count: how many are True.
+
+    Returns:
+        (count,) int64.
+    """
+    place = (flags.cumsum(0) - 1).where(flags, count)
+    found = torch.empty(count + 1, dtype=torch.int64, device=flags.device)
+    return found.scatter_(0, place, torch.arange(len(flags), device=flags.device))[:count]
 
 
-def _lexsort(*keys: Tensor) -> Tensor:
-    """Indices that sort by the first key, then the second, ...; ties by index."""
-    order = keys[-1].argsort(stable=True)
-    for key in keys[-2::-1]:
-        order = order[key[order].argsort(stable=True)]
-    return order
+def _in_order(first: Tensor, second: Tensor, scores: Tensor) -> Tensor:
+    """Indices that sort by first, then second (below 2^31), then from the highest score; ties by index.
+
+    Sorting is the dearest part of a cut on a GPU: the last two keys are one.
+    """
+    lowest_last = -scores.detach().float().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf) + 0.0
+    bits = lowest_last.view(torch.int32)  # of floats, they sort as the floats do but for the negative ones
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    order = ((second << 32) + bits).argsort(stable=True)
+    return order[first[order].argsort(stable=True)]
 
 
 def _run_index(*keys: Tensor) -> Tensor:

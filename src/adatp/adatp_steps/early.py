@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_PART = 1 << 24
+"""Numbers of float32 held at a time, about."""
+
 
 def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
     """How unlike what is already told each token of one segment is.
@@ -24,9 +27,17 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
 
     Source: ours.
     """
-    unit = F.normalize(tokens.float(), dim=-1)
-    alike = torch.einsum("tpd,spd->tps", unit, unit)
-    closest = unit @ F.normalize(unit.mean((0, 1)), dim=-1)
+    frames, _, width = tokens.shape
+    # Some positions at a time: a long video in float32 is many times what the decoder then needs.
+    parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
+    total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
+    mean = F.normalize(total, dim=-1)
+    alikes, nearest = [], []
+    for part in parts:
+        unit = F.normalize(part.float(), dim=-1)
+        alikes.append(torch.einsum("tpd,spd->tps", unit, unit))
+        nearest.append(unit @ mean)
+    alike, closest = torch.cat(alikes, 1), torch.cat(nearest, 1)
     distinct = torch.ones_like(closest, dtype=torch.bool)
     for t in range(1, len(tokens)):
         told = alike[t, :, :t].masked_fill(~distinct[:t].T, -1).amax(1)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_PART = 4096
+"""Visual tokens looked at together."""
+
 
 def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:
     """Cosine between the question and each frame in the shared space of a paired text and vision encoder.
@@ -51,15 +54,19 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tens
     frames = int(frame.max()) + 1 if len(frame) else 0
     if len(question) == 0:
         return torch.zeros(frames, device=visual.device)
-    words, tokens = question.float(), visual.float()
+    words = question.float()
     if len(words) > 1:
         words = words - words.mean(0)
-    if len(tokens) > 1:
-        tokens = tokens - tokens.mean(0)
-    cosine = F.normalize(words, dim=-1) @ F.normalize(tokens, dim=-1).T
-    best = cosine.new_zeros(len(words), frames)
-    best.scatter_reduce_(1, frame.expand_as(cosine), cosine, reduce="amax", include_self=False)
-    return best.mean(0)
+    words = F.normalize(words, dim=-1)
+    # Part by part: a long video's tokens in float32 are many times what the decoder then needs.
+    parts = torch.split(visual, _PART)
+    mean = torch.stack([part.sum(0, dtype=torch.float32) for part in parts]).sum(0) / len(visual)
+    best = words.new_full((len(words), frames), -torch.inf)
+    for part, at in zip(parts, torch.split(frame, _PART), strict=True):
+        tokens = part.float() if len(visual) == 1 else part.float() - mean
+        cosine = words @ F.normalize(tokens, dim=-1).T
+        best.scatter_reduce_(1, at.expand_as(cosine), cosine, reduce="amax")
+    return best.masked_fill(best == -torch.inf, 0).mean(0)
 
 
 def attention_relevance(mass: Tensor, frame: Tensor) -> Tensor:

@@ -41,13 +41,16 @@ class TowerCache:
         self._video: object = None
         self._watched = False
         self._output: Any = None
+        self._given: list[torch.Size] = []
         self._calls: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> TowerCache:
         encode = self.tower.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._output is None:
+            given = [value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            if self._output is None or given != self._given:  # other frames are left out
+                self._given, self._calls = given, []
                 note = self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
                 try:
                     self._output = encode(*args, **kwargs)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
+from adatp.adatp_steps.debias import allocate, distinct_positions, flagged, segment_weights, select
 from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
@@ -61,6 +61,10 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
+        reuse_frames: the vision tower does not encode a frame whose pixels differ from those of the last one
+            encoded by at most this much on average, in the processor's normalised units; it takes that one's
+            features. 0: only identical ones; None: every frame is encoded. For towers that look at each
+            frame by itself (LLaVA-OneVision's).
     """
 
     name: ClassVar[str] = "adatp"
@@ -77,6 +81,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    reuse_frames: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.flops <= 1:
@@ -88,6 +93,8 @@ class AdaTP(Method):
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
         if self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, not {self.max_queries}")
+        if self.reuse_frames is not None and not self.reuse_frames >= 0:
+            raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {self.reuse_frames}")
         for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
@@ -169,12 +176,14 @@ class _Sample:
         kept = self.schedule.visual
         before = (visual, *kept)
         self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
-        self.segment_of_frame = segments_of(prefill, number, method.tau_s)
+        # What is counted by segment stays on the host, so that a GPU is not waited for at every cut.
+        self.segment_of_frame = segments_of(prefill, number, method.tau_s).cpu()
         self.frame_relevance = prefill.relevance(number) if method.global_debias else None
         self.relevance: Tensor | None = None
         if self.frame_relevance is not None:
-            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame).cpu()
-        self.segment = self.segment_of_frame[layout.frame]
+            self.frame_relevance = self.frame_relevance.cpu()
+            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame)
+        self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
         # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
         # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
@@ -182,24 +191,25 @@ class _Sample:
         self.sizes = self.segment.bincount().cpu()
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
         self.live = self.sizes
-        self.token_at = torch.full((layout.length,), -1, device=layout.index.device)
-        self.token_at[layout.index] = torch.arange(len(layout.index), device=layout.index.device)
+        # Of the visual tokens still alive their numbers, and their rows among all that is alive.
+        self.token = torch.arange(visual, device=layout.index.device)
+        self.row = torch.searchsorted(layout.real, layout.index)
 
     def select(self, layer: int, alive: Tensor, scores: Tensor | None, hidden: Tensor) -> Tensor:
         if layer not in self.cuts:
             return alive
-        token = self.token_at[alive]
-        visual = token >= 0
         keep = self.schedule.visual[layer]
         if layer == 0:
-            chosen = self._choose_early(hidden[visual.to(hidden.device)], keep)
+            chosen = self._choose_early(hidden[self.row.to(hidden.device)], keep)
         else:
             assert scores is not None
-            token = token[visual]
-            chosen = self._choose(scores[visual], self.segment[token], self.position[token], keep)
-        stays = ~visual
-        stays[visual.nonzero().squeeze(1)[chosen]] = True
-        return alive[stays]
+            chosen = self._choose(scores[self.row], self.segment[self.token], self.position[self.token], keep)
+        row = self.row[chosen]
+        stays = torch.ones_like(alive, dtype=torch.bool)
+        stays.index_fill_(0, self.row, False).index_fill_(0, row, True)
+        count = len(alive) - len(self.row) + len(row)
+        self.token, self.row = self.token[chosen], (stays.cumsum(0) - 1)[row]
+        return alive[flagged(stays, count)]
 
     def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
         """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""

@@ -60,6 +60,7 @@ class Method(ABC):
 
     flops: float = 1.0
     relevance: str = "none"
+    reuse_frames: float | None = None
 
     @abstractmethod
     def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:

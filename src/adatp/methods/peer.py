@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from adatp.adatp_steps.debias import flagged
 from adatp.budget import BudgetError, Schedule, check_target, everything, fit
 from adatp.flops import DecoderShape, prefill_flops
 from adatp.layout import VideoLayout
@@ -107,18 +108,19 @@ class PeerPlan:
         self.scored = frozenset(method.scored_layers(prefill.shape.layers))
         self.schedules: list[Schedule | None] = []
         self.rules: list[Rule | None] = []
-        self.token_at: list[Tensor] = []
+        # Of each sample's visual tokens still alive their numbers, and their rows among all that is alive.
+        self.token: list[Tensor] = []
+        self.row: list[Tensor] = []
         for sample, layout in enumerate(self.layouts):
             visual = len(layout.index)
             schedule = rule = None
             if visual:
                 schedule = method.schedule_of(prefill.shape, layout)
                 rule = method.rule(prefill, sample, schedule)
-            token_at = torch.full((layout.length,), -1, device=layout.index.device)
-            token_at[layout.index] = torch.arange(visual, device=layout.index.device)
             self.schedules.append(schedule)
             self.rules.append(rule)
-            self.token_at.append(token_at)
+            self.token.append(torch.arange(visual, device=layout.index.device))
+            self.row.append(torch.searchsorted(layout.real, layout.index))
 
     def select(
         self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
@@ -127,22 +129,21 @@ class PeerPlan:
         rule = self.rules[sample]
         if rule is None:
             return Selection(alive)
-        token = self.token_at[sample][alive]
-        visual = (token >= 0).nonzero().squeeze(1)
+        token, row = self.token[sample], self.row[sample]
         kept, into = rule(
-            layer,
-            token[visual],
-            None if scores is None else scores[visual],
-            hidden[visual.to(hidden.device)],
+            layer, token, None if scores is None else scores[row], hidden[row.to(hidden.device)]
         )
-        stays = token < 0
-        stays[visual[kept.to(visual.device)]] = True
-        if into is None:
-            return Selection(alive[stays])
+        kept = kept.to(row.device)
+        stays = torch.ones_like(alive, dtype=torch.bool)
+        stays.index_fill_(0, row, False).index_fill_(0, row[kept], True)
         number = stays.cumsum(0) - 1
-        into = into.to(visual.device)
-        number[visual] = number[visual[kept.to(visual.device)]][into.clamp(min=0)].where(into >= 0, -1)
-        return Selection(alive[stays], number)
+        on = alive[flagged(stays, len(alive) - len(row) + len(kept))]
+        self.token[sample], self.row[sample] = token[kept], number[row[kept]]
+        if into is None:
+            return Selection(on)
+        into = into.to(row.device)
+        number[row] = self.row[sample][into.clamp(min=0)].where(into >= 0, -1)
+        return Selection(on, number)
 
     def notes(self) -> list[dict[str, Any]]:
         """The schedule of each sample."""

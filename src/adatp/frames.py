@@ -1,0 +1,108 @@
+"""Frames that look like the one before need not be encoded: the vision tower's features are used again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adatp.flops import siglip_vision_flops
+
+# Towers that are given images (n, channels, height, width) and look at each by itself.
+_FRAME_BY_FRAME = ("siglip_vision_model",)
+
+
+class FrameReuse:
+    """Lets a vision tower encode only frames that differ from the one encoded last.
+
+    Works on whatever images the tower is given in one call, also across videos and for the crops of an image:
+    what the tower makes of an image depends on its pixels alone.
+
+    Args:
+        tower: the vision tower.
+        threshold: mean absolute difference of pixels, in the processor's normalised units (SigLIP's go from
+            -1 to 1), up to which a frame counts as equal; 0: only identical ones do.
+
+    Raises:
+        ValueError: the tower does not look at every frame by itself, as one that merges frames in time.
+
+    Attributes:
+        skipped: frames of the tower's last call that it did not encode.
+    """
+
+    def __init__(self, tower: nn.Module, threshold: float) -> None:
+        self.tower, self.threshold = tower, threshold
+        self.config: Any = getattr(tower, "config", None)
+        kind = getattr(self.config, "model_type", type(tower).__name__)
+        if kind not in _FRAME_BY_FRAME:
+            raise ValueError(
+                f"reuse_frames needs a vision tower that looks at every frame by itself "
+                f"({', '.join(_FRAME_BY_FRAME)}), not {kind}: leave it out"
+            )
+        self.skipped = 0
+        self.source: Tensor | None = None
+        self.handles: list[RemovableHandle] = []
+
+    def install(self) -> None:
+        """Put the hooks in place."""
+        self.handles = [
+            self.tower.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.tower.register_forward_hook(self._after),
+        ]
+
+    def remove(self) -> None:
+        """Take them away."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles, self.source = [], None
+
+    @property
+    def saved_flops(self) -> int:
+        """Real FLOPs that encoding the skipped frames would have taken."""
+        return siglip_vision_flops(self.config, self.skipped)
+
+    def _before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        pixels: Tensor = args[0] if args else kwargs["pixel_values"]
+        reference = reference_frames(pixels, self.threshold)
+        encoded, self.source = torch.unique(torch.tensor(reference), return_inverse=True)
+        self.skipped = len(pixels) - len(encoded)
+        if not self.skipped:
+            self.source = None
+            return None
+        pixels = pixels[encoded.to(pixels.device)]
+        if args:
+            return (pixels, *args[1:]), kwargs
+        return args, {**kwargs, "pixel_values": pixels}
+
+    def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        source, self.source = self.source, None
+        if source is None:
+            return
+        for name, value in list(output.items()):
+            output[name] = _spread(value, source)
+
+
+def _spread(value: Any, source: Tensor) -> Any:
+    """Rows ``source`` of a tensor, or of each of several (some of a tower's are None)."""
+    if isinstance(value, tuple):
+        return tuple(_spread(each, source) for each in value)
+    return value if value is None else value[source.to(value.device)]
+
+
+def reference_frames(pixels: Tensor, threshold: float) -> list[int]:
+    """For each frame (T, ...) the number of the frame whose features it takes: its own, or an earlier one's.
+
+    A frame is compared with the last one that is encoded, not with its neighbour: slow changes add up.
+    """
+    reference = torch.zeros((), dtype=torch.int64, device=pixels.device)
+    found = [reference]
+    for number in range(1, len(pixels)):
+        difference = pixels[number] - pixels.index_select(0, reference[None])[0]
+        difference = difference.abs().mean(dtype=torch.float32)
+        reference = reference.where(difference <= threshold, number)
+        found.append(reference)
+    return torch.stack(found).tolist()  # the only time that a GPU is waited for

@@ -1,0 +1,122 @@
+"""Frames that are not encoded: which, what the model then gets, what is reported, who is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from adatp import AdaTP
+from adatp.flops import siglip_vision_flops
+from adatp.frames import reference_frames
+from adatp.pruner import PruningError
+from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(0, 3))
+def test_a_frame_is_compared_with_the_last_one_encoded(levels: list[int], threshold: int) -> None:
+    pixels = torch.tensor(levels)[:, None, None, None].expand(-1, 3, 2, 2).float()
+    expected, reference = [], 0
+    for number, level in enumerate(levels):
+        if abs(level - levels[reference]) > threshold:
+            reference = number
+        expected.append(reference)
+    assert reference_frames(pixels, threshold) == expected
+
+
+def still(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Frames 0 0 0 3 3 5 6 6 of the video."""
+    pixels = inputs["pixel_values_videos"][:, [0, 0, 0, 3, 3, 5, 6, 6]]
+    return {**inputs, "pixel_values_videos": pixels}
+
+
+def encoded_frames(model: Any) -> list[int]:
+    """How many frames the tower's first layer is given, call by call."""
+    counts: list[int] = []
+    layer = model.base_model.vision_tower.encoder.layers[0]
+    layer.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
+    return counts
+
+
+@pytest.mark.parametrize("flops", [1.0, 0.4])
+def test_identical_frames_are_encoded_once_and_nothing_else_changes(flops: float) -> None:
+    model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
+    counts = encoded_frames(model)
+    with AdaTP(flops=flops)(model) as run:
+        whole = model(**inputs).logits
+        plain = run.report.flops
+    with AdaTP(flops=flops, reuse_frames=0)(model) as run:
+        reused = model(**inputs).logits
+    assert counts == [8, 4]
+    assert (reused - whole).abs().max() < 1e-5
+    saved = siglip_vision_flops(model.config.vision_config, 4)
+    assert run.report.flops.vision_saved == saved
+    assert run.report.flops.vision == plain.vision - saved
+    assert run.report.flops.request_vanilla == plain.request_vanilla
+
+
+def test_frames_that_differ_are_all_encoded_to_the_bit() -> None:
+    model, inputs = build(LlavaOnevision), batch(LlavaOnevision, [Prompt()])
+    counts = encoded_frames(model)
+    whole = model(**inputs).logits
+    with AdaTP(flops=1.0, reuse_frames=0)(model) as run:
+        assert torch.equal(model(**inputs).logits, whole)
+    assert counts == [8, 8]
+    assert run.report.flops.vision_saved == 0
+
+
+def test_alike_frames_take_the_first_ones_features() -> None:
+    model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
+    noisy = inputs["pixel_values_videos"] + 0.01 * torch.rand(inputs["pixel_values_videos"].shape)
+    counts = encoded_frames(model)
+    frames = noisy[:, [0, 0, 0, 3, 3, 5, 6, 6]]
+    whole = model(**{**inputs, "pixel_values_videos": frames}).logits
+    with AdaTP(flops=1.0, reuse_frames=0.02)(model):
+        reused = model(**{**inputs, "pixel_values_videos": noisy}).logits
+    assert counts == [8, 4]
+    assert (reused - whole).abs().max() < 1e-5
+
+
+def test_images_beside_the_video_keep_their_own() -> None:
+    model = build(LlavaOnevision)
+    ids, image = LlavaOnevision.image()
+    inputs = still(batch(LlavaOnevision, [Prompt()]))
+    inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :1], ids[None], inputs["input_ids"][:, 1:]], 1)
+    inputs = {**inputs, **image, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    whole = model(**inputs).logits
+    with AdaTP(flops=1.0, reuse_frames=0)(model):
+        assert (model(**inputs).logits - whole).abs().max() < 1e-5
+
+
+def test_leaving_gives_the_tower_back_also_by_an_exception() -> None:
+    model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
+    counts, whole = encoded_frames(model), model(**inputs).logits
+
+    def fails() -> None:
+        with AdaTP(flops=1.0, reuse_frames=0)(model):
+            model(**inputs)
+            raise RuntimeError("on its way")
+
+    with pytest.raises(RuntimeError, match="on its way"):
+        fails()
+    assert torch.equal(model(**inputs).logits, whole)
+    assert counts == [8, 4, 8]
+    assert not model.base_model.vision_tower._forward_pre_hooks
+    assert not model.base_model.vision_tower._forward_hooks
+
+
+def test_a_tower_that_merges_frames_is_refused() -> None:
+    model = build(Qwen25VL)
+    with pytest.raises(PruningError, match=r"reuse_frames needs a vision tower.*leave it out"):
+        AdaTP(reuse_frames=0.1)(model).__enter__()
+    with AdaTP()(model):  # nothing was left behind
+        pass
+
+
+def test_a_negative_difference_is_refused() -> None:
+    with pytest.raises(ValueError, match="reuse_frames"):
+        AdaTP(reuse_frames=-0.1)
