@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -14,14 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from adatp.cli.console import (
@@ -32,6 +23,7 @@ from adatp.cli.console import (
     check_dtype,
     check_folder,
     check_writable,
+    counting,
     draw,
     importing,
     numbers,
@@ -111,8 +103,14 @@ def bias(
             llm = asking.load_model(source, device, dtype)
         clips = _synthetic(frames) if files is None else _read(files, frames)
         total = limit if files is None else min(limit, len(files))
-        with _measuring(total) as told:
-            found = measure(llm, processor, islice(clips, limit), layers=wanted, told=told)
+        with counting("measuring") as update:
+            found = measure(
+                llm,
+                processor,
+                islice(clips, limit),
+                layers=wanted,
+                told=lambda done: update(done, total),
+            )
         facts = {"version": version("adatp"), "model": model or "embedded", **found}
         if json_file is not None:
             write(json_file, json.dumps(facts) + "\n")
@@ -192,23 +190,6 @@ def _synthetic(frames: int) -> Iterator[tuple[Video, str]]:
     for seed, question in benchmark("test", frames, sys.maxsize):
         clip = make_clip(seed, frames, "test")
         yield Video(clip.frames, np.arange(frames, dtype=float), float(frames), 1.0), question.text
-
-
-@contextmanager
-def _measuring(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal."""
-    columns = (
-        TextColumn("measuring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task("", total=total)
-        yield lambda done: bars.update(bar, completed=done)
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 # torch and transformers take seconds to import: only the commands that need them do, when they run.
@@ -186,6 +194,23 @@ def progress(doing: str, shown: bool = True) -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
         progress.add_task(doing, total=None)
         yield
+
+
+@contextmanager
+def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; to be told how many are done, and of how many."""
+    columns = (
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
+        bar = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def check_writable(path: Path, option: str = "--json") -> Path:

@@ -15,14 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from adatp.cli.console import (
@@ -33,6 +25,7 @@ from adatp.cli.console import (
     TargetsOption,
     check_dtype,
     check_writable,
+    counting,
     draw,
     fractions,
     importing,
@@ -219,23 +212,12 @@ def _asking(
         going = [run for run in runs if run not in results.skips]
         return sum(len(results.answers[run]) for run in going), limit * len(going)
 
-    columns = (
-        TextColumn("asking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task("")
+    with counting("asking") as update:
 
         def told(skipped: str | None) -> None:
             if skipped is not None:
                 print(f"adatp: skipped: {skipped}", file=sys.stderr)
-            done, total = state()
-            bars.update(bar, completed=done, total=total)
+            update(*state())
 
         yield told
 
