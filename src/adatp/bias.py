@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -165,10 +165,10 @@ class WatchPlan:
         self.layouts = prefill.layouts
         self.seen: list[dict[str, Any]] = []
         for sample in range(len(self.layouts)):
-            segment = segments_of(prefill, sample, AdaTP.tau_s)
+            segment = segments_of(prefill, sample, AdaTP.tau_s).cpu()
             relevance = prefill.relevance(sample)
-            pooled = None if relevance is None else pool_by_segment(relevance, segment)
-            self.seen.append({"segment": segment.cpu(), "relevance": pooled, "attention": {}})
+            pooled = None if relevance is None else pool_by_segment(relevance.cpu(), segment)
+            self.seen.append({"segment": segment, "relevance": pooled, "attention": {}})
 
     def select(
         self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
@@ -199,15 +199,14 @@ def look(report: Report, layout: VideoLayout) -> Iterator[tuple[int, float, Stat
     frame, position = layout.frame.cpu(), layout.position.cpu()
     segment = seen["segment"][frame]
     sizes = segment.bincount()
-    relevance = None if seen["relevance"] is None else seen["relevance"].cpu()
-    weights = segment_weights(relevance, AdaTP.tau_r, sizes)
-    budget = sizes * weights
+    weights = segment_weights(seen["relevance"], AdaTP.tau_r, sizes)
     keep = max(1, round(TOP * len(frame)))
+    share = allocate(sizes, weights, keep)
     one, all_of_it = torch.zeros_like(segment), torch.tensor([keep])
     for layer, attention in sorted(seen["attention"].items()):
         top = select(attention, one, position, all_of_it, local=False)
-        chosen = select(attention, segment, position, allocate(sizes, weights, keep), local=True)
-        debiased = debiased_attention(attention, segment, position, budget)
+        chosen = select(attention, segment, position, share, local=True)
+        debiased = debiased_attention(attention, segment, position, sizes * weights)
         yield (
             layer,
             float(attention.sum()),
@@ -325,10 +324,8 @@ def measure(
         profiles: dict[tuple[str, int], Tensor] = {}
         for condition in conditions:
             shuffled = order(frames, unit, seed=done)
-            shown = altered(video.frames, condition, shuffled)
-            report, layout = _watched(
-                model, processor, watch, Video(shown, video.timestamps, video.duration, video.fps), question
-            )
+            shown = replace(video, frames=altered(video.frames, condition, shuffled))
+            report, layout = _watched(model, processor, watch, shown, question)
             for layer, mass, before, after in look(report, layout):
                 conditions[condition][layer].add(mass, before, after)
                 profiles[condition, layer] = before.mass_by_frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adatp.plots.style import COLOURS, INK, MUTED, OURS
+from adatp.plots.style import COLOURS, INK, MUTED, OURS, evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    chosen = _spread(found["layers"], _MOST_MAPS)
+    chosen = [found["layers"][i] for i in evenly(len(found["layers"]), _MOST_MAPS)]
     maps = [
         [row["mass_by_position"] for row in chosen],
         [row["top10_by_position"] for row in chosen],
@@ -101,8 +101,8 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    frames, numbers = found["frames"], range(len(found["layers"]))
-    chosen = _spread(list(numbers), _MOST_LINES)
+    frames = found["frames"]
+    chosen = evenly(len(found["layers"]), _MOST_LINES)
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(2.6 * columns + 0.6, 1.9 * rows + 0.6), layout="constrained")
@@ -131,13 +131,6 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
-
-
-def _spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of them, evenly, first and last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def _peak(picture: Sequence[Sequence[float]]) -> float:

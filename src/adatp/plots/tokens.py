@@ -11,7 +11,7 @@ import torch
 
 from adatp.layout import VideoLayout
 from adatp.methods import METHODS
-from adatp.plots.style import INK, OURS
+from adatp.plots.style import INK, OURS, evenly
 from adatp.report import Report
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def changing_layers(report: Report, most: int = 5) -> list[int]:
     counts = [sum(report.prompt_visual_tokens), *map(sum, report.visual_tokens)]
     changed = [layer for layer in range(len(counts) - 1) if counts[layer + 1] < counts[layer]]
     changed = changed or [len(report.visual_tokens) - 1]
-    return [changed[i] for i in _evenly(len(changed), most)]
+    return [changed[i] for i in evenly(len(changed), most)]
 
 
 def plot_tokens(
@@ -96,7 +96,7 @@ def plot_tokens(
     if not layers or not all(0 <= layer < len(report.kept) for layer in layers):
         raise ValueError(f"layers are some of 0 to {len(report.kept) - 1}, not {list(layers)}")
     total, count = depth.size, len(depth)
-    picked = _evenly(count, _MOST_FRAMES)
+    picked = evenly(count, _MOST_FRAMES)
     images = shrink(frames[first_frames(len(frames), count)[picked]], _SIDE)
     gap = max(1, images.shape[2] // 24)
     strips = [_strip(images, depth[picked] > layer, gap) for layer in layers]
@@ -137,11 +137,6 @@ def plot_tokens(
     gone = "dropped, or merged into kept ones" if merges(report) else "dropped"
     axes.set_xlabel(f"Patches that are clear are kept; grey and hatched: {gone}.", fontsize=8, loc="left")
     return figure
-
-
-def _evenly(count: int, most: int) -> np.ndarray:
-    """At most so many of ``count`` places, first and last among them."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
