@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaOnevisionConfig
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+)
 
-from adatp import AdaTP
+from adatp import AdaTP, models
 from adatp.cli import main
 from adatp.methods.fastv import FastV
-from families import FAMILIES, Prompt, batch, build
+from adatp.methods.visionzip import VisionZip
+from adatp.models import UnsupportedModelError
+from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, batch, build
+from flop_counting import flop_counter
+from oracle import masking_error, recorded
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -98,13 +108,19 @@ def test_the_settings_shown_are_the_defaults() -> None:
         assert f"`{name}`" in README
 
 
+def run_guide(part: str) -> dict[str, Any]:
+    """What the guide's example that holds ``part`` defines."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    [code] = [code for language, code in blocks(guide) if language == "python" and part in code]
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    return names
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_the_example_of_a_method_works(family: Any) -> None:
     """It is FastV but for its name."""
-    guide = (ROOT / "CONTRIBUTING.md").read_text()
-    [code] = [code for language, code in blocks(guide) if language == "python"]
-    names: dict[str, Any] = {"__name__": __name__}
-    exec(compile(code, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    names = run_guide("class ByAttention")
     prompts = [Prompt(before=1, seed=1), Prompt(before=5, seed=2)]
     model, inputs = build(family), batch(family, prompts)
     runs = []
@@ -118,6 +134,51 @@ def test_the_example_of_a_method_works(family: Any) -> None:
     assert example.flops_ratio == fastv.flops_ratio <= 0.6
     for (layer, mine), theirs in zip(enumerate(example.kept), fastv.kept, strict=True):
         assert all(map(torch.equal, mine, theirs)), layer
+
+
+class Llava(LlavaNextVideo):
+    """4 x 4 patches a picture, each of them a token."""
+
+    name = "llava"
+    model_class = LlavaForConditionalGeneration
+    token = IMAGE
+    tokens_a_frame = 16
+
+    @staticmethod
+    def config() -> Any:
+        return LlavaConfig(
+            text_config=LlamaConfig(**TEXT), vision_config=CLIPVisionConfig(**CLIP), image_token_index=IMAGE
+        )
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(frames, 3, 16, 16, generator=generator)}
+
+
+def test_the_example_of_a_family_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = build(Llava), [Prompt(before=1, seed=1), Prompt(before=5, seed=2)]
+    inputs = batch(Llava, prompts)
+    with pytest.raises(UnsupportedModelError, match=r"'llava' is not supported.*FAMILIES\['llava'\]"):
+        AdaTP()(model)
+    monkeypatch.setattr("adatp.models.FAMILIES", {**models.FAMILIES})
+    run_guide("class Llava")
+    whole = model(**inputs).logits
+    with AdaTP(flops=1.0)(model):
+        assert torch.equal(model(**inputs).logits, whole)
+    settings: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
+    for early in ("on", "off"):
+        with AdaTP(flops=0.5, early=early)(model) as run, recorded(model) as record:
+            model.generate(**inputs, **settings)
+        assert run.report.prompt_visual_tokens == [8 * 16] * 2
+        assert 0.49 < run.report.flops_ratio <= 0.5
+        assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+    with VisionZip(flops=0.5)(model):  # which asks for the tower's attention
+        model(**inputs)
+    with flop_counter() as counter:
+        model.base_model.get_image_features(inputs["pixel_values"])
+    told = run.report.flops.vision
+    assert told == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_the_tables_shown_are_those_of_the_results() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adatp.attention import ReceivedProbe
-from adatp.engine import Engine
+from adatp.engine import Engine, attention_module
 from adatp.flops import (
     DecoderShape,
     decode_flops,
@@ -25,7 +25,7 @@ from adatp.flops import (
 from adatp.frames import FrameReuse
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.methods.base import Method, Prefill
-from adatp.models import TowerCall, family_of
+from adatp.models import Family, TowerCall, UnsupportedModelError, family_of
 from adatp.plan import Plan
 from adatp.relevance import PromptRelevance, Signal, settle
 from adatp.report import Flops, Report, Stopwatch
@@ -56,7 +56,7 @@ class Pruner:
         self, method: Method, model: Any, processor: Any, question: str | Sequence[str] | None
     ) -> None:
         self.method, self.model = method, model
-        self.family = family_of(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+        self.family = _family_of(model)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.questions = [question] if isinstance(question, str) else question
         self.decoder: Any = model.get_decoder()
@@ -285,6 +285,22 @@ class Pruner:
         report.flops.decode_vanilla = sum(
             decode_flops(self.shape, [n + past] * self.shape.layers, steps) for n in report.prompt_tokens
         )
+
+
+def _family_of(model: Any) -> Family:
+    """The model's family; of one that is not known, whether a family file is all that it lacks."""
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    try:
+        return family_of(model_type)
+    except UnsupportedModelError as error:
+        try:
+            attention_module(model.get_decoder().layers[0])
+        except (AttributeError, ValueError):
+            raise error from None
+        raise UnsupportedModelError(
+            f"{error}; its decoder is a standard one, so a class that answers the questions of "
+            f"adatp.models.Family is all it takes: adatp.models.FAMILIES[{model_type!r}] = ..."
+        ) from None
 
 
 def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
