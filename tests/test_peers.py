@@ -585,7 +585,7 @@ def test_fastvid_segment(w: int, p: int, seed: int, data: st.DataObject) -> None
     generator = torch.Generator().manual_seed(seed)
     states, attention = torch.randn(w, p, 4, generator=generator), torch.rand(w, p, generator=generator)
     peer = FastVID()
-    owner = peer.prune_segment(states, attention, [share] * w)
+    owner = peer.prune_segment(states.flatten(0, 1), attention.flatten(), [p] * w, [share] * w)
     kept = owner == torch.arange(w * p)
     assert int(kept.sum()) == w * share
     peaks = int(0.4 * share)

@@ -485,8 +485,7 @@ def test_show_of_any_family(run: Run, hub: Path, tmp_path: Path, family: Any) ->
     code, _, err = run(*asked, "--frames", 7, "--flops", 0.6, *QUICK)
     assert (code, err) == (0, "")
     data = data_of((out / "show.html").read_text())
-    merged = family.name.startswith(("qwen", "glm"))  # two frames a step
-    assert data["grid"][0] == len(data["images"]) == (4 if merged else 7)
+    assert data["grid"][0] == len(data["images"]) == -(-7 // family.step)
 
 
 def test_a_prompt_too_short_to_prune_is_shown_whole(run: Run, tmp_path: Path) -> None:

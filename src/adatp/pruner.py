@@ -24,6 +24,7 @@ from adatp.flops import (
 )
 from adatp.frames import FrameReuse
 from adatp.layout import Grid, LayoutError, VideoLayout
+from adatp.methods import check_frames
 from adatp.methods.base import Method, Prefill
 from adatp.models import TowerCall, family_of
 from adatp.plan import Plan
@@ -206,11 +207,12 @@ class Pruner:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
             raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
-        input_ids = self._call["input_ids"].to(embeds.device)
+        input_ids = self._call["input_ids"] = self._call["input_ids"].to(embeds.device)
         real = _real_tokens(self._call.get("attention_mask"), input_ids, past)
         config = self.model.config
         grids = self.family.grids(config, self._call, tower)
-        layouts = self.family.layouts(config, input_ids, real, grids)
+        layouts = self.family.layouts(config, self._call, real, grids)
+        check_frames(self.method, layouts)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
         features = self.family.frame_features(config, tower, grids)
@@ -225,7 +227,9 @@ class Pruner:
             ),
             relevance=relevance,
             visual=lambda b: embeds[b, layouts[b].index],
-            tower_attention=lambda b: torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device),
+            tower_attention=lambda b: torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device)[
+                layouts[b].cell
+            ],
         )
         flops = self.tower_probe.flops if self.tower_probe is not None else 0
         return _Reading(layouts, grids, relevance, flops, self.method.plan(prefill), past)
