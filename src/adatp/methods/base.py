@@ -62,7 +62,7 @@ class Method(ABC):
     merges: ClassVar[bool] = False
     """Whether tokens are averaged into kept ones, not only dropped."""
     whole_frames: ClassVar[bool] = False
-    """Whether every cell of a grid must have its token; a processor that compresses videos leaves some out."""
+    """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
 
     flops: float = 1.0
     relevance: str = "none"
