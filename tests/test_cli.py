@@ -30,7 +30,7 @@ from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
 from conftest import Run
-from families import FAMILIES, Qwen25VL
+from families import FAMILIES, Qwen25VL, VideoLlama3
 
 QUICK = ("--max-new-tokens", "3")
 
@@ -238,6 +238,25 @@ def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, fami
     assert 0 < visual < whole if family.compresses else visual == whole
     assert report["visual_tokens"][-1][0] < visual
     assert "embedding" in out
+
+
+def test_methods_for_whole_frames_are_refused_in_one_line(
+    run: Run, made: Path, hub: Path, tmp_path: Path
+) -> None:
+    source, out = hub / VideoLlama3.name, tmp_path / "out"
+    asked = (made / "plain.mp4", "what is the cat ?", "--model", source, "--frames", 7, "--flops", 0.6)
+    for command in (
+        ("ask", *asked, "--method", "dycoke"),
+        ("show", *asked, "--against", "dycoke", "--out", out),
+    ):
+        code, printed, err = run(*command, *QUICK)
+        assert (code, printed) == (2, "")
+        assert re.fullmatch(r"adatp: dycoke needs every token of a frame.*, or use one of adatp, .*\n", err)
+    options = ("--methods", "fastv,dycoke", "--frames", 4, "--limit", 1, "--flops", 0.8)
+    code, printed, err = run("eval", "--model", source, *options)
+    assert code == 0
+    assert re.fullmatch(r"adatp: skipped: dycoke@0.8, 4 frames: dycoke needs every token .*\n", err)
+    assert "fastv" in printed
 
 
 def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:

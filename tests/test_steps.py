@@ -133,6 +133,13 @@ def test_pooling_by_segment() -> None:
     relevance, segment = torch.tensor([1.0, 2.0, 6.0, -1.0]), torch.tensor([0, 1, 1, 2])
     assert pool_by_segment(relevance, segment).tolist() == [1, 4, -1]
     assert pool_by_segment(relevance, segment, "max").tolist() == [1, 6, -1]
+    assert pool_by_segment(relevance, segment, weight=torch.ones(len(segment))).tolist() == [1, 4, -1]
+    weight = torch.where(segment == 1, relevance / 8, 0)
+    assert pool_by_segment(relevance, segment, weight=weight).tolist() == [
+        0,
+        pytest.approx(float((relevance**2)[segment == 1].sum() / relevance[segment == 1].sum())),
+        0,
+    ]
     assert pool_by_segment(relevance[:0], segment[:0]).shape == (0,)
     with pytest.raises(ValueError, match="median"):
         pool_by_segment(relevance, segment, "median")  # type: ignore[arg-type]
