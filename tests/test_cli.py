@@ -24,7 +24,7 @@ from transformers import Qwen2Config
 from transformers.utils import logging
 
 from adatp import AdaTP, ask, cli
-from adatp.evaluation import Results
+from adatp.evaluation import Results, runner
 from adatp.methods import METHODS, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
@@ -241,7 +241,7 @@ def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, fami
 
 
 def test_methods_for_whole_frames_are_refused_in_one_line(
-    run: Run, made: Path, hub: Path, tmp_path: Path
+    run: Run, made: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = hub / VideoLlama3.name, tmp_path / "out"
     asked = (made / "plain.mp4", "what is the cat ?", "--model", source, "--frames", 7, "--flops", 0.6)
@@ -252,6 +252,7 @@ def test_methods_for_whole_frames_are_refused_in_one_line(
         code, printed, err = run(*command, *QUICK)
         assert (code, printed) == (2, "")
         assert re.fullmatch(r"adatp: dycoke needs every token of a frame.*, or use one of adatp, .*\n", err)
+    monkeypatch.setattr(runner, "view_of", lambda frames, view: np.repeat(frames[:1], len(frames), 0))
     options = ("--methods", "fastv,dycoke", "--frames", 4, "--limit", 1, "--flops", 0.8)
     code, printed, err = run("eval", "--model", source, *options)
     assert code == 0

@@ -68,6 +68,7 @@ class Pruner:
         self.tower_probe: ReceivedProbe | None = None
         self.reuse: FrameReuse | None = None
         self._signature = inspect.signature(model.base_model.forward)
+        self._every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
         self._tower_calls: list[tuple[dict[str, Any], Tensor | None, weakref.ref[Any]]] = []
@@ -260,7 +261,7 @@ class Pruner:
             flops.decoder_vanilla += prefill_flops(self.shape, [whole] * layers, None, reading.past)
             flops.paper += paper_macs(self.shape, visual)
             flops.paper_vanilla += paper_macs(self.shape, [len(layout.index)] * layers)
-            flops.lm_head += lm_head_flops(self.shape, 1)
+            flops.lm_head += lm_head_flops(self.shape, len(layout.real) if self._every_logit else 1)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.model.config, reading.grids) + reading.tower_flops
         if self.reuse is not None:
