@@ -33,6 +33,8 @@ from transformers import (
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
@@ -57,6 +59,7 @@ class Family:
     side = 16  # of the smallest frame that shows a grid of tokens, in pixels
     several_videos = images_beside = True  # in one prompt
     found = True  # by transformers' generate, which counts and cuts videos by video_token_id
+    compresses = False  # whether the processor leaves out tokens of what stands still
     multimodal_rope = False
 
     @classmethod
@@ -527,6 +530,90 @@ class Glm46V(Glm4v):
     configuration = Glm46VConfig
 
 
+class VideoLlama3(Qwen2VL):
+    """8 x 8 patches a frame, merged to 4 x 4 tokens; behind the first frame about half are left out."""
+
+    name = "video_llama_3"
+    model_class = VideoLlama3ForConditionalGeneration
+    tokens_a_frame = 16
+    features_a_frame = 4
+    step = 1
+    multimodal_rope = False
+    found = (
+        False  # transformers compares numbers of placeholders with those of tokens before they are left out
+    )
+    compresses = True
+
+    @staticmethod
+    def config() -> Any:
+        return VideoLlama3Config(
+            text_config=Qwen2Config(**TEXT),
+            vision_config={
+                "hidden_size": 24,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "patch_size": 4,
+            },
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        )
+
+    @classmethod
+    def mask(cls, frames: int) -> torch.Tensor:
+        """(frames, 16) bool: the tokens that there are, at least one of each frame."""
+        mask = torch.rand(frames, 16, generator=torch.Generator().manual_seed(frames)) < 0.5
+        mask[0] = mask[:, 3] = True
+        return mask
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        """A run a frame, behind its time."""
+        runs = cls.mask(frames).sum(1).tolist()
+        return [token for frame, n in enumerate(runs) for token in (80 + frame % 8, *[VIDEO] * n)]
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            "pixel_values_videos": torch.randn(frames * 64, 3 * 4 * 4, generator=generator),
+            "video_grid_thw": torch.tensor([[frames, 8, 8]]),
+            "video_merge_sizes": torch.tensor([2]),
+            "video_compression_mask": cls.mask(frames).flatten(),
+        }
+
+    @staticmethod
+    def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """One image of 4 x 4 patches, each a token."""
+        pixels = torch.randn(16, 3 * 4 * 4, generator=torch.Generator().manual_seed(9))
+        return torch.full((16,), IMAGE), {
+            "pixel_values": pixels,
+            "image_grid_thw": torch.tensor([[1, 4, 4]]),
+            "image_merge_sizes": torch.tensor([1]),
+        }
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        videos = Family.encode(model, inputs)
+        masks = inputs["video_compression_mask"].split(list(map(len, videos)))
+        return [video[mask] for video, mask in zip(videos, masks, strict=True)]
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.base_model.vision_model.encoder.layers[-1].self_attn
+
+
+class VideoLlama3Whole(VideoLlama3):
+    """The same with nothing left out."""
+
+    found = True
+    compresses = False
+
+    @classmethod
+    def mask(cls, frames: int) -> torch.Tensor:
+        return torch.ones(frames, 16, dtype=torch.bool)
+
+
 FAMILIES = [
     LlavaOnevision,
     Qwen25VL,
@@ -539,7 +626,9 @@ FAMILIES = [
     SmolVLM,
     Glm4v,
     Glm46V,
+    VideoLlama3,
 ]
+FOUND = [*(family for family in FAMILIES if family.found), VideoLlama3Whole]
 ENGINE = FAMILIES[:2]  # for what is the engine's alone
 
 

@@ -24,6 +24,7 @@ from families import (
     Qwen3VLMoe,
     Qwen25VL,
     SmolVLM,
+    VideoLlama3,
     VideoLlava,
 )
 
@@ -229,6 +230,23 @@ def glm46v() -> Any:
     return glm4v("Glm46V")
 
 
+def video_llama_3() -> Any:
+    """Patches of 4 x 4 pixels, frames of at most 64 x 64; a picture's patches are not merged."""
+    from transformers import (
+        VideoLlama3ImageProcessorPil,
+        VideoLlama3Processor,
+        VideoLlama3VideoProcessor,
+    )
+
+    size = {"shortest_edge": 8 * 8, "longest_edge": 64 * 64 * 64}
+    return VideoLlama3Processor(
+        image_processor=VideoLlama3ImageProcessorPil(patch_size=4, size=size),
+        tokenizer=tokenizer(QWEN_WORDS),
+        video_processor=VideoLlama3VideoProcessor(patch_size=4, size=size),
+        chat_template=qwen_template("<|video_pad|>"),
+    )
+
+
 PROCESSORS = {
     LlavaOnevision: llava_onevision,
     LlavaNextVideo: llava_next_video,
@@ -241,4 +259,5 @@ PROCESSORS = {
     SmolVLM: smolvlm,
     Glm4v: glm4v,
     Glm46V: glm46v,
+    VideoLlama3: video_llama_3,
 }

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from adatp import AdaTP, Report
+from adatp.adatp_steps.debias import allocate
 from adatp.budget import BudgetError
 from adatp.encoders import EncoderError
 from adatp.flops import DecoderShape
+from adatp.layout import build_layouts
 from adatp.methods.adatp import AdaTPPlan
+from adatp.methods.base import Prefill
 from adatp.relevance import PromptRelevance
 from families import ENGINE, FAMILIES, Prompt, batch, build
 from flop_counting import flop_counter
@@ -264,9 +269,6 @@ def test_a_report_is_plain_json(family: Any) -> None:
 
 def test_ties_go_to_the_earlier_token() -> None:
     """Equal scores everywhere: the choice is fixed, whatever the device's sort does."""
-    from adatp.layout import build_layouts
-    from adatp.methods.base import Prefill
-
     ids = torch.tensor([[1] + [9] * 24 + [2, 3]])
     (layout,) = build_layouts(ids, ids > 0, [(6, 2, 2)], video_token_id=9)
     shape = DecoderShape.from_config(FAMILIES[0].config().text_config)
@@ -375,9 +377,6 @@ def test_adaptive_reads_no_duplicate() -> None:
 
 def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
     """Tokens of two videos with other grids are never compared by position."""
-    from adatp.layout import build_layouts
-    from adatp.methods.base import Prefill
-
     ids = torch.tensor([[1] + [9] * 24 + [2] + [9] * 18 + [2, 3]])
     (layout,) = build_layouts(ids, ids > 0, [(6, 2, 2), (2, 3, 3)], video_token_id=9)
     shape = DecoderShape.from_config(FAMILIES[0].config().text_config)
@@ -399,3 +398,74 @@ def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
     visual = set(kept.tolist()) & set(layout.index.tolist())
     assert visual <= {1, 2, 3, 4, *range(26, 35)}  # first frames alone have anything new
     assert set(kept.tolist()) >= {0, 25, 44, 45}
+
+
+@given(
+    videos=st.lists(
+        st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=2
+    ),
+    full=st.sampled_from([0.4, 0.7, 1.0]),
+    seed=st.integers(0, 999),
+    adaptive=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
+    videos: list[Any], full: float, seed: int, adaptive: bool
+) -> None:
+    """Each token is compared with those that there are before it, at its position of its segment."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = [(torch.rand(t * r * c, generator=generator) < full).nonzero().squeeze(1) for t, r, c in videos]
+    count, frames = sum(map(len, cells)), sum(t for t, _, _ in videos)
+    assume(count > 3)
+    ids = torch.tensor([[1] + [9] * count + [2, 3]])
+    (layout,) = build_layouts(ids, ids > 0, videos, video_token_id=9, cells=cells)
+    of_frame = torch.randint(2, (frames,), generator=generator)
+    method = AdaTP(flops=0.6, early="on", adaptive=adaptive)
+    prefill = Prefill(
+        shape=DecoderShape.from_config(FAMILIES[0].config().text_config),
+        layouts=[layout],
+        frame_features=lambda _: torch.eye(2)[of_frame],
+        relevance=lambda _: None,
+        visual=lambda _: torch.ones(count, 8),
+        tower_attention=lambda _: torch.ones(count),
+    )
+    hidden = torch.randn(count + 3, 8, generator=generator)
+    kinds = torch.randn(2, 8, generator=generator)
+    alike = torch.rand(count + 3, generator=generator) < 0.7
+    hidden[alike] = kinds[torch.randint(2, (int(alike.sum()),), generator=generator)] + 0.1 * hidden[alike]
+    try:
+        plan = method.plan(prefill)
+    except BudgetError:
+        assume(False)
+    assert plan is not None
+    notes = plan.notes()[0]
+    keep, segment = notes["schedule"][0], torch.tensor(notes["segments"])[layout.frame]
+    tokens = torch.nn.functional.normalize(hidden[layout.index], dim=-1)
+    score, told = torch.zeros(count), [False] * count
+    for token in range(count):
+        mean = torch.nn.functional.normalize(tokens[segment == segment[token]].sum(0), dim=0)
+        before = [
+            other
+            for other in range(token)
+            if told[other]
+            and segment[other] == segment[token]
+            and layout.position[other] == layout.position[token]
+        ]
+        closest = max([float(tokens[token] @ tokens[other]) for other in before], default=-2)
+        assume(abs(closest - method.tau_d) > 1e-4)
+        told[token] = closest < method.tau_d
+        score[token] = 1 - max(closest, float(tokens[token] @ mean)) + 2 * told[token]
+    sizes = torch.zeros(int(max(notes["segments"])) + 1, dtype=torch.int64).index_add_(
+        0, segment, torch.tensor(told).long()
+    )
+    there, weights = segment.bincount(minlength=len(sizes)), torch.ones(len(sizes))
+    share = allocate(sizes, weights, keep, capacity=sizes)
+    if not adaptive:
+        share += allocate(sizes, weights, keep - int(share.sum()), floor=0, capacity=there - sizes)
+    kept = plan.select(0, 0, plan.real[0], None, hidden).kept
+    chosen = torch.isin(layout.index, kept)
+    assert torch.equal(segment[chosen].bincount(minlength=len(sizes)), share)
+    for number in range(len(sizes)):  # equal scores may go either way
+        own = segment == number
+        if chosen[own].any() and not chosen[own].all():
+            assert score[own & chosen].min() >= score[own & ~chosen].max() - 1e-4

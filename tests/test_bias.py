@@ -335,10 +335,9 @@ def test_bias_of_any_family_on_videos(run: Run, hub: Path, tmp_path: Path, famil
     assert got["clips"] == 3
     assert len(got["layers"]) == 6
     assert "3 clips" in out
-    merged = family.name.startswith(("qwen", "glm"))
-    assert got["frames"] == (4 if merged else 8)
-    assert (got["layers"][0]["mass_by_position"] is None) == merged  # its grids follow the format
-    assert (tmp_path / "bias-positions.png").exists() != merged
+    assert got["frames"] == 8 // family.step
+    assert (got["layers"][0]["mass_by_position"] is None) == family.any_size  # its grids follow the format
+    assert (tmp_path / "bias-positions.png").exists() != family.any_size
 
 
 @pytest.mark.parametrize(

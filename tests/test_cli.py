@@ -24,13 +24,13 @@ from transformers import Qwen2Config
 from transformers.utils import logging
 
 from adatp import AdaTP, ask, cli
-from adatp.evaluation import Results
+from adatp.evaluation import Results, runner
 from adatp.methods import METHODS, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
 from conftest import Run
-from families import FAMILIES, Qwen25VL
+from families import FAMILIES, Qwen25VL, VideoLlama3
 
 QUICK = ("--max-new-tokens", "3")
 
@@ -234,9 +234,30 @@ def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, fami
     assert 0.5 < report["flops_ratio"] <= 0.6
     assert report["relevance"] == "embedding"
     # Some families pair frames: the odd one out is repeated, not lost.
-    assert report["visual_tokens"][0] == [math.prod(family.grid(7, 48, 64))]
-    assert report["visual_tokens"][-1][0] < report["visual_tokens"][0][0]
+    (visual,), whole = report["visual_tokens"][0], math.prod(family.grid(7, 48, 64))
+    assert 0 < visual < whole if family.compresses else visual == whole
+    assert report["visual_tokens"][-1][0] < visual
     assert "embedding" in out
+
+
+def test_methods_for_whole_frames_are_refused_in_one_line(
+    run: Run, made: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = hub / VideoLlama3.name, tmp_path / "out"
+    asked = (made / "plain.mp4", "what is the cat ?", "--model", source, "--frames", 7, "--flops", 0.6)
+    for command in (
+        ("ask", *asked, "--method", "dycoke"),
+        ("show", *asked, "--against", "dycoke", "--out", out),
+    ):
+        code, printed, err = run(*command, *QUICK)
+        assert (code, printed) == (2, "")
+        assert re.fullmatch(r"adatp: dycoke needs every token of a frame.*, or use one of adatp, .*\n", err)
+    monkeypatch.setattr(runner, "view_of", lambda frames, view: np.repeat(frames[:1], len(frames), 0))
+    options = ("--methods", "fastv,dycoke", "--frames", 4, "--limit", 1, "--flops", 0.8)
+    code, printed, err = run("eval", "--model", source, *options)
+    assert code == 0
+    assert re.fullmatch(r"adatp: skipped: dycoke@0.8, 4 frames: dycoke needs every token .*\n", err)
+    assert "fastv" in printed
 
 
 def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import sys
 import weakref
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -18,12 +19,27 @@ from transformers import DynamicCache, StaticCache
 
 import fake_flash
 from adatp import AdaTP
+from adatp.methods import METHODS, GridError
 from adatp.methods.adatp import AdaTPPlan
 from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
-from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen3VL, Qwen25VL, batch, build
+from families import (
+    ENGINE,
+    FAMILIES,
+    FOUND,
+    IMAGE,
+    LAYERS,
+    VIDEO,
+    Prompt,
+    Qwen3VL,
+    Qwen25VL,
+    VideoLlama3,
+    VideoLlama3Whole,
+    batch,
+    build,
+)
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
 LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
@@ -247,7 +263,7 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
     assert (scores - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", FOUND, ids=lambda family: family.name)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
 def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP) -> None:
@@ -270,7 +286,7 @@ def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: Ada
     assert (output.sequences_scores - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", FOUND, ids=lambda family: family.name)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 def test_sampling_and_return_sequences(family: Any, prompts: list[Prompt], prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, prompts)
@@ -280,6 +296,81 @@ def test_sampling_and_return_sequences(family: Any, prompts: list[Prompt], prune
     assert dropped(run)
     real = inputs["attention_mask"].bool().repeat_interleave(2, 0)
     assert masking_error(model, record, run.report.kept, real) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}, {"prefill_chunk_size": 16}],
+    ids=str,
+)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.compresses], ids=lambda family: family.name)
+def test_transformers_itself_can_not_repeat_or_cut_a_compressed_video(
+    family: Any, how: dict[str, Any]
+) -> None:
+    """Once it can, the family is found."""
+    model, inputs = build(family), batch(family, ONE)
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        model.generate(**inputs, **{**GREEDY, **how})
+
+
+@pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
+@pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
+def test_frames_of_any_number_of_tokens(relevance: Any, setting: dict[str, Any], prune: AdaTP) -> None:
+    """Even of none: the last frame's, and all those of a segment."""
+    model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=12)])
+    mask = inputs["video_compression_mask"].view(12, 16)
+    mask[:5] = True
+    mask[[6, 11]] = False
+    left = (mask.sum(1).tolist(), inputs["input_ids"][0].tolist())
+    ids = [token for token in left[1] if token != VIDEO]
+    times = [place for place, token in enumerate(ids) if 80 <= token < 88]
+    for place, count in sorted(zip(times, left[0], strict=True), reverse=True):
+        ids[place + 1 : place + 1] = [VIDEO] * count
+    inputs |= {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+    method = replace(prune, relevance=relevance, tau_s=1, **setting)
+    with method(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert run.report.flops_ratio <= method.flops
+    assert dropped(run)
+    assert run.report.prompt_visual_tokens == [int(mask.sum())]
+    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 2e-5
+    [notes] = run.report.notes
+    assert notes["segments"] == list(range(12))
+    if notes["frame_relevance"] is not None:
+        assert notes["segment_relevance"] == pytest.approx(notes["frame_relevance"])
+        assert notes["frame_relevance"][11] == 0
+        assert len(set(notes["segment_weights"])) > 2
+    [kept] = run.layouts[0].on_grid(run.report.kept[-1][0])
+    assert not (kept.flatten(1) & ~mask).any()
+    assert 0 < kept.sum() == run.report.visual_tokens[-1][0]
+
+
+@pytest.mark.parametrize(
+    "method", [kind for kind in METHODS.values() if kind.name != "adatp"], ids=lambda m: m.name
+)
+def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: Any) -> None:
+    """All others prune them."""
+    model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=8), Prompt(frames=12)])
+    whole = batch(VideoLlama3Whole, [Prompt(frames=8)])
+    chosen = method() if method is Vanilla else method(flops=0.75)
+    with chosen(model) as run, recorded(model) as record:
+        if method.whole_frames:
+            with pytest.raises(
+                GridError, match=f"^{method.name} needs .* one of adatp, vanilla, .*visionzip"
+            ):
+                model(**inputs)
+            assert not record.logits
+        else:
+            model(**inputs)
+            assert all(
+                low < high for low, high in zip(*[run.report.visual_tokens[i] for i in (-1, 0)], strict=True)
+            ) or (method is Vanilla or run.report.visual_tokens[0] < run.report.prompt_visual_tokens)
+            assert method is Vanilla or run.report.flops_ratio <= 0.75
+        model(**whole)
+    assert method is Vanilla or run.report.flops_ratio <= 0.75
+    if method.whole_frames:
+        with replace(chosen, flops=1.0)(model):
+            model(**inputs)
 
 
 @families
@@ -399,7 +490,10 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
         loss = model(**inputs, labels=labels).loss
     length = inputs["input_ids"].shape[1]
     assert whole.logits.shape[:2] == (3, length)
-    assert torch.equal(picked.logits, whole.logits[:, [-3, -1]])
+    every = "logits_to_keep" not in inspect.signature(model.forward).parameters
+    assert torch.equal(picked.logits, whole.logits if every else whole.logits[:, [-3, -1]])
+    lengths = inputs["attention_mask"].sum().item() if every else 3
+    assert run.report.flops.lm_head == 2 * lengths * model.lm_head.weight.numel()
     expected = torch.nn.functional.cross_entropy(
         whole.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
     )
@@ -447,9 +541,8 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
 def test_several_videos_in_a_prompt(family: Any, prune: AdaTP) -> None:
     model = build(family)
     one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
-    inputs = {
-        name: torch.cat([one[name], two[name]], 1 if "mask" in name or "ids" in name else 0) for name in one
-    }
+    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
+    inputs = {name: torch.cat([one[name], two[name]], int(name in texts)) for name in one}
     with prune(model) as run, recorded(model) as record:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
@@ -751,8 +844,10 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, att
     for (visual, received), video in zip(told, encoded, strict=True):
         assert torch.equal(visual, family.shown(video))
         assert len(visual) == len(received)
-    received = torch.cat([received for _, received in told])
-    assert (received - received_in_the_tower(family, inputs)).abs().max() < 1e-6
+    received, expected = torch.cat([received for _, received in told]), received_in_the_tower(family, inputs)
+    if family.compresses:
+        expected = expected[inputs["video_compression_mask"]]
+    assert (received - expected).abs().max() < 1e-6
     assert received.std() > 1e-4  # not flat, or any order would do
 
 

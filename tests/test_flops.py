@@ -31,6 +31,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
     SmolVLMConfig,
+    VideoLlama3Config,
     VideoLlavaConfig,
     VideoLlavaModel,
 )
@@ -334,6 +335,20 @@ def test_frames_as_pictures(config: Any) -> None:
     run = counted(lambda: model.get_image_features(**given))
     grid = FAMILIES[config.model_type].grid(config, 3, 0, 0)
     assert run == within_one_percent(FAMILIES[config.model_type].vision_flops(config, [grid]))
+
+
+def test_video_llama_3_tower_and_projector() -> None:
+    small = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = VideoLlama3Config(vision_config=small, text_config={"model_type": "qwen2", **small})
+    config._attn_implementation = "eager"
+    model = AutoModel.from_config(config).eval()
+    patch = config.vision_config.patch_size
+    grids = [(2, 5, 3), (1, 2, 4)]  # in tokens of two by two patches
+    thw = torch.tensor([(t, 2 * h, 2 * w) for t, h, w in grids])
+    pixels = torch.randn(int(thw.prod(1).sum()), 3 * patch**2)
+    run = counted(lambda: model.get_video_features(pixels, thw, torch.tensor([2, 2])))
+    assert run == within_one_percent(FAMILIES["video_llama_3"].vision_flops(config, grids))
+    assert FAMILIES["video_llama_3"].grid(config, 2, 5 * 2 * patch, 3 * 2 * patch) == grids[0]
 
 
 def test_clip_vision_tower() -> None:

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp.layout import LayoutError, VideoLayout, build_layouts, videos_by_sample
+from adatp.layout import NO_CELL, LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, build
+from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, VideoLlama3, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -43,7 +43,7 @@ def sampled(*counts: int) -> dict[str, Any]:
 def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
     config, ours = family.config(), REGISTRY[family.name]
     grids = ours.grids(config, inputs, None)
-    return ours.layouts(config, inputs["input_ids"], inputs["attention_mask"].bool(), grids)
+    return ours.layouts(config, inputs, inputs["attention_mask"].bool(), grids)
 
 
 @families
@@ -117,11 +117,11 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     )
     processor = PROCESSORS[family]()
     half = family.side // 2
-    video = np.zeros((family.step * count, 2 * half, 2 * half, 3), dtype=np.uint8)
+    video = frames(family.step * count, 2 * half, 2 * half) // 4  # nothing stands still
     shown = video.copy()
     third = shown[2 * family.step : 3 * family.step]
     part = {"frames": third, "rows": shown[:, :half], "columns": shown[:, :, half:]}[seen]
-    part[:] = 255
+    part += 150
     text = [prompt(processor, "video", "what ?")]
     plain, bright = (
         processor(text=text, videos=[v], return_tensors="pt", **sampled(len(v))) for v in (video, shown)
@@ -139,6 +139,109 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     if seen == "frames":
         moved = (features[0] - ours.frame_features(model.config, tower[0], layout.grids)[0]).norm(dim=(1, 2))
         assert torch.equal(moved > 0, torch.arange(count) == 2)
+
+
+def changing_cells(changes: list[list[int]], seed: int = 0) -> np.ndarray:
+    """A video of 24 x 40 pixels, noise in which only these of its 3 x 5 cells change from frame to frame."""
+    fresh = frames(1 + len(changes), seed=seed) // 2
+    shown = [fresh[0]]
+    for number, cells in enumerate(changes, 1):
+        shown.append(shown[-1].copy())
+        for row, column in (divmod(cell, 5) for cell in cells):
+            part = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+            shown[-1][part] = fresh[number][part] + 128 * (number % 2)
+    return np.stack(shown)
+
+
+CHANGES = [[0, 7], [14], [], [3, 4, 8, 9]], [[], list(range(15)), [5], [5, 6]]
+
+
+@torch.no_grad()
+def test_tokens_that_videollama3s_processor_leaves_out() -> None:
+    processor = PROCESSORS[VideoLlama3]()
+    inputs = processor(
+        text=[prompt(processor, "video", question) for question in ("what ?", "which dog runs ?")],
+        videos=[changing_cells(changes, seed) for seed, changes in enumerate(CHANGES)],
+        padding=True,
+        return_tensors="pt",
+        **sampled(5, 5),
+    )
+    layouts = layouts_of(VideoLlama3, inputs)
+    for b, (layout, changes) in enumerate(zip(layouts, CHANGES, strict=True)):
+        assert layout.grids == ((5, 3, 5),)
+        assert not layout.whole
+        runs = [[*range(15)], *([*cells] or [0] for cells in changes)]  # of a still frame the first stays
+        assert layout.cell.tolist() == [15 * frame + cell for frame, run in enumerate(runs) for cell in run]
+        assert layout.tokens_by_frame.tolist() == list(map(len, runs))
+        assert torch.equal(layout.index, (inputs["input_ids"][b] == VIDEO).nonzero().squeeze(1))
+        [kept] = layout.on_grid(layout.index[3:])
+        assert kept.flatten().nonzero().squeeze(1).tolist() == layout.cell[3:].tolist()
+
+    # Change one cell's pixels behind the processor: its placeholder alone is another, if it has one.
+    model, embeds = build(VideoLlama3), []
+    for name, parameter in model.base_model.vision_model.named_parameters():
+        if "out_proj" in name:  # attention would carry the change to the whole frame
+            parameter.zero_()
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    model(**inputs)
+    for sample, cell in ((0, 0), (0, 15 + 7), (0, 15 + 8), (1, 15), (1, 2 * 15 + 14), (1, 4 * 15 + 4)):
+        pixels = inputs["pixel_values_videos"].clone()
+        pixels[4 * (75 * sample + cell) : 4 * (75 * sample + cell) + 4] += 1  # four patches side by side
+        model(**{**inputs, "pixel_values_videos": pixels})
+        moved = (embeds[-1] - embeds[0]).norm(dim=-1) > 0
+        expected = torch.zeros_like(moved)
+        expected[sample, layouts[sample].index[layouts[sample].cell == cell]] = True
+        assert torch.equal(moved, expected)
+        assert moved.any() == (cell not in (15 + 8, 4 * 15 + 4))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    st.sampled_from([0.3, 0.8, 1.0]),
+    st.integers(0, 999),
+)
+def test_cells_without_tokens(grids: list[tuple[int, int, int]], full: float, seed: int) -> None:
+    """Videos side by side, tokens of any cells left out, a newline behind each frame that has tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    ids, cells, expected, first_frame, first_cell = [1], [], [], 0, 0
+    for number, (t, r, c) in enumerate(grids):
+        mine = []
+        for frame, row, column in np.ndindex(t, r, c):
+            if torch.rand(1, generator=generator) < full:
+                cell = (frame * r + row) * c + column
+                place = len(ids) + len(mine)
+                expected.append((place, first_cell + cell, number, first_frame + frame, row, column))
+                mine.append(cell)
+        cells.append(torch.tensor([*mine, NO_CELL]))
+        ids += [9] * len(cells[-1]) + [2]
+        first_frame, first_cell = first_frame + t, first_cell + t * r * c
+    tokens = torch.tensor([ids])
+    (layout,) = build_layouts(tokens, tokens > 0, grids, video_token_id=9, cells=cells)
+    got = [layout.index, layout.cell, layout.video, layout.frame, layout.row, layout.column]
+    assert torch.stack(got, 1).tolist() == [list(each) for each in expected]
+    assert layout.cells == first_cell
+    assert layout.whole == (len(expected) == first_cell)
+    assert layout.tokens_by_frame.tolist() == [int((layout.frame == f).sum()) for f in range(first_frame)]
+    assert len(layout.positions_by_frame) == first_frame
+    spread = layout.by_cell(layout.index[:, None].expand(-1, 2))
+    assert spread.shape == (first_cell, 2)
+    for cell, place in zip(range(first_cell), spread.tolist(), strict=True):
+        assert place == [next((at for at, other, *_ in expected if other == cell), 0)] * 2
+    kept = layout.index[::2]
+    for number, among in enumerate(layout.on_grid(kept)):
+        assert among.shape == grids[number]
+        own = layout.video[::2] == number
+        first = sum(grid[0] for grid in grids[:number])
+        where = torch.stack([layout.frame[::2] - first, layout.row[::2], layout.column[::2]], 1)[own]
+        assert among.nonzero().tolist() == where.tolist()
+
+
+def test_patches_merged_in_another_way_are_refused() -> None:
+    call = {"video_grid_thw": torch.tensor([[2, 4, 4]]), "video_merge_sizes": torch.tensor([1])}
+    with pytest.raises(LayoutError, match="two by two"):
+        REGISTRY["video_llama_3"].grids(VideoLlama3.config(), call, None)
 
 
 @given(
@@ -187,9 +290,9 @@ def test_what_is_no_frame_is_not_laid_out(family: Any, lengths: list[int]) -> No
 
 def test_a_picture_beside_a_video_of_glm_is_no_part_of_it() -> None:
     ids = torch.tensor([[94, *[IMAGE] * 16, 95, *Glm4v.visual(3), 5, 94, *[IMAGE] * 16, 95, 6]])
-    call = {"video_grid_thw": torch.tensor([[3, 8, 8]])}
+    call = {"input_ids": ids, "video_grid_thw": torch.tensor([[3, 8, 8]])}
     ours, config = REGISTRY["glm4v"], Glm4v.config()
-    (layout,) = ours.layouts(config, ids, ids > 0, ours.grids(config, call, None))
+    (layout,) = ours.layouts(config, call, ids > 0, ours.grids(config, call, None))
     shown = (ids[0] == IMAGE).nonzero().squeeze(1)
     assert torch.equal(layout.index, shown[16:-16])
     assert not torch.isin(layout.question, shown).any()

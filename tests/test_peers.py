@@ -51,6 +51,30 @@ TINY = [(16, 6, 6)]
 BEFORE, BETWEEN, QUESTION = 3, 1, 5
 
 
+def with_gaps(videos: Sequence[Grid], full: float, seed: int) -> tuple[Prefill, Tensor]:
+    """The prefill of a prompt with these videos whose cells have tokens with a chance of ``full``."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = [(torch.rand(t * r * c, generator=generator) < full).nonzero().squeeze(1) for t, r, c in videos]
+    if not any(map(len, cells)):
+        cells[0] = torch.tensor([0])
+    count = sum(map(len, cells))
+    ids = torch.tensor([[1] * BEFORE + [9] * count + [1] * QUESTION])
+    layouts = build_layouts(ids, ids > 0, videos, video_token_id=9, cells=cells)
+    states = torch.randn(ids.shape[1], 8, generator=generator)
+    states[states[:, 0] > 0] = states[0].clone()
+    attention, frames = torch.rand(count, generator=generator), sum(t for t, _, _ in videos)
+    features = torch.randn(frames, 8, generator=generator)
+    prefill = Prefill(
+        shape=SHAPE,
+        layouts=layouts,
+        frame_features=lambda _: features,
+        relevance=lambda _: None,
+        visual=lambda _: states[layouts[0].index],
+        tower_attention=lambda _: attention,
+    )
+    return prefill, states
+
+
 def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[Prefill, list[Tensor]]:
     """A prefill of prompts with these videos, and the input embeddings of each; half the tokens repeat."""
     generator = torch.Generator().manual_seed(seed)
@@ -154,6 +178,27 @@ def plan_or_lowest(peer: Peer, prefill: Prefill) -> tuple[PeerPlan | None, float
 def test_invariants(method: Any, videos: list[Grid], target: float, seed: int) -> None:
     """Text stays, tokens only go, FLOPs stay within the target; out of reach is said with the lowest."""
     prefill, (embeds,) = prefill_of(videos, seed=seed)
+    check_invariants(method, prefill, embeds, target, seed)
+
+
+@pytest.mark.parametrize(
+    "method", [peer for peer in PEERS if not peer.whole_frames], ids=lambda method: method.name
+)
+@given(
+    videos=st.lists(grids, min_size=1, max_size=3),
+    full=st.sampled_from([0.2, 0.7]),
+    target=st.floats(0.05, 0.99),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_invariants_where_cells_have_no_token(
+    method: Any, videos: list[Grid], full: float, target: float, seed: int
+) -> None:
+    prefill, embeds = with_gaps(videos, full, seed)
+    check_invariants(method, prefill, embeds, target, seed)
+
+
+def check_invariants(method: Any, prefill: Prefill, embeds: Tensor, target: float, seed: int) -> None:
     peer = method(flops=target)
     plan, lowest = plan_or_lowest(peer, prefill)
     if plan is None:
@@ -435,6 +480,27 @@ def test_visionzip_keeps_the_papers_proportion_in_every_frame() -> None:
         assert torch.isin(dominant, layout.index[kept][of_kept == 1]).all()
 
 
+def test_visionzip_frame_by_frame_where_cells_have_no_token() -> None:
+    """Each frame as if it were alone: a frame's share is its part of the tokens that there are."""
+    prefill, embeds = with_gaps([(6, 5, 5), (4, 3, 3)], 0.5, 0)
+    layout = prefill.layouts[0]
+    plan = VisionZip(flops=0.4).plan(prefill)
+    selection = plan.select(0, 0, layout.real, None, embeds)
+    visual = torch.searchsorted(layout.real, layout.index)
+    kept = torch.isin(layout.index, selection.kept)
+    sizes = layout.tokens_by_frame.tolist()
+    shares = share_out(int(kept.sum()), sizes)
+    assert layout.frame[kept].bincount(minlength=10).tolist() == shares
+    for frame, share in enumerate(shares):
+        own = (layout.frame == frame).nonzero().squeeze(1)
+        owner = zip_frame(
+            embeds[layout.index[own]], prefill.tower_attention(0)[own], share, round(share * 10 / 64)
+        )
+        into = selection.into[visual[own]]
+        assert torch.equal(into >= 0, owner >= 0)
+        assert torch.equal(selection.kept[into[owner >= 0]], layout.index[own[owner[owner >= 0]]])
+
+
 # DyCoke.
 
 
@@ -585,7 +651,8 @@ def test_fastvid_segment(w: int, p: int, seed: int, data: st.DataObject) -> None
     generator = torch.Generator().manual_seed(seed)
     states, attention = torch.randn(w, p, 4, generator=generator), torch.rand(w, p, generator=generator)
     peer = FastVID()
-    owner = peer.prune_segment(states, attention, [share] * w)
+    check_ragged_segment(peer, generator, w, p)
+    owner = peer.prune_segment(states.flatten(0, 1), attention.flatten(), [p] * w, [share] * w)
     kept = owner == torch.arange(w * p)
     assert int(kept.sum()) == w * share
     peaks = int(0.4 * share)
@@ -613,6 +680,40 @@ def test_fastvid_segment(w: int, p: int, seed: int, data: st.DataObject) -> None
             assert owner[token] == targets[like.argmax()]
         else:
             assert owner[token] == -1
+
+
+def check_ragged_segment(peer: FastVID, generator: torch.Generator, w: int, p: int) -> None:
+    """Frames of several sizes, by the same rule frame by frame."""
+    sizes = torch.randint(p + 1, (w,), generator=generator).tolist()
+    shares = [int(torch.randint(size + 1, (1,), generator=generator)) for size in sizes]
+    states, attention = (
+        torch.randn(sum(sizes), 4, generator=generator),
+        torch.rand(sum(sizes), generator=generator),
+    )
+    owner = peer.prune_segment(states, attention, sizes, shares)
+    kept = owner == torch.arange(sum(sizes))
+    assert int(kept.sum()) == sum(shares)
+    peaks = [int(0.4 * share) for share in shares]
+    room = [size - share + peak for size, share, peak in zip(sizes, shares, peaks, strict=True)]
+    targets, first = [], 0
+    for size, share, peak, of_anchor in zip(
+        sizes, shares, peaks, peer.peaks_by_frame(sum(peaks), room), strict=True
+    ):
+        mine = slice(first, first + size)
+        salient = torch.zeros(size, dtype=torch.bool)
+        salient[attention[mine].topk(share - peak).indices] = True
+        rest = (~salient).nonzero().squeeze(1)
+        anchors = (
+            rest[top(density_peaks(distances(states[mine][rest]), 4), of_anchor)] if of_anchor else rest[:0]
+        )
+        salient[anchors] = True
+        assert torch.equal(kept[mine], salient)
+        targets.append(anchors + first)
+        first += size
+    target = torch.cat(targets)
+    for token in (~kept).nonzero().flatten():
+        like = torch.cosine_similarity(states[token][None], states[target], dim=1)
+        assert owner[token] == (target[like.argmax()] if len(target) else -1)
 
 
 # FrameFusion.

@@ -32,7 +32,17 @@ from adatp.video import Video, read_video
 from browser import PHONE, Visit
 from clips import write_clip
 from conftest import Run
-from families import FAMILIES, LlavaNextVideo, LlavaOnevision, Prompt, Qwen25VL, VideoLlava, batch, build
+from families import (
+    FAMILIES,
+    LlavaNextVideo,
+    LlavaOnevision,
+    Prompt,
+    Qwen25VL,
+    VideoLlama3,
+    VideoLlava,
+    batch,
+    build,
+)
 from processors import PROCESSORS
 
 QUICK = ("--max-new-tokens", "3")
@@ -91,6 +101,19 @@ def test_survival_says_which_layers_process_each_patch(family: Any, method: Meth
             assert (depth[frame, row, column] > layer) == (position in kept)
     later = replace(report, past=5, kept=[[kept + 5] for (kept,) in report.kept])  # a second turn's
     assert np.array_equal(survival(layout, later), depth)
+
+
+def test_what_the_processor_left_out_is_no_token() -> None:
+    layout, report = random_run(VideoLlama3, 7, AdaTP(flops=0.5))
+    depth, mask = survival(layout, report), VideoLlama3.mask(7).numpy()
+    assert not depth.reshape(7, 16)[~mask].any()
+    assert depth.reshape(7, 16)[mask].min() > 0
+    answer = Answer("a cat", 2, 5.0, report, layout)
+    page = render_html(clip_of(noise(7)), "what ?", [answer])
+    assert data_of(page)["tokens"] == mask.sum(1).tolist()
+    figure = plot_tokens(noise(7), layout, report, [0, 5])
+    assert figure.axes[-1].get_xlabel().endswith("left out by the processor.")
+    assert f" of {mask.sum()} tokens" in figure.axes[-1].get_title(loc="left")
 
 
 def test_several_prompts_or_videos_are_refused() -> None:
@@ -485,8 +508,7 @@ def test_show_of_any_family(run: Run, hub: Path, tmp_path: Path, family: Any) ->
     code, _, err = run(*asked, "--frames", 7, "--flops", 0.6, *QUICK)
     assert (code, err) == (0, "")
     data = data_of((out / "show.html").read_text())
-    merged = family.name.startswith(("qwen", "glm"))  # two frames a step
-    assert data["grid"][0] == len(data["images"]) == (4 if merged else 7)
+    assert data["grid"][0] == len(data["images"]) == -(-7 // family.step)
 
 
 def test_a_prompt_too_short_to_prune_is_shown_whole(run: Run, tmp_path: Path) -> None:

@@ -133,6 +133,13 @@ def test_pooling_by_segment() -> None:
     relevance, segment = torch.tensor([1.0, 2.0, 6.0, -1.0]), torch.tensor([0, 1, 1, 2])
     assert pool_by_segment(relevance, segment).tolist() == [1, 4, -1]
     assert pool_by_segment(relevance, segment, "max").tolist() == [1, 6, -1]
+    assert pool_by_segment(relevance, segment, weight=torch.ones(len(segment))).tolist() == [1, 4, -1]
+    weight = torch.where(segment == 1, relevance / 8, 0)
+    assert pool_by_segment(relevance, segment, weight=weight).tolist() == [
+        0,
+        pytest.approx(float((relevance**2)[segment == 1].sum() / relevance[segment == 1].sum())),
+        0,
+    ]
     assert pool_by_segment(relevance[:0], segment[:0]).shape == (0,)
     with pytest.raises(ValueError, match="median"):
         pool_by_segment(relevance, segment, "median")  # type: ignore[arg-type]
@@ -383,6 +390,10 @@ def test_select_takes_scores_of_any_floating_type(dtype: torch.dtype) -> None:
 # --- early stage ------------------------------------------------------------------------------------------
 
 
+def everywhere(tokens: Tensor) -> Tensor:
+    return torch.ones(tokens.shape[:2], dtype=torch.bool)
+
+
 @st.composite
 def segments_of_tokens(draw: st.DrawFn) -> Tensor:
     """(T, P, 4) with many near-duplicates."""
@@ -395,15 +406,23 @@ def segments_of_tokens(draw: st.DrawFn) -> Tensor:
 
 
 @unhurried
-@given(segments_of_tokens(), st.sampled_from([0.5, 0.9, 0.99]))
-def test_novelty_by_plain_loops(tokens: Tensor, tau_d: float) -> None:
-    new, distinct = novelty(tokens, tau_d)
+@given(
+    segments_of_tokens(),
+    st.sampled_from([-1.0, 0.5, 0.9, 0.99]),
+    st.sampled_from([0.3, 1.0]),
+    st.integers(0, 99),
+)
+def test_novelty_by_plain_loops(tokens: Tensor, tau_d: float, full: float, seed: int) -> None:
+    there = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(seed)) < full
+    tokens = tokens * there[..., None]
+    new, distinct = novelty(tokens, tau_d, there)
+    assert not distinct[~there].any()
     unit = torch.nn.functional.normalize(tokens, dim=-1)
-    mean = torch.nn.functional.normalize(unit.mean((0, 1)), dim=-1)
+    mean = torch.nn.functional.normalize(unit.sum((0, 1)), dim=-1)
     for p in range(tokens.shape[1]):
         told: list[Tensor] = []
-        for t in range(tokens.shape[0]):
-            closest = max([float(unit[t, p] @ other) for other in told], default=-1.0)
+        for t in there[:, p].nonzero().flatten().tolist():
+            closest = max([float(unit[t, p] @ other) for other in told], default=-2.0)
             if abs(closest - tau_d) < 1e-5:
                 return  # rounding may decide either way
             assert bool(distinct[t, p]) == (closest < tau_d)
@@ -417,8 +436,8 @@ def test_novelty_by_plain_loops(tokens: Tensor, tau_d: float) -> None:
 def test_novelty_does_not_depend_on_the_order_of_positions(tokens: Tensor, shuffle: random.Random) -> None:
     places = list(range(tokens.shape[1]))
     shuffle.shuffle(places)
-    new, distinct = novelty(tokens, 0.9)
-    again, too = novelty(tokens[:, places], 0.9)
+    new, distinct = novelty(tokens, 0.9, everywhere(tokens))
+    again, too = novelty(tokens[:, places], 0.9, everywhere(tokens))
     assert torch.allclose(again, new[:, places], atol=1e-5)
     assert torch.equal(too, distinct[:, places])
 
@@ -428,7 +447,7 @@ def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> N
     still = torch.tensor([1.0, 0, 0, 0]) + 0.05 * torch.randn(6, 4, generator=generator)
     tokens = still.repeat(8, 1, 1)
     tokens[3, 2] = torch.tensor([0.0, 1, 0, 0])
-    new, distinct = novelty(tokens, 0.9)
+    new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert divmod(int(new.argmax()), 6) == (3, 2)
     assert distinct.sum() == 6 + 1  # the background behind the flash was there before it
     assert (new[1:].flatten().sort().values[:-1] < 1e-5).all()
@@ -437,13 +456,13 @@ def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> N
 def test_a_slow_drift_gets_a_representative_now_and_then() -> None:
     angle = torch.linspace(0, 1.5, 31)
     drift = torch.stack([angle.cos(), angle.sin()], -1)[:, None]
-    _, distinct = novelty(drift, 0.9)  # cos 0.46 = 0.896
+    _, distinct = novelty(drift, 0.9, everywhere(drift))  # cos 0.46 = 0.896
     assert distinct.flatten().nonzero().flatten().tolist() == [0, 10, 20, 30]
 
 
 def test_novelty_in_half_precision_and_on_one_frame() -> None:
     tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    new, distinct = novelty(tokens, 0.9)
+    new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert new.dtype == torch.float32
     assert bool(distinct.all())
 
@@ -452,11 +471,11 @@ def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(6, 7, 5, generator=generator).round(decimals=1)
     words, frame = torch.randn(3, 5, generator=generator), torch.arange(6).repeat_interleave(7)
-    new, distinct = novelty(tokens, 0.5)
+    new, distinct = novelty(tokens, 0.5, everywhere(tokens))
     relevance = embedding_relevance(words, tokens.flatten(0, 1), frame)
     monkeypatch.setattr("adatp.adatp_steps.early._PART", 2 * 6 * 5)  # two positions, the last by itself
     monkeypatch.setattr("adatp.adatp_steps.relevance._PART", 10)  # parts end within frames
-    again, too = novelty(tokens, 0.5)
+    again, too = novelty(tokens, 0.5, everywhere(tokens))
     assert torch.allclose(again, new, atol=1e-6)
     assert torch.equal(too, distinct)
     assert torch.allclose(embedding_relevance(words, tokens.flatten(0, 1), frame), relevance, atol=1e-6)

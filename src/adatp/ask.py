@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
-from adatp.methods import Method
+from adatp.methods import Method, check_frames
 from adatp.models import UnsupportedModelError, family_of
 from adatp.report import Report
 from adatp.tiny import TinyProcessor
@@ -117,7 +117,9 @@ def pick_device(device: str) -> str:
     return device
 
 
-def build_inputs(processor: Any, config: Any, video: Video, question: str) -> dict[str, Any]:
+def build_inputs(
+    processor: Any, config: Any, video: Video, question: str, *, whole: bool = False
+) -> dict[str, Any]:
     """Turn a video and a question into the arguments of ``generate``, on the CPU.
 
     Args:
@@ -125,6 +127,7 @@ def build_inputs(processor: Any, config: Any, video: Video, question: str) -> di
         config: its config.
         video: frames, sampled already.
         question: asked in the chat template of the model.
+        whole: every frame with all its tokens, also where the processor would leave out what stands still.
 
     Raises:
         PromptError: the question is empty or contains the model's placeholders, or the processor refuses.
@@ -147,6 +150,8 @@ def build_inputs(processor: Any, config: Any, video: Video, question: str) -> di
             "duration": video.duration,
         }
         options = {"do_sample_frames": False, "video_metadata": [metadata]}
+        if whole and hasattr(processor.video_processor, "use_token_compression"):
+            options["use_token_compression"] = False
     try:
         prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -194,6 +199,8 @@ def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new
     Raises:
         PromptError: the prompt and the answer don't fit into the model's context.
         BudgetError: the method's FLOPs target is out of reach for this prompt.
+        GridError: the method needs frames with all their tokens.
+        LayoutError: the prompt's videos can't be laid out.
     """
     ids = inputs["input_ids"]
     text = config.get_text_config()
@@ -205,7 +212,9 @@ def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new
         )
     family = family_of(config.model_type)
     grids = family.grids(config, inputs, None)
-    for layout in family.layouts(config, ids, inputs["attention_mask"].bool(), grids):
+    layouts = family.layouts(config, inputs, inputs["attention_mask"].bool(), grids)
+    check_frames(method, layouts)
+    for layout in layouts:
         visual = len(layout.index)
         method.schedule(
             DecoderShape.from_config(text),

@@ -367,7 +367,8 @@ def _watched(
     model: Any, processor: Any, watch: Watch, video: Video, question: str
 ) -> tuple[Report, VideoLayout]:
     """Read one prompt."""
-    inputs = build_inputs(processor, model.config, video, question)
+    # Of what is left out no attention is known, and a control would leave out more than its original.
+    inputs = build_inputs(processor, model.config, video, question, whole=True)
     check_prompt(model.config, inputs, watch, max_new_tokens=0)
     with watch(model, processor, question=question) as run:
         model(

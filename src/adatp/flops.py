@@ -246,6 +246,25 @@ def smolvlm_connector_flops(config: Any, tokens: int) -> int:
     return 2 * tokens * width * int(config.text_config.hidden_size)
 
 
+def video_llama_3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]], merge: int) -> int:
+    """Real FLOPs of VideoLLaMA3's vision tower and projector. Attention is within a frame.
+
+    Args:
+        config: VideoLlama3Config.
+        grids: (frames, rows, columns) of each video in tokens, before its processor leaves any out.
+        merge: patches a side that make a token, by interpolation between tower and projector.
+    """
+    vision, text = config.vision_config, config.text_config.hidden_size
+    d, macs = vision.hidden_size, 0
+    for frames, rows, columns in grids:
+        tokens = rows * columns
+        patches = tokens * merge**2
+        frame = patches * vision.num_channels * vision.patch_size**2 * d
+        frame += vision.num_hidden_layers * _siglip_layer_macs(d, vision.intermediate_size, patches)
+        macs += frames * (frame + tokens * (d * text + text * text))
+    return 2 * macs
+
+
 def glm4v_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
     """Real FLOPs of GLM-4.1V's vision tower, convolution that merges patches and merger included.
 

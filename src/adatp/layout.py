@@ -29,6 +29,8 @@ class VideoLayout:
     Attributes:
         index: (n,) int64, ascending: position of each visual token. Newlines, separators and timestamps that
             a model family puts among them are not visual tokens.
+        cell: (n,) int64, ascending: the cell of the grids that the token shows, counted row by row, frame by
+            frame, video by video. Cells may be left out: some processors drop tokens of what stands still.
         video: (n,) int64: which of the sample's videos the token belongs to.
         frame: (n,) int64: its frame, counted over all the sample's videos. For families that merge frames
             (Qwen2.5-VL: two) this is the merged frame.
@@ -42,6 +44,7 @@ class VideoLayout:
     """
 
     index: Tensor
+    cell: Tensor
     video: Tensor
     frame: Tensor
     row: Tensor
@@ -63,11 +66,39 @@ class VideoLayout:
         columns = torch.tensor([grid[2] for grid in self.grids], device=self.index.device)
         return self.row * columns[self.video] + self.column
 
+    @property
+    def cells(self) -> int:
+        """Number of cells of all the grids."""
+        return sum(map(math.prod, self.grids))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell has its token."""
+        return len(self.index) == self.cells
+
+    @property
+    def tokens_by_frame(self) -> Tensor:
+        """(frames,) int64: number of visual tokens of each frame."""
+        return self.frame.bincount(minlength=self.frames)
+
+    @property
+    def positions_by_frame(self) -> list[int]:
+        """Number of cells of each frame."""
+        return [rows * columns for frames, rows, columns in self.grids for _ in range(frames)]
+
+    def by_cell(self, values: Tensor) -> Tensor:
+        """Values (n, ...) of the visual tokens as (cells, ...), zeros where a cell has no token."""
+        if self.whole:
+            return values
+        spread = values.new_zeros(self.cells, *values.shape[1:])
+        spread[self.cell.to(values.device)] = values
+        return spread
+
     def on_grid(self, positions: Tensor) -> list[Tensor]:
-        """Which visual tokens are among ``positions``: (frames, rows, columns) bool of each of the videos."""
-        sizes = [frames * rows * columns for frames, rows, columns in self.grids]
-        among = torch.isin(self.index, positions.to(self.index.device))
-        return [part.view(grid) for part, grid in zip(torch.split(among, sizes), self.grids, strict=True)]
+        """Which cells' tokens are among ``positions``: (frames, rows, columns) bool of each of the videos."""
+        among = self.by_cell(torch.isin(self.index, positions.to(self.index.device)))
+        videos = torch.split(among, list(map(math.prod, self.grids)))
+        return [part.view(grid) for part, grid in zip(videos, self.grids, strict=True)]
 
 
 def build_layouts(
@@ -89,8 +120,8 @@ def build_layouts(
         not_text: placeholders that are neither text nor a video's visual token (an image's).
         cells: for each video, which cell of its grid (counted row by row, frame by frame) each of its
             placeholders shows, (placeholders,) int64 ascending, NO_CELL for those that are no visual tokens
-            (newlines). None: every cell has its placeholder, and there are no others. What lies between them,
-            such as timestamps, is text.
+            (newlines); a cell may have none. None: every cell has its placeholder, and there are no others.
+            What lies between them, such as timestamps, is text.
 
     Returns:
         One layout a sample, in order. A batch whose rows are ``k`` copies of each prompt (beam search,
@@ -158,24 +189,27 @@ def _layout(
 ) -> VideoLayout:
     device = placeholder.device
     where = placeholder.nonzero().squeeze(1)
-    index, video, frame, row, column = [], [], [], [], []
-    offset = first_frame = 0
+    index, number_of_cell, video, frame, row, column = [], [], [], [], [], []
+    offset = first_frame = first_cell = 0
     for number, v in enumerate(videos):
         frames, rows, columns = grids[v]
         every = cells[v].to(device)
         cell = every[every != NO_CELL]
         index.append(where[offset : offset + len(every)][every != NO_CELL])
+        number_of_cell.append(cell + first_cell)
         video.append(torch.full_like(cell, number))
         frame.append(cell // (rows * columns) + first_frame)
         row.append(cell // columns % rows)
         column.append(cell % columns)
         offset += len(every)
         first_frame += frames
+        first_cell += frames * rows * columns
     empty = torch.zeros(0, dtype=torch.int64, device=device)
     behind = torch.zeros_like(text)
     behind[int(where[-1]) + 1 if len(where) else 0 :] = True
     return VideoLayout(
         index=torch.cat([empty, *index]),
+        cell=torch.cat([empty, *number_of_cell]),
         video=torch.cat([empty, *video]),
         frame=torch.cat([empty, *frame]),
         row=torch.cat([empty, *row]),

@@ -24,6 +24,7 @@ from adatp.flops import (
 )
 from adatp.frames import FrameReuse
 from adatp.layout import Grid, LayoutError, VideoLayout
+from adatp.methods import check_frames
 from adatp.methods.base import Method, Prefill
 from adatp.models import Family, TowerCall, UnsupportedModelError, family_of
 from adatp.plan import Plan
@@ -67,6 +68,7 @@ class Pruner:
         self.tower_probe: ReceivedProbe | None = None
         self.reuse: FrameReuse | None = None
         self._signature = inspect.signature(model.base_model.forward)
+        self._every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
         self._tower_calls: list[tuple[dict[str, Any], Tensor | None, weakref.ref[Any]]] = []
@@ -206,11 +208,12 @@ class Pruner:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
             raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
-        input_ids = self._call["input_ids"].to(embeds.device)
+        input_ids = self._call["input_ids"] = self._call["input_ids"].to(embeds.device)
         real = _real_tokens(self._call.get("attention_mask"), input_ids, past)
         config = self.model.config
         grids = self.family.grids(config, self._call, tower)
-        layouts = self.family.layouts(config, input_ids, real, grids)
+        layouts = self.family.layouts(config, self._call, real, grids)
+        check_frames(self.method, layouts)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
         features = self.family.frame_features(config, tower, grids)
@@ -225,7 +228,9 @@ class Pruner:
             ),
             relevance=relevance,
             visual=lambda b: embeds[b, layouts[b].index],
-            tower_attention=lambda b: torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device),
+            tower_attention=lambda b: torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device)[
+                layouts[b].cell
+            ],
         )
         flops = self.tower_probe.flops if self.tower_probe is not None else 0
         return _Reading(layouts, grids, relevance, flops, self.method.plan(prefill), past)
@@ -256,7 +261,7 @@ class Pruner:
             flops.decoder_vanilla += prefill_flops(self.shape, [whole] * layers, None, reading.past)
             flops.paper += paper_macs(self.shape, visual)
             flops.paper_vanilla += paper_macs(self.shape, [len(layout.index)] * layers)
-            flops.lm_head += lm_head_flops(self.shape, 1)
+            flops.lm_head += lm_head_flops(self.shape, len(layout.real) if self._every_logit else 1)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.model.config, reading.grids) + reading.tower_flops
         if self.reuse is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
@@ -81,7 +82,8 @@ class PromptRelevance:
         words = _content(layout.question, self.input_ids[sample], signal.tokenizer)
         if signal.kind == "embedding":
             self.flops += 2 * len(words) * len(layout.index) * embeds.shape[2]
-            return embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
+            found = embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
+            return F.pad(found, (0, layout.frames - len(found)))  # the last frames may have no token
         if signal.partner is None:
             return None
         if signal.questions is not None:

@@ -66,7 +66,8 @@ class Flops:
         vision: encoding the videos, projector included.
         vision_saved: what the frames that were not encoded, but took another's features, would have added.
         relevance: the text-relevance encoder.
-        lm_head: the logits of the prefill's last token.
+        lm_head: the logits of the prefill's last token; of all where the model's forward knows no
+            ``logits_to_keep``.
         decode: every decode step so far, lm_head included.
         decode_vanilla: the same without pruning.
     """

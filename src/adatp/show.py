@@ -49,6 +49,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
         "size": [images.shape[2], images.shape[1]],
         "seconds": [round(float(second), 2) for second in video.timestamps[first]],
         "grid": list(survivals[0].shape),
+        "tokens": answers[0].layout.tokens_by_frame.tolist(),
         "layers": len(answers[0].report.kept),
         "methods": [_method(answer, each) for answer, each in zip(answers, survivals, strict=True)],
     }

@@ -8,7 +8,7 @@ _PART = 1 << 24
 """Numbers of float32 held at a time, about."""
 
 
-def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
+def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor]:
     """How unlike what is already told each token of one segment is.
 
     Frame by frame, a token is compared with the representatives of its spatial position so far. One whose
@@ -20,10 +20,11 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
     Args:
         tokens: (T, P, d) projected tokens of T frames with P positions each, in order of time.
         tau_d: threshold on the cosine.
+        there: (T, P) bool, where there is a token; elsewhere ``tokens`` are zeros, which nothing is like.
 
     Returns:
-        (T, P) float32 novelty, in [0, 2] up to rounding, and (T, P) bool, the representatives; those of the
-        first frame are all.
+        (T, P) float32 novelty, in [0, 2] up to rounding, and (T, P) bool, the representatives; the first
+        token of each position is one.
 
     Source: ours.
     """
@@ -38,9 +39,9 @@ def novelty(tokens: Tensor, tau_d: float) -> tuple[Tensor, Tensor]:
         alikes.append(torch.einsum("tpd,spd->tps", unit, unit))
         nearest.append(unit @ mean)
     alike, closest = torch.cat(alikes, 1), torch.cat(nearest, 1)
-    distinct = torch.ones_like(closest, dtype=torch.bool)
+    distinct = there.clone()
     for t in range(1, len(tokens)):
-        told = alike[t, :, :t].masked_fill(~distinct[:t].T, -1).amax(1)
-        distinct[t] = told < tau_d
+        told = alike[t, :, :t].masked_fill(~distinct[:t].T, -torch.inf).amax(1)
+        distinct[t] &= told < tau_d
         closest[t] = torch.maximum(closest[t], told)
     return 1 - closest, distinct

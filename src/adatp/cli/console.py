@@ -124,6 +124,8 @@ def one_line_errors() -> Iterator[None]:
     from adatp.budget import BudgetError
     from adatp.encoders import EncoderError
     from adatp.evaluation import ResultsError
+    from adatp.layout import LayoutError
+    from adatp.methods import GridError
     from adatp.models import UnsupportedModelError
     from adatp.pruner import PruningError
     from adatp.video import VideoError
@@ -132,6 +134,8 @@ def one_line_errors() -> Iterator[None]:
         BiasError,
         BudgetError,
         EncoderError,
+        GridError,
+        LayoutError,
         LoadError,
         PromptError,
         PruningError,

@@ -18,7 +18,7 @@ from adatp.budget import BudgetError
 from adatp.encoders import EncoderError
 from adatp.evaluation.entrants import Entrant
 from adatp.evaluation.results import Results
-from adatp.methods import Vanilla
+from adatp.methods import GridError, Vanilla
 from adatp.models import family_of
 from adatp.tiny import TinyProcessor
 from adatp.tiny.world import THIRDS, Clip, Question, benchmark, evidence, make_clip
@@ -186,7 +186,7 @@ def _ask_all(
         try:
             with entrant.method(model, processor, question=question) as run:
                 word = _answer(model, processor, inputs)
-        except (BudgetError, EncoderError) as error:
+        except (BudgetError, EncoderError, GridError) as error:
             yield entrant, " ".join(str(error).split())
             continue
         report = run.report

@@ -1,7 +1,10 @@
 """Pruning methods: one file a method, one frozen dataclass each, found by name in ``METHODS``."""
 
+from collections.abc import Iterable
+
+from adatp.layout import VideoLayout
 from adatp.methods.adatp import AdaTP
-from adatp.methods.base import Method
+from adatp.methods.base import GridError, Method
 from adatp.methods.dycoke import DyCoke
 from adatp.methods.fastv import FastV
 from adatp.methods.fastvid import FastVID
@@ -32,6 +35,21 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+
+def check_frames(method: Method, layouts: Iterable[VideoLayout]) -> None:
+    """Refuse a method that needs whole frames where tokens of some were left out.
+
+    Raises:
+        GridError: the method can't prune one of these prompts.
+    """
+    if method.whole_frames and method.flops < 1 and not all(layout.whole for layout in layouts):
+        others = [name for name, kind in METHODS.items() if not kind.whole_frames]
+        raise GridError(
+            f"{method.name} needs every token of a frame, and the processor left out some: switch its "
+            f"compression off, or use one of {', '.join(others)}"
+        )
+
+
 __all__ = [
     "METHODS",
     "AdaTP",
@@ -39,6 +57,7 @@ __all__ = [
     "FastV",
     "FastVID",
     "FrameFusion",
+    "GridError",
     "Method",
     "PruneVid",
     "PyramidDrop",
@@ -47,4 +66,5 @@ __all__ = [
     "UniformGrid",
     "Vanilla",
     "VisionZip",
+    "check_frames",
 ]

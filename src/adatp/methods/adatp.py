@@ -9,6 +9,7 @@ stage for targets that the decoder's own cuts cannot reach well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -182,13 +183,14 @@ class _Sample:
         self.relevance: Tensor | None = None
         if self.frame_relevance is not None:
             self.frame_relevance = self.frame_relevance.cpu()
-            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame)
+            present = layout.tokens_by_frame.cpu() / torch.tensor(layout.positions_by_frame)
+            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
         # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
         # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
         # raise the weights to the power of the number of cuts.
-        self.sizes = self.segment.bincount().cpu()
+        self.sizes = self.segment.bincount(minlength=int(self.segment_of_frame[-1]) + 1).cpu()
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
         self.live = self.sizes
         # Of the visual tokens still alive their numbers, and their rows among all that is alive.
@@ -213,15 +215,20 @@ class _Sample:
 
     def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
         """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
-        scores, distinct, first = [], [], 0
-        frames = self.segment_of_frame.bincount().tolist()
-        for count, size in zip(frames, self.sizes.tolist(), strict=True):
-            tokens = visual[first : first + size].view(count, size // count, -1)
-            first += size
-            new, told_first = novelty(tokens, self.method.tau_d)
+        layout, positions = self.layout, self.layout.positions_by_frame
+        tokens = layout.by_cell(visual)
+        there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
+        scores, distinct, frame, first = [], [], 0, 0
+        for count in self.segment_of_frame.bincount().tolist():
+            shape = count, positions[frame]
+            cells = slice(first, first + math.prod(shape))
+            new, told_first = novelty(
+                tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
+            )
             scores.append((new + 2 * told_first).flatten())  # novelty is at most 2: no duplicate comes first
             distinct.append(told_first.sum())
-        score = torch.cat(scores).to(self.segment.device)
+            frame, first = frame + count, cells.stop
+        score = torch.cat(scores).to(self.segment.device)[layout.cell]
         there, self.sizes = self.sizes, torch.stack(distinct).cpu()
         # Duplicates only fill what budget is left when every segment has what is new.
         room = torch.zeros_like(there) if self.method.adaptive else there - self.sizes

@@ -44,6 +44,10 @@ class Prefill:
     tower_attention: Callable[[int], Tensor]
 
 
+class GridError(ValueError):
+    """A method needs frames with all their tokens, and some have not. The message is one line."""
+
+
 class Method(ABC):
     """Base of all methods. Calling one gives a context manager that prunes a model while it is open.
 
@@ -57,6 +61,8 @@ class Method(ABC):
     """Whether ``plan`` asks for the vision tower's attention, which costs a second softmax in one layer."""
     merges: ClassVar[bool] = False
     """Whether tokens are averaged into kept ones, not only dropped."""
+    whole_frames: ClassVar[bool] = False
+    """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
 
     flops: float = 1.0
     relevance: str = "none"

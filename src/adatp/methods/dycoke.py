@@ -36,6 +36,7 @@ class DyCoke(Peer):
     """
 
     name: ClassVar[str] = "dycoke"
+    whole_frames: ClassVar[bool] = True
 
     def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
         """From a quarter of the tokens on, as if frames came in whole windows."""

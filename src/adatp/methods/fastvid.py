@@ -14,7 +14,9 @@ the budget is spent to the last token; ties are broken by order, not at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from adatp.budget import BudgetError, Schedule
 from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_video, numbered
+from adatp.methods.peer import Peer, Rule, by_frame
 from adatp.methods.similarity import density_peaks, distances, kept_of, nearest, pour, share_out, top
 
 
@@ -64,49 +66,51 @@ class FastVID(Peer):
         def choose(
             layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
         ) -> tuple[Tensor, Tensor | None]:
-            videos = numbered(layout, hidden.device)
-            received = by_video(layout, attention.to(hidden.device))
-            states = by_video(layout, hidden)
-            shares = iter(share_out(keep, [frame.numel() for video in videos for frame in video]))
+            videos, received = by_frame(layout, hidden.device), attention.to(hidden.device)
+            shares = iter(share_out(keep, [len(frame) for video in videos for frame in video]))
             owner = torch.full_like(token, -1, device=hidden.device)
-            for numbers, weights, video, parts in zip(videos, received, states, cuts, strict=True):
-                for segment in torch.split(torch.arange(len(numbers), device=hidden.device), parts):
-                    share = [next(shares) for _ in segment]
-                    owners = self.prune_segment(video[segment], weights[segment], share)
-                    inside = numbers[segment].flatten()
+            for video, lengths in zip(videos, cuts, strict=True):
+                frames = iter(video)
+                for segment in (list(islice(frames, length)) for length in lengths):
+                    inside, sizes = torch.cat(segment), list(map(len, segment))
+                    share = list(islice(shares, len(segment)))
+                    owners = self.prune_segment(hidden[inside], received[inside], sizes, share)
                     owner[inside] = inside[owners.clamp(min=0)].where(owners >= 0, -1)
             return kept_of(owner)
 
         return choose
 
-    def prune_segment(self, states: Tensor, attention: Tensor, shares: list[int]) -> Tensor:
+    def prune_segment(
+        self, states: Tensor, attention: Tensor, sizes: Sequence[int], shares: Sequence[int]
+    ) -> Tensor:
         """The owner of each of a segment's tokens, frame after frame, -1 if it has none.
 
         Args:
-            states: (w, p, d) of w frames.
-            attention: (w, p).
+            states: (n, d).
+            attention: (n,).
+            sizes: (w,) tokens of each of w frames.
             shares: (w,) tokens to keep in each frame; density peaks move to anchor frames.
         """
-        number = torch.arange(attention.numel(), device=states.device).view_as(attention)
+        number = torch.arange(len(states), device=states.device)
         owner = torch.full_like(number, -1)
+        frames = torch.split(number, list(sizes))
         peaks = [int(share * self.context) for share in shares]
         salient = [share - peak for share, peak in zip(shares, peaks, strict=True)]
-        for frame, keep in enumerate(salient):
-            kept = top(attention[frame], keep)
-            owner[frame, kept] = number[frame, kept]
+        for frame, keep in zip(frames, salient, strict=True):
+            kept = frame[top(attention[frame], keep)]
+            owner[kept] = kept
         rest = owner < 0
-        anchors = [
-            number[frame, rest[frame]][
-                top(density_peaks(distances(states[frame, rest[frame]]), self.neighbours), share)
-            ]
-            for frame, share in enumerate(self.peaks_by_frame(sum(peaks), rest.sum(1).tolist()))
-            if share
-        ]
+        room = [size - keep for size, keep in zip(sizes, salient, strict=True)]
+        anchors = []
+        for frame, share in zip(frames, self.peaks_by_frame(sum(peaks), room), strict=True):
+            if share:
+                left = frame[rest[frame]]
+                anchors.append(left[top(density_peaks(distances(states[left]), self.neighbours), share)])
         if anchors:
-            anchor, flat = torch.cat(anchors), states.flatten(0, 1)
-            owner[rest] = anchor[nearest(states[rest], flat[anchor])]
-            owner.view(-1)[anchor] = anchor
-        return owner.flatten()
+            anchor = torch.cat(anchors)
+            owner[rest] = anchor[nearest(states[rest], states[anchor])]
+            owner[anchor] = anchor
+        return owner
 
     def peaks_by_frame(self, total: int, room: list[int]) -> list[int]:
         """Density peaks of each frame of a segment: in anchor frames, elsewhere those they have no room for.

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -199,8 +200,15 @@ def scaled(layer: int, of: int, layers: int) -> int:
     return max(1, round(layer * layers / of))
 
 
+def by_frame(layout: VideoLayout, device: torch.device) -> list[list[Tensor]]:
+    """The numbers of each frame's visual tokens, (n,) int64, frame by frame of each video."""
+    numbers = torch.arange(len(layout.index), device=device)
+    frames = iter(torch.split(numbers, layout.tokens_by_frame.tolist()))
+    return [list(islice(frames, grid[0])) for grid in layout.grids]
+
+
 def by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
-    """Values (n, ...) of all the visual tokens as (frames, positions, ...) of each video."""
+    """Values (n, ...) of all the visual tokens of whole frames as (frames, positions, ...) of each video."""
     sizes = [frames * rows * columns for frames, rows, columns in layout.grids]
     return [
         part.view(grid[0], -1, *part.shape[1:])
@@ -209,5 +217,5 @@ def by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
 
 
 def numbered(layout: VideoLayout, device: torch.device) -> list[Tensor]:
-    """The number of each visual token, (frames, positions) int64 of each video."""
+    """The number of each visual token of whole frames, (frames, positions) int64 of each video."""
     return by_video(layout, torch.arange(len(layout.index), device=device))

@@ -44,6 +44,7 @@ class PruneVid(Peer):
     """
 
     name: ClassVar[str] = "prunevid"
+    whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     max_queries: ClassVar[int] = 32
 

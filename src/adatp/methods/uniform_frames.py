@@ -22,6 +22,7 @@ class UniformFrames(Peer):
     """
 
     name: ClassVar[str] = "uniform_frames"
+    whole_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the same frames whatever they show."""

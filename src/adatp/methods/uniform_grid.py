@@ -20,6 +20,7 @@ class UniformGrid(Peer):
     """Evenly spaced tokens of every frame, as many of each, before the first layer."""
 
     name: ClassVar[str] = "uniform_grid"
+    whole_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the same positions whatever they show."""

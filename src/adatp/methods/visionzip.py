@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adatp.budget import BudgetError, Schedule
 from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_video, numbered
+from adatp.methods.peer import Peer, Rule, by_frame
 from adatp.methods.similarity import kept_of, nearest, share_out, top
 
 
@@ -50,13 +50,11 @@ class VisionZip(Peer):
         def choose(
             layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
         ) -> tuple[Tensor, Tensor | None]:
-            frames = [frame for video in numbered(layout, hidden.device) for frame in video]
-            received = [frame for video in by_video(layout, attention.to(hidden.device)) for frame in video]
+            frames = [frame for video in by_frame(layout, hidden.device) for frame in video]
+            received = attention.to(hidden.device)
             owner = torch.full_like(token, -1, device=hidden.device)
-            for frame, weight, share in zip(
-                frames, received, share_out(keep, [len(frame) for frame in frames]), strict=True
-            ):
-                owners = zip_frame(hidden[frame], weight, share, round(share * self.contextual))
+            for frame, share in zip(frames, share_out(keep, list(map(len, frames))), strict=True):
+                owners = zip_frame(hidden[frame], received[frame], share, round(share * self.contextual))
                 owner[frame] = frame[owners.clamp(min=0)].where(owners >= 0, -1)
             return kept_of(owner)
 

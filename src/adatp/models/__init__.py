@@ -11,6 +11,7 @@ from adatp.models.qwen2_5_vl import Qwen25VL
 from adatp.models.qwen2_vl import Qwen2VL
 from adatp.models.qwen3_vl import Qwen3VL
 from adatp.models.smolvlm import SmolVLM
+from adatp.models.video_llama_3 import VideoLlama3
 from adatp.models.video_llava import VideoLlava
 
 FAMILIES: dict[str, Family] = {
@@ -25,6 +26,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": SmolVLM(),
     "glm4v": Glm4v(),
     "glm46v": Glm4v(),
+    "video_llama_3": VideoLlama3(),
 }
 
 

@@ -49,9 +49,9 @@ class Family(Protocol):
         ...
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
-        """Where the visual tokens of each sample are; ``input_ids`` and ``real`` (not padding) are (B, L)."""
+        """Where the visual tokens of each sample are; ``real``: (B, L) bool, False on padding."""
         ...
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
@@ -63,7 +63,7 @@ class Family(Protocol):
         ...
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """``tower.received`` pooled to visual tokens as the features are, (tokens,) for each video."""
+        """``tower.received`` pooled to the grid's cells as the features are, (cells,) for each video."""
         ...
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

@@ -31,9 +31,10 @@ class Glm4v(Qwen2VL):
         return grids
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
         """The placeholders between a video's brackets."""
+        input_ids: Tensor = call["input_ids"]
         opened = (input_ids == config.video_start_token_id).cumsum(1)
         inside = opened > (input_ids == config.video_end_token_id).cumsum(1)
         shown = (input_ids == config.image_token_id) & inside

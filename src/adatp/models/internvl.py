@@ -41,10 +41,10 @@ class InternVL:
         return [(len(frames), side, side) for frames in prompts[::copies] if frames]
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
         """What stands between the frames is text."""
-        return build_layouts(input_ids, real, grids, video_token_id=config.image_token_id)
+        return build_layouts(call["input_ids"], real, grids, video_token_id=config.image_token_id)
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The hidden states that are shuffled together and projected."""

@@ -43,11 +43,11 @@ class LlavaOnevision:
         return frames, side, side
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
         """Placeholders in one run, the last of each video its newline."""
         return build_layouts(
-            input_ids,
+            call["input_ids"],
             real,
             grids,
             video_token_id=config.video_token_id,

@@ -22,6 +22,10 @@ class Qwen2VL:
         """Qwen's own vision transformer, merger included."""
         return cast(nn.Module, model.base_model.visual)
 
+    def merge(self, config: Any) -> int:
+        """Patches a side that make a token."""
+        return int(config.vision_config.spatial_merge_size)
+
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """The tower was told its grids in patches; ``generate`` hands them to nobody else."""
         thw = tower.kwargs.get("grid_thw") if tower is not None else call.get("video_grid_thw")
@@ -29,22 +33,22 @@ class Qwen2VL:
             raise LayoutError(
                 "the videos' grids are not known: pass video_grid_thw, or encode inside the context"
             )
-        merge = config.vision_config.spatial_merge_size
+        merge = self.merge(config)
         return [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
         """Any size of frame, in whole merged patches."""
         vision = config.vision_config
-        side = vision.patch_size * vision.spatial_merge_size
+        side = vision.patch_size * self.merge(config)
         rows, columns = (max(1, round(length / side)) for length in (height, width))
         return -(-frames // vision.temporal_patch_size), rows, columns
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
         """Placeholders in the order of the grid; what a later Qwen puts between the frames is text."""
         return build_layouts(
-            input_ids,
+            call["input_ids"],
             real,
             grids,
             video_token_id=config.video_token_id,
@@ -53,7 +57,7 @@ class Qwen2VL:
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """Hidden states before the merger, each frame's side by side."""
-        patches = config.vision_config.spatial_merge_size**2
+        patches = self.merge(config) ** 2
         states: Tensor = tower.output.last_hidden_state
         videos = torch.split(states, [t * h * w * patches for t, h, w in grids])
         return [video.reshape(t, h * w * patches, -1) for video, (t, h, w) in zip(videos, grids, strict=True)]
@@ -65,7 +69,7 @@ class Qwen2VL:
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """Mean over the patches that are merged into a token; they lie side by side."""
         assert tower.received is not None
-        merged = tower.received.view(-1, config.vision_config.spatial_merge_size**2).mean(1)
+        merged = tower.received.view(-1, self.merge(config) ** 2).mean(1)
         return list(torch.split(merged, [t * h * w for t, h, w in grids]))
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

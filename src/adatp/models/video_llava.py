@@ -37,11 +37,11 @@ class VideoLlava(LlavaOnevision):
         return [(count, side, side) for row in frames[::copies] for count in row]
 
     def layouts(
-        self, config: Any, input_ids: Tensor, real: Tensor, grids: Sequence[Grid]
+        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
         """In one run, each frame's class token first."""
         return build_layouts(
-            input_ids,
+            call["input_ids"],
             real,
             grids,
             video_token_id=config.video_token_id,

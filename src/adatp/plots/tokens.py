@@ -30,7 +30,7 @@ def survival(layout: VideoLayout, report: Report) -> np.ndarray:
         report: of a run of that prompt alone.
 
     Returns:
-        (frames, rows, columns) int64.
+        (frames, rows, columns) int64; 0 where there is no token.
 
     Raises:
         ValueError: there is more than one prompt or video.
@@ -95,7 +95,7 @@ def plot_tokens(
     depth = survival(layout, report)
     if not layers or not all(0 <= layer < len(report.kept) for layer in layers):
         raise ValueError(f"layers are some of 0 to {len(report.kept) - 1}, not {list(layers)}")
-    total, count = depth.size, len(depth)
+    total, count = len(layout.index), len(depth)
     picked = evenly(count, _MOST_FRAMES)
     images = shrink(frames[first_frames(len(frames), count)[picked]], _SIDE)
     gap = max(1, images.shape[2] // 24)
@@ -135,6 +135,7 @@ def plot_tokens(
     axes.set_xticks(centres, picked + 1)
     axes.tick_params(length=0, pad=2, labelsize=8)
     gone = "dropped, or merged into kept ones" if merges(report) else "dropped"
+    gone += "" if layout.whole else ", or left out by the processor"
     axes.set_xlabel(f"Patches that are clear are kept; grey and hatched: {gone}.", fontsize=8, loc="left")
     return figure
 
