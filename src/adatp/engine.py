@@ -496,7 +496,7 @@ def remap_mask(
 
 
 def shown_slots(layer: Any, slots: int) -> int:
-    """Of ``slots`` filled slots of a cache's layer, how many it hands on: with a window only the last ones."""
+    """Of ``slots`` filled slots of a cache's layer, those it hands on: with a window only the last."""
     if not getattr(layer, "is_sliding", False):
         return slots
     window: int = layer.max_cache_len if hasattr(layer, "max_cache_len") else layer.sliding_window
