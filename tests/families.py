@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm46VConfig,
@@ -61,6 +64,7 @@ class Family:
     found = True  # by transformers' generate, which counts and cuts videos by video_token_id
     compresses = False  # whether the processor leaves out tokens of what stands still
     multimodal_rope = False
+    attentions: ClassVar[tuple[str, ...]] = ("eager", "sdpa", fake_flash.NAME)
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
@@ -79,6 +83,11 @@ class Family:
         if not cls.multimodal_rope:
             return {}
         return {"mm_token_type_ids": (ids == IMAGE).long() + 2 * (ids == VIDEO).long()}
+
+    @staticmethod
+    def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs of a turn behind another one."""
+        return {name: part for name, part in second.items() if name != "attention_mask"}
 
     @classmethod
     def position(cls, ids: torch.Tensor) -> torch.Tensor:
@@ -614,6 +623,49 @@ class VideoLlama3Whole(VideoLlama3):
         return torch.ones(frames, 16, dtype=torch.bool)
 
 
+class Gemma3(InternVL):
+    """Two of three layers look back 24 tokens, a picture and a half; a picture's tokens see each other."""
+
+    name = "gemma3"
+    model_class = Gemma3ForConditionalGeneration
+    attentions = ("eager", "sdpa")  # flash attention has no masks to tell what lies in a window by
+
+    @staticmethod
+    def config() -> Any:
+        text = {"head_dim": 8, "query_pre_attn_scalar": 1, "sliding_window": 24}
+        kinds = ["sliding_attention", "sliding_attention", "full_attention"] * (LAYERS // 3)
+        return Gemma3Config(
+            text_config=Gemma3TextConfig(**TEXT, **text, layer_types=kinds),
+            vision_config=SiglipVisionConfig(**{**CLIP, "image_size": 32}, vision_use_head=False),
+            mm_tokens_per_image=16,
+            image_token_index=IMAGE,
+            boi_token_index=94,
+            eoi_token_index=95,
+            tie_word_embeddings=False,
+        )
+
+    @classmethod
+    def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"token_type_ids": (ids == IMAGE).long()}
+
+    @staticmethod
+    def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Types are told of the whole sequence."""
+        types = torch.cat([first["token_type_ids"], second["token_type_ids"]], 1)
+        return {**Family.next_turn(first, second), "token_type_ids": types}
+
+    @staticmethod
+    def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        frames = model.base_model.get_image_features(inputs["pixel_values"]).pooler_output
+        return [video.flatten(0, 1) for video in frames.chunk(len(inputs["input_ids"]))]
+
+    last_attention = LlavaOnevision.last_attention
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        return received.view(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+
 FAMILIES = [
     LlavaOnevision,
     Qwen25VL,
@@ -624,12 +676,13 @@ FAMILIES = [
     VideoLlava,
     InternVL,
     SmolVLM,
+    Gemma3,
     Glm4v,
     Glm46V,
     VideoLlama3,
 ]
 FOUND = [*(family for family in FAMILIES if family.found), VideoLlama3Whole]
-ENGINE = FAMILIES[:2]  # for what is the engine's alone
+ENGINE = [*FAMILIES[:2], Gemma3]  # for what is the engine's alone
 
 
 def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
@@ -650,6 +703,8 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
                 parameter.mul_(20 if parameter.ndim == 2 else 1)
             elif "layers" in name and parameter.ndim == 2:
                 parameter.mul_(5)
+            elif "mm_input_projection" in name:  # Gemma 3 makes it zero
+                parameter.normal_()
     return model
 
 

@@ -9,11 +9,18 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @contextmanager
-def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, real: Tensor) -> Iterator[None]:
+def hidden_columns(
+    model: Any,
+    kept: Sequence[Sequence[Tensor]],
+    prompt: int,
+    real: Tensor,
+    types: Tensor | None = None,
+) -> Iterator[None]:
     """Let layer l of one whole-sequence forward see, of the first ``prompt`` positions, only ``kept[l]``.
 
     Args:
@@ -21,18 +28,27 @@ def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, re
         kept: ``kept[l][b]`` positions, as a report tells them.
         prompt: length of the prompt, pads included; everything behind it is seen.
         real: (B, S) bool, False on padding.
+        types: (B, S), 1 on the tokens of pictures that see each other; None: no tokens do.
     """
     batch, length = real.shape
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
     itself = torch.eye(length, dtype=torch.bool)
+    past = torch.arange(length)[:, None] - torch.arange(length)  # how far each query looks back to each key
+    causal = (past >= 0).expand(batch, -1, -1)
+    if types is not None:
+        causal = causal | in_one_picture(types)
+    config = model.get_decoder().config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(kept)
 
     def mask(layer: int, dtype: torch.dtype) -> Tensor:
         seen = torch.zeros(batch, length, dtype=torch.bool)
         for b in range(batch):
             seen[b, kept[layer][b]] = True
         seen[:, prompt:] = True
-        allowed = (causal & (seen & real)[:, None, :]) | itself
-        if model.get_decoder().config._attn_implementation == "eager":
+        allowed = causal & (seen & real)[:, None, :]
+        if kinds[layer] == "sliding_attention":
+            allowed = allowed & (past < config.sliding_window)
+        allowed = allowed | itself
+        if config._attn_implementation == "eager":
             return torch.zeros(batch, 1, length, length, dtype=dtype).masked_fill(
                 ~allowed[:, None], torch.finfo(dtype).min
             )
@@ -55,6 +71,12 @@ def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, re
             handle.remove()
 
 
+def in_one_picture(types: Tensor) -> Tensor:
+    """(B, S, S) bool, of types (B, S) that are 1 on the tokens of pictures."""
+    number = (types.diff(dim=1, prepend=torch.zeros_like(types[:, :1])) == 1).cumsum(1)
+    return (number[:, :, None] == number[:, None]) & (types[:, :, None] == 1) & (types[:, None] == 1)
+
+
 @dataclass
 class Record:
     """Every call of a model's decoder: what went in, and the logits of the last position that came out."""
@@ -62,6 +84,7 @@ class Record:
     embeds: list[Tensor] = field(default_factory=list)
     positions: list[Tensor | None] = field(default_factory=list)
     deepstack: list[tuple[Tensor, list[Tensor]] | None] = field(default_factory=list)
+    types: Tensor | None = None  # of the whole sequence's tokens, as the last call that had any was told
     logits: list[Tensor] = field(default_factory=list)
 
     @property
@@ -81,10 +104,15 @@ def recorded(model: Any) -> Iterator[Record]:
         features = kwargs.get("deepstack_visual_embeds")
         record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
+    def told(_: Any, args: Any, kwargs: Any) -> None:
+        if kwargs.get("token_type_ids") is not None:
+            record.types = kwargs["token_type_ids"]
+
     def after(_: Any, args: Any, output: Tensor) -> None:
         record.logits.append(output[:, -1])
 
     handles = [
+        model.base_model.register_forward_pre_hook(told, with_kwargs=True),
         # Before the engine's hook, which may take arguments out.
         model.get_decoder().register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         model.lm_head.register_forward_hook(after),
@@ -128,7 +156,10 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
     attention = config._attn_implementation
     if "flash" in attention:  # it has no masks of single rows
         config._attn_implementation = "sdpa"
-    with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1)):
+    types = record.types
+    if types is not None:
+        types = F.pad(types, (0, embeds.shape[1] - types.shape[1]))
+    with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1), types):
         hidden = model.get_decoder()(
             inputs_embeds=embeds, position_ids=positions, use_cache=False, **deepstack_of(record)
         )

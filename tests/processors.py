@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from families import (
@@ -14,6 +15,7 @@ from families import (
     PAD,
     START,
     VIDEO,
+    Gemma3,
     Glm4v,
     Glm46V,
     InternVL,
@@ -209,6 +211,26 @@ def smolvlm() -> Any:
     )
 
 
+def gemma3() -> Any:
+    """A frame of 32 x 32 pixels: 8 x 8 patches. It knows no videos; a prompt begins with its own token."""
+    from transformers import Gemma3ImageProcessorPil, Gemma3Processor
+
+    words = {PAD: "[PAD]", START: "<|im_start|>", END: "<|im_end|>", IMAGE: "<image_soft_token>"}
+    words |= {94: "<start_of_image>", 95: "<end_of_image>", 96: "<bos>"}
+    named = {"boi_token": words[94], "eoi_token": words[95], "image_token": words[IMAGE]}
+    made = tokenizer(words, named)
+    made.bos_token = words[96]
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[(words[96], 96)]
+    )
+    return Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 32, "width": 32}),
+        tokenizer=made,
+        image_seq_length=16,
+        chat_template="{{ bos_token }}" + TEMPLATE.replace("{{ image }}", words[94]),
+    )
+
+
 def glm4v(name: str = "Glm4v") -> Any:
     """Patches of 4 x 4 pixels, frames of at most 64 x 64."""
     words = {PAD: "[PAD]", START: "<|im_start|>", END: "<|im_end|>", IMAGE: "<|image|>", VIDEO: "<|video|>"}
@@ -257,6 +279,7 @@ PROCESSORS = {
     Qwen3VLMoe: qwen3_vl,
     InternVL: internvl,
     SmolVLM: smolvlm,
+    Gemma3: gemma3,
     Glm4v: glm4v,
     Glm46V: glm46v,
     VideoLlama3: video_llama_3,

@@ -19,6 +19,7 @@ from transformers import DynamicCache, StaticCache
 
 import fake_flash
 from adatp import AdaTP
+from adatp.flops import layer_types
 from adatp.methods import METHODS, GridError
 from adatp.methods.adatp import AdaTPPlan
 from adatp.methods.base import Method, Prefill
@@ -58,7 +59,14 @@ GREEDY: dict[str, Any] = {
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 engine = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
-attentions = pytest.mark.parametrize("attention", ["eager", "sdpa", fake_flash.NAME])
+attentions = pytest.mark.parametrize(  # every family with every attention that it can be pruned with
+    ("family", "attention"),
+    [
+        pytest.param(family, attention, id=f"{family.name}-{attention}")
+        for family in FAMILIES
+        for attention in family.attentions
+    ],
+)
 batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "ragged", "equal"])
 
 
@@ -78,8 +86,9 @@ def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]
     new = sequences.shape[1] - inputs["input_ids"].shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
     more = {"input_ids": sequences, "attention_mask": mask}
-    if "mm_token_type_ids" in inputs:
-        more["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, new))
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in inputs:
+            more[name] = torch.nn.functional.pad(inputs[name], (0, new))
     return {**inputs, **more}
 
 
@@ -91,7 +100,6 @@ def dropped(run: Any) -> bool:
     return all(late) and all(early) == any(early) == (run.method.early == "on")
 
 
-@families
 @attentions
 @batches
 def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Prompt]) -> None:
@@ -129,6 +137,7 @@ def dropping_cases() -> list[Any]:
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
         for family in FAMILIES
         for case in (every if family in (*ENGINE, Qwen3VL) else some)
+        if case[0] in family.attentions
     ]
 
 
@@ -159,17 +168,19 @@ def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def norm(self: Any, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
+    def gemma_norm(self: Any, x: Tensor) -> Tensor:
+        return (1 + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+
     def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
         return torch.softmax(x, dim)
 
     modeling = sys.modules[type(build(family).get_decoder()).__module__]
     for name, found in vars(modeling).items():
         if name.endswith("RMSNorm"):
-            monkeypatch.setattr(found, "forward", norm)
+            monkeypatch.setattr(found, "forward", gemma_norm if name.startswith("Gemma") else norm)
     monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
 
 
-@families
 @attentions
 def test_a_padded_batch_equals_its_single_runs(family: Any, attention: str, prune: AdaTP) -> None:
     model, inputs = build(family, attention), batch(family, RAGGED)
@@ -188,24 +199,23 @@ def test_a_padded_batch_equals_its_single_runs(family: Any, attention: str, prun
 
 @families
 def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> None:
+    """Wherever transformers runs it unpruned: everywhere, but for Gemma 3's pictures and windows."""
     model, inputs = build(family), batch(family, EQUAL)
-    masks = []
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    masked: list[bool] = []
+    for layer in model.get_decoder().layers:  # what they get in the end
+        attention = layer.self_attn
+        attention.register_forward_pre_hook(
+            lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
         )
-        for layer in model.get_decoder().layers
-    ]
-    with prune(model) as run:  # our hooks run after these: look again at what the layers get in the end
-        for hook, layer in zip(hooks, model.get_decoder().layers, strict=True):
-            hook.remove()
-            layer.self_attn.register_forward_pre_hook(
-                lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
-            )
+    model.generate(**inputs, **GREEDY)
+    vanilla, masked[:] = [*masked], []
+    with prune(model) as run:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
-    assert len(masks) == LAYERS * STEPS
-    assert all(mask is None for mask in masks)
+    assert len(masked) == LAYERS * STEPS
+    assert masked == vanilla
+    sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
+    assert sum(masked) == (LAYERS + (STEPS - 1) * sliding if sliding else 0)
 
 
 @pytest.fixture
@@ -225,7 +235,6 @@ def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, 
     return seen
 
 
-@families
 @attentions
 @torch.no_grad()
 def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any, prune: AdaTP) -> None:
@@ -234,7 +243,8 @@ def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any,
     with prune(build(family, attention)) as run:
         run.model(**inputs)
     eager, real = build(family, "eager"), inputs["attention_mask"].bool()
-    with hidden_columns(eager, run.report.kept, real.shape[1], real):
+    types = inputs.get("token_type_ids")
+    with hidden_columns(eager, run.report.kept, real.shape[1], real, types):
         rows = eager(**inputs, output_attentions=True).attentions[0]
     assert len(first_scores) == len(RAGGED)
     for b, (queries, alive, scores) in enumerate(first_scores):
@@ -244,14 +254,13 @@ def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any,
         assert (scores - neighbours).abs().max() > 1e-4  # or any rows would do
 
 
-@families
 @attentions
 @torch.no_grad()
 def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, first_scores: Any) -> None:
-    turns = batch(family, [Prompt(seed=1)]), batch(family, [Prompt(frames=6, seed=7)])
-    turns[1].pop("attention_mask")
+    first, second = batch(family, [Prompt(seed=1)]), batch(family, [Prompt(frames=6, seed=7)])
+    turns = first, family.next_turn(first, second)
     model, eager = build(family, attention), build(family, "eager")
-    split = turns[0]["input_ids"].shape[1]
+    length = second["input_ids"].shape[1]
     for pruned in (True, False):
         llm = model if pruned else eager
         cache = DynamicCache(config=llm.config.get_text_config())
@@ -259,7 +268,7 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
             llm(**turns[0], past_key_values=cache)
             output = llm(**turns[1], past_key_values=cache, output_attentions=not pruned)
     queries, alive, scores = first_scores[1]
-    expected = output.attentions[0][0][:, queries].mean((0, 1))[split:][alive]
+    expected = output.attentions[0][0][:, queries].mean((0, 1))[-length:][alive]
     assert (scores - expected).abs().max() < 1e-5
 
 
@@ -373,15 +382,13 @@ def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: 
             model(**inputs)
 
 
-@families
 @attentions
 @pytest.mark.parametrize("video", [False, True], ids=["text", "another-video"])
 def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, prune: AdaTP) -> None:
     model, first = build(family, attention), batch(family, [Prompt(seed=1)])
-    second = batch(family, [Prompt(frames=6, seed=7)])
+    second = family.next_turn(first, batch(family, [Prompt(frames=6, seed=7)]))
     if not video:
         second = {"input_ids": second["input_ids"][:, -7:]}
-    second.pop("attention_mask", None)
     cache = DynamicCache(config=model.config.get_text_config())
     with prune(model) as run, recorded(model) as record:
         model(**first, past_key_values=cache)
@@ -478,7 +485,6 @@ def test_a_pruned_cache_is_refused_outside(family: Any, prune: AdaTP) -> None:
         model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
 
-@families
 @attentions
 def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: AdaTP) -> None:
     model, inputs = build(family, attention), batch(family, RAGGED)
@@ -627,17 +633,18 @@ def test_nesting_is_refused(family: Any, prune: AdaTP) -> None:
 
 
 @engine
-@pytest.mark.parametrize("what", ["flex", "sliding"])
+@pytest.mark.parametrize("what", ["flex", "chunked", "flash over windows"])
 def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, prune: AdaTP) -> None:
     model = build(family)
     config = model.get_decoder().config
     if what == "flex":
-        config._attn_implementation = "flex_attention"
+        config._attn_implementation, reason = "flex_attention", "'flex_attention' can't be"
+    elif what == "chunked":
+        config.layer_types, reason = ["full_attention", "chunked_attention"] * 3, "type chunked_attention"
     else:
-        config.layer_types = ["full_attention", "sliding_attention"] * 3
-    with pytest.raises(
-        PruningError, match="'flex_attention' can't be" if what == "flex" else "full attention"
-    ):
+        config.layer_types, config.sliding_window = ["full_attention", "sliding_attention"] * 3, 24
+        config._attn_implementation, reason = fake_flash.NAME, f"'{fake_flash.NAME}' counts a sliding window"
+    with pytest.raises(PruningError, match=reason):
         prune(model).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -712,7 +719,7 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP) -> None:
 def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
         if name in inputs:
             inputs[name] = inputs[name][:, :cut]
     expected = model(**inputs).logits
@@ -768,7 +775,6 @@ class MergePlan:
 taken: list[Any] = []
 
 
-@families
 @attentions
 @batches
 def test_merging_is_averaging_in_a_masked_run(family: Any, attention: str, prompts: list[Prompt]) -> None:

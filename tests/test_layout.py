@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from adatp.layout import NO_CELL, LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, VideoLlama3, build
+from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -40,6 +40,15 @@ def sampled(*counts: int) -> dict[str, Any]:
     return {"do_sample_frames": False, "video_metadata": metadata}
 
 
+def asked(processor: Any, questions: list[str], videos: list[np.ndarray]) -> Any:
+    """What the processor makes of prompts with a video and a question each."""
+    shown, given = ["video"], {"videos": videos, **sampled(*map(len, videos))}
+    if getattr(processor, "video_processor", None) is None:  # it knows pictures only
+        shown, given = ["image"] * len(videos[0]), {"images": [list(video) for video in videos]}
+    text = [prompt(processor, *shown, question) for question in questions]
+    return processor(text=text, padding=True, return_tensors="pt", **given)
+
+
 def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
     config, ours = family.config(), REGISTRY[family.name]
     grids = ours.grids(config, inputs, None)
@@ -49,16 +58,8 @@ def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
 @families
 def test_layouts_of_real_processors(family: Any) -> None:
     processor = PROCESSORS[family]()
-    inputs = processor(
-        text=[
-            prompt(processor, "video", "what is the red ball ?"),
-            prompt(processor, "video", "which dog runs ?"),
-        ],
-        videos=[frames(6), frames(6, seed=1)],
-        padding=True,
-        return_tensors="pt",
-        **sampled(6, 6),
-    )
+    questions = ["what is the red ball ?", "which dog runs ?"]
+    inputs = asked(processor, questions, [frames(6), frames(6, seed=1)])
     grid = family.grid(6, 24, 40)
     for b, layout in enumerate(layouts_of(family, inputs)):
         assert layout.grids == (grid,)
@@ -71,7 +72,7 @@ def test_layouts_of_real_processors(family: Any) -> None:
         )
         assert torch.equal(layout.position, layout.row * grid[2] + layout.column)
         words = processor.tokenizer.decode(inputs["input_ids"][b, layout.question]).split()
-        assert ("what is the red ball ?" if b == 0 else "which dog runs ?") in " ".join(words)
+        assert questions[b] in " ".join(words)
         assert torch.equal(layout.real, inputs["attention_mask"][b].nonzero().squeeze(1))
         assert layout.length == inputs["input_ids"].shape[1]
 
@@ -122,10 +123,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     third = shown[2 * family.step : 3 * family.step]
     part = {"frames": third, "rows": shown[:, :half], "columns": shown[:, :, half:]}[seen]
     part += 150
-    text = [prompt(processor, "video", "what ?")]
-    plain, bright = (
-        processor(text=text, videos=[v], return_tensors="pt", **sampled(len(v))) for v in (video, shown)
-    )
+    plain, bright = (asked(processor, ["what ?"], [each]) for each in (video, shown))
     ((before,), (after,)) = (family.encode(model, inputs) for inputs in (plain, bright))
     handle.remove()
     (layout,) = layouts_of(family, plain)
@@ -280,7 +278,7 @@ def test_an_unknown_model_is_refused() -> None:
         family_of(Qwen2ForCausalLM(config).config.model_type)
 
 
-@pytest.mark.parametrize("family", [InternVL, SmolVLM], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [InternVL, SmolVLM, Gemma3], ids=lambda family: family.name)
 @pytest.mark.parametrize("lengths", [[16], [32, 16]], ids=["a-lone-picture", "several-crops"])
 def test_what_is_no_frame_is_not_laid_out(family: Any, lengths: list[int]) -> None:
     ids = torch.tensor([[token for length in lengths for token in (5, *[IMAGE] * length)]])

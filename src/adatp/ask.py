@@ -138,9 +138,13 @@ def build_inputs(
     placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
     if placeholders & set(words):
         raise PromptError("the question contains the token that stands for a video or an image")
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    options: dict[str, Any] = {}
-    if not isinstance(processor, TinyProcessor):
+    embedded = isinstance(processor, TinyProcessor)
+    shown: list[dict[str, Any]] = [{"type": "video"}]
+    options: dict[str, Any] = {"videos": [video.frames]}
+    if not embedded and getattr(processor, "video_processor", None) is None:  # it knows pictures only
+        shown = [{"type": "image"} for _ in video.frames]
+        options = {"images": [list(video.frames)]}
+    elif not embedded:
         # Qwen-VL and others place frames in time by their rate: that of the sample, not of the file.
         rate = len(video.frames) / video.duration if video.duration else None
         metadata = {
@@ -149,14 +153,18 @@ def build_inputs(
             "fps": rate,
             "duration": video.duration,
         }
-        options = {"do_sample_frames": False, "video_metadata": [metadata]}
+        options |= {"do_sample_frames": False, "video_metadata": [metadata]}
         if whole and hasattr(processor.video_processor, "use_token_compression"):
             options["use_token_compression"] = False
+    content = [*shown, {"type": "text", "text": question}]
     try:
         prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        return dict(processor(text=[prompt], videos=[video.frames], return_tensors="pt", **options))
+        begin = getattr(processor.tokenizer, "bos_token", None)
+        if begin and prompt.startswith(begin):  # the template's; the tokenizer would add another
+            options["add_special_tokens"] = False
+        return dict(processor(text=[prompt], return_tensors="pt", **options))
     except (ValueError, TypeError) as error:
         raise PromptError(f"the processor refuses this video or question ({_first_line(error)})") from error
 

@@ -34,7 +34,8 @@ class Kept:
     """What the cache of every layer behind one cut holds.
 
     Attributes:
-        index: (B, n) int64, position of each slot in the whole sequence, FILLER where a row was padded.
+        index: (B, n) int64, position of each slot in the whole sequence, FILLER where a row was padded; also
+            of the slots that a layer with a sliding window has let go of by now.
         end: length of the whole sequence when this was recorded; every later token has a slot of its own.
         ragged: whether there are fillers.
     """
@@ -53,6 +54,10 @@ class Kept:
             return self.index[:, : self.slots(seen)]
         later = torch.arange(self.end, seen, device=self.index.device)
         return torch.cat([self.index, later.expand(len(self.index), -1)], 1)
+
+    def last(self, slots: int) -> Kept:
+        """The last ``slots`` slots alone."""
+        return Kept(self.index[:, self.index.shape[1] - slots :], self.end, self.ragged)
 
 
 class _PrunedCache(Cache):  # type: ignore[misc]
@@ -75,8 +80,13 @@ class _PrunedCache(Cache):  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
         length, offset = super().get_mask_sizes(query_length, layer_idx)
-        fixed = getattr(self.layers[layer_idx], "max_cache_len", None) is not None
-        return length if fixed else length + self._missing(layer_idx), offset
+        layer = self.layers[layer_idx]
+        fixed = getattr(layer, "max_cache_len", None)
+        if getattr(layer, "is_sliding", False):
+            whole = self.get_seq_length(layer_idx)
+            shown = shown_slots(layer, whole)
+            return max(shown + query_length, fixed or 0), whole - shown
+        return length if fixed is not None else length + self._missing(layer_idx), offset
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> None:
         moved: dict[int, Kept] = {}  # layers behind one cut share one record
@@ -160,10 +170,15 @@ class _Call:
         """What the layer's cache held before this call; None: every token."""
         return self.kept.get(layer)
 
+    def layer_cache(self, layer: int) -> Any:
+        """The layer's part of the cache; None if there is none, or none yet: a dynamic cache may grow."""
+        layers = self.cache.layers[layer:] if self.cache is not None else []
+        return layers[0] if layers else None
+
     def past_slots(self, layer: int) -> int:
-        """Slots of the layer's cache in use before this call."""
+        """Slots filled before this call that the layer's cache hands on to it."""
         held = self.held(layer)
-        return self.past if held is None else held.slots(self.past)
+        return shown_slots(self.layer_cache(layer), self.past if held is None else held.slots(self.past))
 
     def rows_of(self, positions: Tensor, sample: int) -> Tensor:
         """Where the layer about to run has ``positions`` of ``sample``, as rows of its hidden states."""
@@ -180,8 +195,8 @@ class _Call:
         return slice(length - len(alive), length)  # a view: most plans do not look at the states
 
     def once(self, make: Callable[..., Any], shared: tuple[Any, ...], *rest: Any) -> Any:
-        """``make(*shared, *rest)``, made once for all the layers that come with the same ``shared``."""
-        key = (make.__name__, *map(id, shared))
+        """``make(*shared, *rest)``, made once for all the layers that come with the same of both."""
+        key = (make.__name__, *map(id, shared), *rest)
         if key not in self.memo:
             # Holding on to `shared` keeps its ids from being given to other objects.
             self.memo[key] = make(*shared, *rest), shared
@@ -361,11 +376,14 @@ class Engine:
                     changed[name] = call.once(gather, (kwargs[name], call.index))
         device = kwargs["position_embeddings"][0].device if call.index is None else call.index.device
         kept: Kept = call.once(_hold, (held, call.index), call.past, call.length, call.ragged, device)
-        layers = call.cache.layers[number:] if call.cache is not None else []  # a dynamic one may yet grow
-        fixed = getattr(layers[0], "max_cache_len", None) if layers else None
+        layer = call.layer_cache(number)
+        new = call.length if call.index is None else call.index.shape[1]
+        shown: Kept = call.once(Kept.last, (kept,), call.past_slots(number) + new)
+        first = call.past - shown_slots(layer, call.past)
+        fixed = getattr(layer, "max_cache_len", None)
         flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
         changed["attention_mask"] = call.once(
-            remap_mask, (mask, kept, call.index), call.past, call.length, fixed, flash
+            remap_mask, (mask, shown, call.index), call.past, call.length, first, fixed, flash
         )
         if call.index is not None and call.cache is not None:
             _remember(call.cache, number, kept)
@@ -426,6 +444,7 @@ def remap_mask(
     index: Tensor | None,
     past: int,
     length: int,
+    first: int,
     fixed: int | None,
     flash: bool,
 ) -> Tensor | None:
@@ -434,11 +453,12 @@ def remap_mask(
     Args:
         mask: None (causal), (B, S) padding (flash attention), or (B or 1, heads or 1, length, S), boolean or
             additive; S positions of the whole sequence, and unused ones behind it for a static cache.
-        kept: what the layer's cache holds, this call's tokens included.
+        kept: the slots that the layer's cache hands out, this call's tokens included.
         index: (B, n) positions in this call of the layer's queries, FILLER where padded; None: all of them.
         past: length of the sequence before this call.
         length: tokens of this call.
-        fixed: number of keys of a static cache, None if the cache grows.
+        first: position of the mask's first column; what is in front of it is out of a sliding window.
+        fixed: number of keys of a static cache at least, None if the cache grows.
         flash: whether padding masks are two-dimensional.
 
     Returns:
@@ -450,8 +470,8 @@ def remap_mask(
     columns = kept.index
     if fixed is not None and fixed > columns.shape[1]:
         columns = F.pad(columns, (0, fixed - columns.shape[1]), value=FILLER)
-    there = columns >= 0
-    at = columns.clamp(min=0)
+    there = columns >= first
+    at = (columns - first).clamp(min=0)
     hidden: float
     seen: float
     if flash:
@@ -464,7 +484,7 @@ def remap_mask(
     index, at, there = (part.expand(samples, -1) for part in (index, at, there))
     if mask is None:
         hidden, seen = False, True
-        picked = (at[:, None] <= index[..., None] + past)[:, None]
+        picked = (at[:, None] + first <= index[..., None] + past)[:, None]
     else:
         hidden, seen = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)
         rows = take_rows(mask.expand(samples, -1, -1, -1).transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
@@ -473,6 +493,14 @@ def remap_mask(
     sample, filler = (index < 0).nonzero(as_tuple=True)
     picked[sample, :, filler, filler + kept.slots(kept.end) - index.shape[1]] = seen
     return picked
+
+
+def shown_slots(layer: Any, slots: int) -> int:
+    """Of ``slots`` filled slots of a cache's layer, those it hands on: with a window only the last."""
+    if not getattr(layer, "is_sliding", False):
+        return slots
+    window: int = layer.max_cache_len if hasattr(layer, "max_cache_len") else layer.sliding_window
+    return min(slots, window - 1)
 
 
 def _hold(

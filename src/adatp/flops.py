@@ -30,6 +30,7 @@ class DecoderShape:
         head_dim: width of a head; heads * head_dim need not be hidden.
         intermediate: width of the MLP; of a mixture of experts, of those that one token visits together.
         vocab: entries of the vocabulary.
+        windows: of each layer the sliding window, None where it attends to everything; empty: all do.
     """
 
     layers: int
@@ -39,6 +40,7 @@ class DecoderShape:
     head_dim: int
     intermediate: int
     vocab: int
+    windows: tuple[int | None, ...] = ()
 
     @classmethod
     def from_config(cls, config: Any) -> "DecoderShape":
@@ -53,6 +55,7 @@ class DecoderShape:
         if "linear_attention" in (getattr(config, "layer_types", None) or ()):
             raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
         heads = config.num_attention_heads
+        sliding = [kind == "sliding_attention" for kind in layer_types(config)]
         intermediate = config.intermediate_size
         if getattr(config, "num_experts_per_tok", None):
             if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 0) != 1:
@@ -66,7 +69,15 @@ class DecoderShape:
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             intermediate=intermediate,
             vocab=config.vocab_size,
+            windows=tuple(config.sliding_window if is_sliding else None for is_sliding in sliding)
+            if any(sliding)
+            else (),
         )
+
+    def held(self, layer: int, tokens: int) -> int:
+        """Of so many tokens read, those that the layer's cache still holds for the next."""
+        window = self.windows[layer] if self.windows else None
+        return tokens if window is None else min(tokens, window - 1)
 
     @property
     def width(self) -> int:
@@ -78,6 +89,13 @@ class DecoderShape:
         """Multiply-accumulates of one layer's linear maps for one token: q, k, v, o, gate, up, down."""
         attention = 2 * self.hidden * (self.width + self.kv_heads * self.head_dim)
         return attention + 3 * self.hidden * self.intermediate
+
+
+def layer_types(config: Any) -> list[str]:
+    """What each layer of a text config attends to, as transformers' caches read it."""
+    windowed = getattr(config, "sliding_window", None) is not None
+    default = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
+    return list(getattr(config, "layer_types", None) or default)
 
 
 def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvid") -> int:
@@ -118,18 +136,21 @@ def prefill_flops(
 ) -> int:
     """Real FLOPs of the decoder layers while the prompt is read; the lm_head is not in it.
 
+    A layer with a sliding window multiplies all of the prompt's queries and keys too, and masks the products.
+
     Args:
         shape: the decoder.
         tokens: tokens that each layer processes, one count a layer.
         scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens already in the cache of every layer.
+        past: tokens read before; a layer with a sliding window still holds the last of them.
 
     Raises:
         ValueError: if there is not one count a layer.
     """
     _check_layers(shape, tokens)
-    macs = sum(n * shape.linear_macs + 2 * n * (n + past) * shape.width for n in tokens)
-    macs += sum(rows * (tokens[layer] + past) * shape.width for layer, rows in (scored or {}).items())
+    keys = [n + shape.held(layer, past) for layer, n in enumerate(tokens)]
+    macs = sum(n * (shape.linear_macs + 2 * k * shape.width) for n, k in zip(tokens, keys, strict=True))
+    macs += sum(rows * keys[layer] * shape.width for layer, rows in (scored or {}).items())
     return 2 * macs
 
 
@@ -140,14 +161,18 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
 
     Args:
         shape: the decoder.
-        context: tokens in the cache of each layer before the first step, one count a layer.
+        context: tokens that each layer has processed before the first step, one count a layer.
         steps: forward passes.
 
     Raises:
         ValueError: if there is not one count a layer.
     """
     _check_layers(shape, context)
-    keys = sum(steps * n + steps * (steps + 1) // 2 for n in context)
+    keys = 0
+    for layer, n in enumerate(context):
+        held = shape.held(layer, n)
+        growing = shape.held(layer, n + steps) - held  # steps until a sliding window is full
+        keys += steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
     linear = steps * shape.layers * shape.linear_macs
     return 2 * (linear + 2 * keys * shape.width) + lm_head_flops(shape, steps)
 
@@ -263,6 +288,16 @@ def video_llama_3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]
         frame += vision.num_hidden_layers * _siglip_layer_macs(d, vision.intermediate_size, patches)
         macs += frames * (frame + tokens * (d * text + text * text))
     return 2 * macs
+
+
+def gemma3_projector_flops(config: Any, tokens: int) -> int:
+    """Real FLOPs of Gemma 3's projector: one linear map on the pooled patches.
+
+    Args:
+        config: Gemma3Config.
+        tokens: visual tokens.
+    """
+    return 2 * tokens * int(config.vision_config.hidden_size) * int(config.text_config.hidden_size)
 
 
 def glm4v_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:

@@ -18,6 +18,7 @@ from adatp.engine import Engine, attention_module
 from adatp.flops import (
     DecoderShape,
     decode_flops,
+    layer_types,
     lm_head_flops,
     paper_macs,
     prefill_flops,
@@ -101,12 +102,18 @@ class Pruner:
     def __enter__(self) -> Pruner:
         if self.model in _ACTIVE:
             raise PruningError("this model is being pruned already: leave that context first")
-        if {*getattr(self.decoder.config, "layer_types", ())} - {"full_attention"}:
-            raise PruningError("only decoders whose every layer has full attention can be pruned")
+        kinds = {*layer_types(self.decoder.config)}
+        if unknown := kinds - {"full_attention", "sliding_attention"}:
+            raise PruningError(f"decoder layers of type {', '.join(sorted(unknown))} can't be pruned")
         implementation = str(self.decoder.config._attn_implementation)
         if implementation == "flex_attention" or implementation.startswith("paged|"):
             raise PruningError(
                 f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
+            )
+        if "sliding_attention" in kinds and implementation not in ("eager", "sdpa"):
+            raise PruningError(  # only a mask can tell which of the keys left lie in the window
+                f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
+                "dropped between them: load the model with 'sdpa'"
             )
         scored = self.method.scored_layers(self.shape.layers)
         reuse = None
@@ -312,7 +319,7 @@ def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     """(B, L) bool: the tokens of this call that are not padding."""
     length = input_ids.shape[1]
     if isinstance(attention_mask, dict):  # a static cache's masks are made in advance
-        attention_mask = next(iter(attention_mask.values()))
+        attention_mask = attention_mask["full_attention"]  # a sliding window's leaves out what is far back
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     mask: Tensor = attention_mask.to(input_ids.device)

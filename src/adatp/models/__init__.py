@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adatp.models.family import Family, TowerCall
+from adatp.models.gemma3 import Gemma3
 from adatp.models.glm4v import Glm4v
 from adatp.models.internvl import InternVL
 from adatp.models.llava_next_video import LlavaNextVideo
@@ -24,6 +25,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Qwen3VL(),
     "internvl": InternVL(),
     "smolvlm": SmolVLM(),
+    "gemma3": Gemma3(),
     "glm4v": Glm4v(),
     "glm46v": Glm4v(),
     "video_llama_3": VideoLlama3(),

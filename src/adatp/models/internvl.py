@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -49,7 +50,7 @@ class InternVL:
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The hidden states that are shuffled together and projected."""
         states = tower.output.last_hidden_state
-        patches = states[:, states.shape[1] % 2 :]  # a class token comes first, if any
+        patches = states[:, -(math.isqrt(states.shape[1]) ** 2) :]  # a class token comes first, if any
         return list(torch.split(patches, [frames for frames, _, _ in grids]))
 
     def tower_attention_module(self, model: Any) -> nn.Module:
