@@ -23,6 +23,8 @@ from families import (
     Qwen3VL,
     Qwen3VLMoe,
     Qwen25VL,
+    Qwen35,
+    Qwen35Moe,
     SmolVLM,
     VideoLlava,
 )
@@ -237,6 +239,8 @@ PROCESSORS = {
     Qwen25VL: qwen2_5_vl,
     Qwen3VL: qwen3_vl,
     Qwen3VLMoe: qwen3_vl,
+    Qwen35: qwen3_vl,
+    Qwen35Moe: qwen3_vl,
     InternVL: internvl,
     SmolVLM: smolvlm,
     Glm4v: glm4v,

@@ -23,7 +23,7 @@ from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
-from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen3VL, Qwen25VL, batch, build
+from families import ENGINE, FAMILIES, IMAGE, VIDEO, Prompt, Qwen3VL, Qwen25VL, Qwen35, batch, build
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
 LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
@@ -41,7 +41,7 @@ GREEDY: dict[str, Any] = {
 }
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-engine = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
+engine = pytest.mark.parametrize("family", [*ENGINE, Qwen35], ids=lambda family: family.name)
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa", fake_flash.NAME])
 batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "ragged", "equal"])
 
@@ -112,7 +112,7 @@ def dropping_cases() -> list[Any]:
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
         for family in FAMILIES
-        for case in (every if family in (*ENGINE, Qwen3VL) else some)
+        for case in (every if family in (*ENGINE, Qwen3VL, Qwen35) else some)
     ]
 
 
@@ -183,12 +183,13 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     with prune(model) as run:  # our hooks run after these: look again at what the layers get in the end
         for hook, layer in zip(hooks, model.get_decoder().layers, strict=True):
             hook.remove()
-            layer.self_attn.register_forward_pre_hook(
+            mixer = layer.self_attn if hasattr(layer, "self_attn") else layer.linear_attn
+            mixer.register_forward_pre_hook(
                 lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
             )
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
-    assert len(masks) == LAYERS * STEPS
+    assert len(masks) == len(family.layers) * STEPS
     assert all(mask is None for mask in masks)
 
 
@@ -371,7 +372,7 @@ def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune:
     model(**inputs, past_key_values=whole)
     with prune(model):
         model(**inputs, past_key_values=pruned)
-    for layer in range(LAYERS):
+    for layer in {0, *family.full}:
         assert pruned.get_seq_length(layer) == whole.get_seq_length(layer) == inputs["input_ids"].shape[1]
         for new in (1, 5):
             assert pruned.get_mask_sizes(new, layer) == whole.get_mask_sizes(new, layer)
@@ -404,12 +405,14 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
         whole.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
     )
     assert torch.allclose(loss, expected, atol=1e-6)
-    assert len(whole.hidden_states) == LAYERS + 1
+    assert len(whole.hidden_states) == len(family.layers) + 1
     for made_by, state in enumerate(whole.hidden_states[1:]):  # zeros exactly where the layer did not run
         for b, kept in enumerate(run.report.kept[made_by]):
             ran = torch.zeros(length, dtype=torch.bool)
             ran[kept] = True
-            assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by < run.method.layer_range(LAYERS)[0]
+            assert (
+                torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by < run.method.layer_range(run.shape)[0]
+            )
 
 
 @families
@@ -640,7 +643,7 @@ class Merge(Method):
     def schedule(self, shape: Any, *, visual: int, other: int, question: int) -> Any:
         raise NotImplementedError
 
-    def scored_layers(self, layers: int) -> list[int]:
+    def scored_layers(self, shape: Any) -> list[int]:
         return []
 
     def plan(self, prefill: Prefill) -> Any:

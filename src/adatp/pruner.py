@@ -99,14 +99,14 @@ class Pruner:
     def __enter__(self) -> Pruner:
         if self.model in _ACTIVE:
             raise PruningError("this model is being pruned already: leave that context first")
-        if {*getattr(self.decoder.config, "layer_types", ())} - {"full_attention"}:
-            raise PruningError("only decoders whose every layer has full attention can be pruned")
+        if {*getattr(self.decoder.config, "layer_types", ())} - {"full_attention", "linear_attention"}:
+            raise PruningError("only decoders whose every layer has full or linear attention can be pruned")
         implementation = str(self.decoder.config._attn_implementation)
         if implementation == "flex_attention" or implementation.startswith("paged|"):
             raise PruningError(
                 f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
             )
-        scored = self.method.scored_layers(self.shape.layers)
+        scored = self.method.scored_layers(self.shape)
         reuse = None
         if self.method.reuse_frames is not None:
             try:
@@ -213,6 +213,9 @@ class Pruner:
         layouts = self.family.layouts(config, input_ids, real, grids)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
+        if past and len(layouts) > 1 and self.shape.delta_net is not None:
+            # A filler would lie between a sample's state and its next token.
+            raise LayoutError("linear attention can't go on with several prompts that keep different tokens")
         features = self.family.frame_features(config, tower, grids)
         assert self.signal is not None
         relevance = PromptRelevance(self.signal, layouts, input_ids, embeds, features)
@@ -291,7 +294,7 @@ def _real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     """(B, L) bool: the tokens of this call that are not padding."""
     length = input_ids.shape[1]
     if isinstance(attention_mask, dict):  # a static cache's masks are made in advance
-        attention_mask = next(iter(attention_mask.values()))
+        attention_mask = attention_mask["full_attention"]
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     mask: Tensor = attention_mask.to(input_ids.device)
