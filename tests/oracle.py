@@ -50,11 +50,11 @@ def hidden_columns(model: Any, kept: Sequence[Sequence[Tensor]], prompt: int, re
     def alone(layer: int, mixer: Any) -> Any:
         forward = mixer.forward
 
-        def shortened(hidden_states: Tensor, attention_mask: Any, **kwargs: Any) -> Tensor:
+        def shortened(hidden_states: Tensor, **_: Any) -> Tensor:
             out = torch.zeros_like(hidden_states)
             for b in range(batch):
                 rows = torch.cat([kept[layer][b], torch.arange(prompt, length)])
-                out[b, rows] = forward(hidden_states[b : b + 1, rows], **kwargs)[0]
+                out[b, rows] = forward(hidden_states[b : b + 1, rows])[0]
             return out
 
         return shortened
