@@ -29,6 +29,10 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -65,6 +69,8 @@ class Family:
     compresses = False  # whether the processor leaves out tokens of what stands still
     multimodal_rope = False
     attentions: ClassVar[tuple[str, ...]] = ("eager", "sdpa", fake_flash.NAME)
+    layers = tuple(range(LAYERS))  # of the decoder
+    full = layers  # those of them with full attention; the others have linear attention
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
@@ -409,6 +415,51 @@ class Qwen3VLMoe(Qwen3VL):
         return Qwen3VLMoeConfig(text_config=qwen_text(**experts), vision_config=cls.vision, **QWEN_TOKENS)
 
 
+class Qwen35(Qwen3VL):
+    """Linear attention in half of the layers: cuts behind full attention, in front of either kind."""
+
+    name = "qwen3_5"
+    model_class = Qwen3_5ForConditionalGeneration
+    layers = tuple(range(8))
+    full = (1, 2, 4, 7)
+    configuration: ClassVar[Any] = Qwen3_5Config
+    experts: ClassVar[dict[str, int]] = {}
+
+    @classmethod
+    def config(cls) -> Any:
+        kinds = ["full_attention" if layer in cls.full else "linear_attention" for layer in cls.layers]
+        rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+        return cls.configuration(
+            text_config={
+                **qwen_text(**cls.experts),
+                "rope_parameters": {**rope, "partial_rotary_factor": 0.5},
+                "num_hidden_layers": len(kinds),
+                "layer_types": kinds,
+                "head_dim": 16,
+                "linear_num_key_heads": 2,
+                "linear_num_value_heads": 4,
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+            },
+            vision_config={key: value for key, value in cls.vision.items() if "deepstack" not in key},
+            **QWEN_TOKENS,
+        )
+
+
+class Qwen35Moe(Qwen35):
+    """Two of four experts a token, and one for all."""
+
+    name = "qwen3_5_moe"
+    model_class = Qwen3_5MoeForConditionalGeneration
+    configuration = Qwen3_5MoeConfig
+    experts: ClassVar[dict[str, int]] = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 16,
+    }
+
+
 class InternVL(LlavaOnevision):
     """Frames are pictures: 8 x 8 patches and a class token make 4 x 4 tokens, with words between them."""
 
@@ -672,6 +723,8 @@ FAMILIES = [
     Qwen2VL,
     Qwen3VL,
     Qwen3VLMoe,
+    Qwen35,
+    Qwen35Moe,
     LlavaNextVideo,
     VideoLlava,
     InternVL,
@@ -705,6 +758,8 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
                 parameter.mul_(5)
             elif "mm_input_projection" in name:  # Gemma 3 makes it zero
                 parameter.normal_()
+            elif name.endswith("A_log"):
+                parameter.fill_(-3)  # a state that lasts
     return model
 
 

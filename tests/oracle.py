@@ -1,4 +1,7 @@
-"""The same model without pruning, where dropped tokens are hidden by a mask of each layer's own."""
+"""The same model without pruning, where dropped tokens are hidden by a mask of each layer's own.
+
+Linear attention has no mask that hides: there each sample's kept tokens are read by themselves.
+"""
 
 from __future__ import annotations
 
@@ -60,15 +63,34 @@ def hidden_columns(
 
         return replace
 
+    def alone(layer: int, mixer: Any) -> Any:
+        forward = mixer.forward
+
+        def shortened(hidden_states: Tensor, **_: Any) -> Tensor:
+            out = torch.zeros_like(hidden_states)
+            for b in range(batch):
+                rows = torch.cat([kept[layer][b], torch.arange(prompt, length)])
+                out[b, rows] = forward(hidden_states[b : b + 1, rows])[0]
+            return out
+
+        return shortened
+
     layers = model.get_decoder().layers
+    linear = [
+        (number, layer.linear_attn) for number, layer in enumerate(layers) if hasattr(layer, "linear_attn")
+    ]
     handles = [
         layer.register_forward_pre_hook(hook(number), with_kwargs=True) for number, layer in enumerate(layers)
     ]
+    for number, mixer in linear:
+        mixer.forward = alone(number, mixer)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for _, mixer in linear:
+            del mixer.forward
 
 
 def in_one_picture(types: Tensor) -> Tensor:

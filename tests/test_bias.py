@@ -23,7 +23,7 @@ from adatp.tiny.world import benchmark, make_clip
 from adatp.video import Video
 from clips import write_clip
 from conftest import Run
-from families import FAMILIES, Prompt, batch, build
+from families import FAMILIES, Prompt, Qwen35, batch, build
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -134,16 +134,15 @@ def test_correlation() -> None:
 @families
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_watching_sees_eager_attention_in_every_layer(family: Any, attention: str) -> None:
+def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, attention: str) -> None:
     inputs = batch(family, [Prompt(before=1, seed=1), Prompt(before=4, seed=2)])
     model, eager = build(family, attention), build(family, "eager")
     expected = model(**inputs).logits
-    depth = len(model.get_decoder().layers)
-    with Watch(layers=tuple(range(depth)))(model) as run:
+    with Watch(layers=family.full)(model) as run:
         assert torch.equal(model(**inputs).logits, expected)
-    attentions = eager(**inputs, output_attentions=True).attentions
+    attentions = dict(zip(family.full, eager(**inputs, output_attentions=True).attentions, strict=True))
     for sample, (seen, layout) in enumerate(zip(run.report.notes, run.layouts, strict=True)):
-        assert sorted(seen["attention"]) == list(range(depth))
+        assert sorted(seen["attention"]) == list(family.full)
         for layer, scores in seen["attention"].items():
             rows = attentions[layer][sample][:, layout.question].mean((0, 1))
             assert (scores - rows[layout.index]).abs().max() < 1e-5
@@ -333,11 +332,18 @@ def test_bias_of_any_family_on_videos(run: Run, hub: Path, tmp_path: Path, famil
     assert "only 3 frames" in err
     got = json.loads((tmp_path / "out.json").read_text())
     assert got["clips"] == 3
-    assert len(got["layers"]) == 6
+    assert [row["layer"] for row in got["layers"]] == list(family.full)
     assert "3 clips" in out
     assert got["frames"] == 8 // family.step
     assert (got["layers"][0]["mass_by_position"] is None) == family.any_size  # its grids follow the format
     assert (tmp_path / "bias-positions.png").exists() != family.any_size
+
+
+def test_bias_of_linear_attention_is_refused(run: Run, hub: Path, tmp_path: Path) -> None:
+    asked = ("bias", "--model", hub / Qwen35.name, "--videos", write_clip(tmp_path / "a.mp4").parent)
+    code, out, err = run(*asked, "--frames", 8, "--layers", "1,3,4,5")
+    assert (code, out) == (2, "")
+    assert err == "adatp: linear attention has no scores to look at: layers 3, 5 have it\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -8,23 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp.budget import BudgetError, Schedule, default_range, fit, solve, solve_early
-from adatp.flops import DecoderShape, prefill_flops
+from adatp.budget import BudgetError, Schedule, default_range, fit, nearest_cut, solve, solve_early
+from adatp.flops import DecoderShape, DeltaNet, prefill_flops
 
 unhurried = settings(deadline=None)
 
 QWEN2_7B = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)
 QWEN2_05B = DecoderShape(24, 896, 14, 2, 64, 4864, 151936)
 TINY = DecoderShape(12, 192, 6, 2, 32, 512, 256)
+LINEAR = DeltaNet(tuple(layer for layer in range(32) if layer % 4 != 3), 16, 32, 128, 128, 4)
+QWEN35_9B = DecoderShape(32, 4096, 16, 4, 256, 12288, 248320, delta_net=LINEAR)
 
-shapes = st.sampled_from([QWEN2_7B, QWEN2_05B, TINY])
+shapes = st.sampled_from([QWEN2_7B, QWEN2_05B, TINY, QWEN35_9B])
 fractions = st.floats(0, 1)
 
 
 @st.composite
 def ranges(draw: st.DrawFn, shape: DecoderShape) -> tuple[int, int]:
-    start = draw(st.integers(1, shape.layers - 1))
-    return start, draw(st.integers(start, shape.layers - 1))
+    cut = draw(st.sampled_from(shape.cut_layers))
+    return draw(st.integers(1, cut)), draw(st.integers(cut, shape.layers - 1))
 
 
 @st.composite
@@ -56,6 +59,7 @@ def lowest_ratio(solver: Callable[..., Schedule], shape: DecoderShape, prompt: d
 
 def cost(shape: DecoderShape, visual: tuple[int, ...], prompt: dict[str, int]) -> int:
     drops = [layer for layer in range(1, shape.layers) if visual[layer] < visual[layer - 1]]
+    assert {*drops} <= {*shape.cut_layers}
     return prefill_flops(
         shape, [n + prompt["other"] for n in visual], {layer - 1: prompt["queries"] for layer in drops}
     )
@@ -110,15 +114,16 @@ def test_few_tokens_get_the_best_geometric_schedule(
     shape, prompt = case
     target = reachable(shape, prompt, fraction)
     schedule = solve(shape, target=target, **prompt)
-    n, start, end = prompt["visual"], prompt["start"], prompt["end"]
-    cuts = end - start + 1
+    n = prompt["visual"]
+    at = [layer for layer in shape.cut_layers if prompt["start"] <= layer <= prompt["end"]]
+    cuts = len(at)
     # As the decay rises from 0 to 1, floor(n decay^k) reaches m at (m / n)^(1 / k).
     events = [(round((m / n) ** (1 / k), 12), k) for m in range(2, n + 1) for k in range(1, cuts + 1)]
     counts, best = [1] * cuts, 0
     for step in [None, *sorted(events)]:
         if step is not None:
             counts[step[1] - 1] += 1
-        visual = (n,) * start + tuple(counts) + (counts[-1],) * (shape.layers - 1 - end)
+        visual = tuple((n, *counts)[sum(cut <= layer for cut in at)] for layer in range(shape.layers))
         flops = cost(shape, visual, prompt)
         if flops <= Fraction(target) * schedule.vanilla_flops:
             best = flops
@@ -189,6 +194,21 @@ def test_ranges_that_make_no_sense(start: int, end: int) -> None:
 def test_counts_that_make_no_sense(visual: int, other: int, queries: int) -> None:
     with pytest.raises(BudgetError, match="token counts"):
         solve(TINY, visual=visual, other=other, target=0.5, start=1, end=7, queries=queries)
+
+
+def test_cuts_follow_full_attention() -> None:
+    prompt = {"visual": 1000, "other": 30, "target": 0.4, "queries": 8}
+    visual = solve(QWEN35_9B, start=2, end=18, **prompt).visual
+    assert [layer for layer in range(1, 32) if visual[layer] < visual[layer - 1]] == [4, 8, 12, 16]
+    with pytest.raises(BudgetError, match=r"none of layers 5 to 7 follows full attention.*4, 8, 12, 16, 20"):
+        solve(QWEN35_9B, start=5, end=7, **prompt)
+    assert [nearest_cut(QWEN35_9B, layer) for layer in (0, 2, 4, 6, 7, 31)] == [4, 4, 4, 4, 8, 28]
+    assert [nearest_cut(TINY, layer) for layer in (0, 1, 7, 12)] == [1, 1, 7, 11]
+    shallow = replace(QWEN35_9B, layers=4, delta_net=replace(LINEAR, layers=(0, 1, 2)))
+    with pytest.raises(BudgetError, match=r"none of layers 1 to 2 follows full attention.*: none"):
+        solve(shallow, start=1, end=2, **prompt)
+    with pytest.raises(BudgetError, match="none of the decoder's layers"):
+        nearest_cut(shallow, 1)
 
 
 # --- the early stage --------------------------------------------------------------------------------------

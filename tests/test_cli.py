@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from adatp import AdaTP, ask, cli
 from adatp.evaluation import Results, runner
+from adatp.flops import DecoderShape
 from adatp.methods import METHODS, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
@@ -149,7 +150,7 @@ def test_vanilla_is_the_model_as_it_is() -> None:
     assert got.text == plain.strip()
     assert got.report.flops_ratio == 1
     assert got.report.flops.relevance == 0
-    assert not list(Vanilla().scored_layers(12))
+    assert not list(Vanilla().scored_layers(DecoderShape(12, 64, 4, 4, 16, 128, 10)))
     assert {"vision", "prefill", "decode"} <= set(got.report.milliseconds)
 
 
@@ -445,11 +446,12 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
     assert f"{visual} visual and 30 other tokens" in out
     table = rows(out)
     assert list(table) == ["vanilla", "90.0%", "60.0%", "1.0%"]
-    assert table["vanilla"][-1] == f"{visual}×6"
+    depth = len(family.layers)
+    assert table["vanilla"][-1] == f"{visual}×{depth}"
     for target in ("90.0%", "60.0%"):
         reached = float(table[target][0].rstrip("%"))
         assert 0.95 * float(target[:-1]) <= reached <= float(target[:-1])
-        assert table[target][-1] != f"{visual}×6"
+        assert table[target][-1] != f"{visual}×{depth}"
     assert table["1.0%"][:4] == ["no", "the", "lowest", "is"]
 
 

@@ -31,11 +31,11 @@ from families import (
     FAMILIES,
     FOUND,
     IMAGE,
-    LAYERS,
     VIDEO,
     Prompt,
     Qwen3VL,
     Qwen25VL,
+    Qwen35,
     VideoLlama3,
     VideoLlama3Whole,
     batch,
@@ -58,7 +58,7 @@ GREEDY: dict[str, Any] = {
 }
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-engine = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
+engine = pytest.mark.parametrize("family", [*ENGINE, Qwen35], ids=lambda family: family.name)
 attentions = pytest.mark.parametrize(  # every family with every attention that it can be pruned with
     ("family", "attention"),
     [
@@ -136,7 +136,7 @@ def dropping_cases() -> list[Any]:
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
         for family in FAMILIES
-        for case in (every if family in (*ENGINE, Qwen3VL) else some)
+        for case in (every if family in (*ENGINE, Qwen3VL, Qwen35) else some)
         if case[0] in family.attentions
     ]
 
@@ -163,22 +163,21 @@ def test_dropping_equals_masking(
 
 
 def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers norms and eager softmaxes in float32 whatever the model's precision: lift both."""
-
-    def norm(self: Any, x: Tensor) -> Tensor:
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-
-    def gemma_norm(self: Any, x: Tensor) -> Tensor:
-        return (1 + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
-    def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
-        return torch.softmax(x, dim)
-
+    """Transformers norms, softmaxes and updates states in float32 whatever the precision asked for."""
     modeling = sys.modules[type(build(family).get_decoder()).__module__]
-    for name, found in vars(modeling).items():
-        if name.endswith("RMSNorm"):
-            monkeypatch.setattr(found, "forward", gemma_norm if name.startswith("Gemma") else norm)
-    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+
+    class Lifted:
+        float = float32 = torch.float64
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    def lifted(self: Tensor) -> Tensor:
+        return self.double() if sys._getframe(1).f_globals is vars(modeling) else to_float(self)
+
+    to_float = Tensor.float
+    monkeypatch.setattr(modeling, "torch", Lifted())
+    monkeypatch.setattr(Tensor, "float", lifted)
 
 
 @attentions
@@ -203,8 +202,8 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
     for layer in model.get_decoder().layers:  # what they get in the end
-        attention = layer.self_attn
-        attention.register_forward_pre_hook(
+        mixer = layer.self_attn if hasattr(layer, "self_attn") else layer.linear_attn
+        mixer.register_forward_pre_hook(
             lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
         )
     model.generate(**inputs, **GREEDY)
@@ -212,10 +211,10 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     with prune(model) as run:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
-    assert len(masked) == LAYERS * STEPS
+    assert len(masked) == len(family.layers) * STEPS
     assert masked == vanilla
     sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
-    assert sum(masked) == (LAYERS + (STEPS - 1) * sliding if sliding else 0)
+    assert sum(masked) == (len(family.layers) + (STEPS - 1) * sliding if sliding else 0)
 
 
 @pytest.fixture
@@ -408,6 +407,22 @@ def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, pr
     assert masking_error(model, record, kept, torch.ones(1, length, dtype=torch.bool)) < 1e-5
 
 
+@torch.no_grad()
+def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state(prune: AdaTP) -> None:
+    """Its fillers would lie between a sample's state and its next token."""
+    model = build(Qwen35)
+    first, second = batch(Qwen35, EQUAL), batch(Qwen35, [Prompt(frames=6, seed=n) for n in (7, 8, 9)])
+    second.pop("attention_mask")
+    cache = DynamicCache(config=model.config.get_text_config())
+    with prune(model) as run, recorded(model) as record:
+        model(**first, past_key_values=cache)
+        with pytest.warns(UserWarning, match="not pruned: linear attention can't go on with several prompts"):
+            model(**second, past_key_values=cache)
+    assert len(run.reports) == 1
+    real = first["attention_mask"].bool()
+    assert masking_error(model, record, run.report.kept, real) < 1e-5
+
+
 @engine
 @torch.no_grad()
 def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
@@ -425,8 +440,15 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
         assert torch.equal(model(**step, past_key_values=twin).logits, expected)
 
 
-@engine
-@pytest.mark.parametrize("change", ["reorder", "select", "repeat"])
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        pytest.param(family, change, id=f"{family.name}-{change}")
+        for family in (*ENGINE, Qwen35)
+        for change in ("reorder", "select", "repeat")
+        if family is not Qwen35 or change == "reorder"  # transformers' states can't be selected or repeated
+    ],
+)
 @torch.no_grad()
 def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune: AdaTP) -> None:
     """As beam search does, but between samples that keep different tokens."""
@@ -469,20 +491,25 @@ def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune:
     model(**inputs, past_key_values=whole)
     with prune(model):
         model(**inputs, past_key_values=pruned)
-    for layer in range(LAYERS):
+    for layer in {0, *family.full}:
         assert pruned.get_seq_length(layer) == whole.get_seq_length(layer) == inputs["input_ids"].shape[1]
         for new in (1, 5):
             assert pruned.get_mask_sizes(new, layer) == whole.get_mask_sizes(new, layer)
 
 
 @engine
+@torch.no_grad()
 def test_a_pruned_cache_is_refused_outside(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     cache = DynamicCache(config=model.config.get_text_config())
     with prune(model):
         model(**inputs, past_key_values=cache)
+    twin, step = copy.deepcopy(cache), {"input_ids": torch.tensor([[5]])}
     with pytest.raises(RuntimeError, match="inside `with AdaTP"):
-        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+        model(**step, past_key_values=cache)
+    with prune(model):  # and the refused call has left nothing in it
+        logits = [model(**step, past_key_values=each).logits for each in (cache, twin)]
+    assert torch.equal(*logits)
 
 
 @attentions
@@ -504,12 +531,13 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
         whole.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
     )
     assert torch.allclose(loss, expected, atol=1e-6)
-    assert len(whole.hidden_states) == LAYERS + 1
+    assert len(whole.hidden_states) == len(family.layers) + 1
     for made_by, state in enumerate(whole.hidden_states[1:]):  # zeros exactly where the layer did not run
         for b, kept in enumerate(run.report.kept[made_by]):
             ran = torch.zeros(length, dtype=torch.bool)
             ran[kept] = True
-            assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by < run.method.layer_range(LAYERS)[0]
+            scored = min(run.method.scored_layers(run.shape))  # the first cut is behind it
+            assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by <= scored
 
 
 @families
@@ -518,8 +546,9 @@ def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaT
     model, inputs = build(family), batch(family, RAGGED)
     with prune(model):
         expected = model(**inputs, past_key_values=DynamicCache(config=model.config.get_text_config())).logits
-        bare = model(**inputs, past_key_values=DynamicCache()).logits
-        assert torch.equal(bare, expected)
+        if family.full == family.layers:  # transformers makes no state for linear attention unasked
+            bare = model(**inputs, past_key_values=DynamicCache()).logits
+            assert torch.equal(bare, expected)
         assert torch.equal(model(**inputs, use_cache=False).logits, expected)
         assert torch.equal(model(**inputs, return_dict=False)[0], expected)
 
@@ -740,7 +769,7 @@ class Merge(Method):
     def schedule(self, shape: Any, *, visual: int, other: int, question: int) -> Any:
         raise NotImplementedError
 
-    def scored_layers(self, layers: int) -> list[int]:
+    def scored_layers(self, shape: Any) -> list[int]:
         return []
 
     def plan(self, prefill: Prefill) -> Any:

@@ -24,6 +24,10 @@ from transformers import (
     Qwen2_5_VLTextModel,
     Qwen2Config,
     Qwen2Model,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5MoeTextModel,
+    Qwen3_5TextConfig,
+    Qwen3_5TextModel,
     Qwen3VLMoeTextConfig,
     Qwen3VLMoeTextModel,
     SiglipTextConfig,
@@ -40,12 +44,15 @@ from transformers.models.glm4v.modeling_glm4v import Glm4vVisionModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5VisionConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from adatp.flops import (
     PRESETS,
     DecoderShape,
+    DeltaNet,
     clip_vision_flops,
     decode_flops,
     glm4v_vision_flops,
@@ -145,6 +152,10 @@ def test_what_does_not_fit_is_refused() -> None:
     for flops in (paper_macs, prefill_flops):
         with pytest.raises(ValueError, match="each of 3 layers, not 2"):
             flops(shape, [5] * 2)
+    hybrid = DecoderShape(3, 8, 2, 1, 4, 16, 10, delta_net=DeltaNet((0, 1), 1, 1, 4, 4, 4))
+    for preset in PRESETS[:3]:
+        with pytest.raises(ValueError, match=f"'{preset}' knows no linear attention"):
+            paper_macs(hybrid, [5] * 3, preset)
     with pytest.raises(ValueError, match="each of 3 layers, not 4"):
         decode_flops(shape, [5] * 4, 1)
 
@@ -218,6 +229,53 @@ def check_decoder(model: Any) -> None:
     assert counted(lambda: read(1)) == within_one_percent(
         decode_flops(shape, [length] * shape.layers, 2) - first
     )
+
+
+def test_prefill_and_decode_of_qwen3_5() -> None:
+    check_decoder(on_meta(lambda: Qwen3_5TextModel(Qwen3_5TextConfig(num_hidden_layers=8))))
+
+
+SMALL_HYBRID: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 32, "intermediate_size": 160, "vocab_size": 100, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"], "pad_token_id": 0,
+    "attn_implementation": "eager",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
+def test_linear_attention_to_the_last_product(experts: bool) -> None:
+    """All that is left out: what the convolution makes of padding, and the gate of the shared expert."""
+    if experts:
+        sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+        sizes |= {"shared_expert_intermediate_size": 40, "experts_implementation": "eager"}
+        model = Qwen3_5MoeTextModel(Qwen3_5MoeTextConfig(**SMALL_HYBRID, **sizes)).eval()
+    else:
+        model = Qwen3_5TextModel(Qwen3_5TextConfig(**SMALL_HYBRID)).eval()
+    shape, cache, channels = DecoderShape.from_config(model.config), None, 2 * 2 * 8 + 4 * 16
+
+    def read(tokens: int, padding: int) -> int:
+        nonlocal cache
+
+        def run() -> None:
+            nonlocal cache
+            cache = model(inputs_embeds=torch.randn(1, tokens, 64), past_key_values=cache).past_key_values
+
+        left_out = 2 * padding * channels * 4 + 3 * tokens * 64 * experts
+        return counted(run) - 2 * left_out
+
+    assert read(128, 3) == prefill_flops(shape, [128] * 3)  # whole chunks
+    assert read(64, 7) == prefill_flops(shape, [64] * 3, past=128)
+    update = 2 * 2 * 3 * 4 * 8 * 16  # computed element by element, which the counter does not see
+    assert read(1, 1) == decode_flops(shape, [192] * 3, 1) - lm_head_flops(shape, 1) - update
+    assert read(1, 1) == (
+        decode_flops(shape, [192] * 3, 2)
+        - decode_flops(shape, [192] * 3, 1)
+        - lm_head_flops(shape, 1)
+        - update
+    )
+    assert 2 * paper_macs(shape, [128] * 3) == prefill_flops(shape, [128] * 3)
 
 
 def small_decoder() -> Qwen2Model:
@@ -388,12 +446,17 @@ WIDE: dict[str, Any] = {"depth": 2, "num_heads": 2, "attn_implementation": "eage
             qwen3_vision_flops,
         ),
         (
+            Qwen3_5VisionConfig(**WIDE, hidden_size=96, intermediate_size=200, out_hidden_size=128),
+            Qwen3_5VisionModel,
+            qwen3_vision_flops,
+        ),
+        (
             Glm4vVisionConfig(**WIDE, hidden_size=96, intermediate_size=200, out_hidden_size=128),
             Glm4vVisionModel,
             glm4v_vision_flops,
         ),
     ],
-    ids=["Qwen2-VL", "Qwen3-VL", "GLM-4.1V"],
+    ids=["Qwen2-VL", "Qwen3-VL", "Qwen3.5", "GLM-4.1V"],
 )
 def test_towers_of_packed_patches(config: Any, model: Any, flops: Any) -> None:
     grids, side = [(1, 10, 18), (2, 8, 8), (3, 4, 6)], config.patch_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -277,7 +278,7 @@ def test_two_videos_are_pruned_as_two(method: Any) -> None:
 def test_keeping_all_and_no_video(method: Any) -> None:
     prefill, _ = prefill_of(TINY)
     assert method(flops=1.0).plan(prefill) is None
-    assert list(method(flops=1.0).scored_layers(12)) == []
+    assert list(method(flops=1.0).scored_layers(SHAPE)) == []
     schedule = method(flops=1.0).schedule(SHAPE, visual=100, other=10, question=5)
     assert schedule.visual == (100,) * 12
     assert schedule.ratio == 1
@@ -399,13 +400,14 @@ def test_fastv_keeps_what_its_official_rule_keeps(family: Any, layer: int, atten
 
 
 def test_k_scales_with_the_depth() -> None:
-    assert [FastV().cuts(layers) for layers in (32, 28, 12, 64)] == [(2,), (2,), (1,), (4,)]
-    assert FastV(layer=3).cuts(12) == (3,)
-    assert PyramidDrop().cuts(32) == (8, 16, 24)
-    assert PyramidDrop().cuts(12) == (3, 6, 9)
-    assert PruneVid().cuts(32) == (0, 11)
-    assert PruneVid().cuts(12) == (0, 4)
-    with pytest.raises(BudgetError, match="no layers"):
+    deep = {layers: replace(SHAPE, layers=layers) for layers in (12, 28, 32, 64)}
+    assert [FastV().cuts(deep[layers]) for layers in (32, 28, 12, 64)] == [(2,), (2,), (1,), (4,)]
+    assert FastV(layer=3).cuts(deep[12]) == (3,)
+    assert PyramidDrop().cuts(deep[32]) == (8, 16, 24)
+    assert PyramidDrop().cuts(deep[12]) == (3, 6, 9)
+    assert PruneVid().cuts(deep[32]) == (0, 11)
+    assert PruneVid().cuts(deep[12]) == (0, 4)
+    with pytest.raises(BudgetError, match=r"before layers \[12\]: the decoder has 12"):
         FastV(layer=12, flops=0.5).schedule(SHAPE, visual=100, other=10, question=5)
 
 

@@ -145,7 +145,7 @@ class Watch(Method):
         """Everything."""
         return everything(shape, visual=visual, other=other)
 
-    def scored_layers(self, layers: int) -> Iterable[int]:
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
         """Those asked for."""
         return self.layers
 
@@ -290,7 +290,7 @@ def measure(
         model: a Video LLM of a supported family.
         processor: its processor.
         clips: videos, each with a question; all as many frames long.
-        layers: decoder layers to look at; None: all.
+        layers: decoder layers to look at; None: all with full attention.
         controls: of `CONTROLS`, conditions under which the same clips are looked at too.
         relevance: the text-relevance signal that splits the budget, as of `AdaTP`.
         told: called after every clip with how many are done.
@@ -304,13 +304,19 @@ def measure(
         frame with itself. The maps by position are None where clips differ in format.
 
     Raises:
-        BiasError: there are no clips or no such layers, or clips differ in length.
+        BiasError: there are no clips or no such layers with full attention, or clips differ in length.
         PromptError: a clip with its question does not fit into the model's context.
     """
-    depth = DecoderShape.from_config(model.config.get_text_config()).layers
-    watched = tuple(range(depth)) if layers is None else tuple(sorted({*layers}))
-    if not watched or not 0 <= watched[0] <= watched[-1] < depth:
-        raise BiasError(f"the decoder has layers 0 to {depth - 1}, not all of {', '.join(map(str, watched))}")
+    shape = DecoderShape.from_config(model.config.get_text_config())
+    watched = shape.full_layers if layers is None else tuple(sorted({*layers}))
+    if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
+        raise BiasError(
+            f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
+        )
+    if linear := [layer for layer in watched if layer not in shape.full_layers]:
+        raise BiasError(
+            f"linear attention has no scores to look at: layers {', '.join(map(str, linear))} have it"
+        )
     watch = Watch(layers=watched, relevance=relevance)
     conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
     follows: dict[int, dict[str, list[float]]] = {layer: {"slot": [], "content": []} for layer in watched}

@@ -52,14 +52,32 @@ def default_range(layers: int) -> tuple[int, int]:
     return max(1, round(2 * layers / 28)), round(16 * layers / 28)
 
 
-def check_range(layers: int, start: int, end: int) -> None:
-    """Refuse a range of layers that tokens can't be dropped before.
+def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
+    """The layers start .. end before which tokens can be dropped by scores: those behind full attention.
 
     Raises:
-        BudgetError: unless 1 <= start <= end < layers; the layer before the first drop has to score.
+        BudgetError: unless 1 <= start <= end < layers and there is one; the layer before a drop has to score.
     """
-    if not 1 <= start <= end < layers:
-        raise BudgetError(f"need 1 <= start <= end < {layers} layers, not start={start}, end={end}")
+    if not 1 <= start <= end < shape.layers:
+        raise BudgetError(f"need 1 <= start <= end < {shape.layers} layers, not start={start}, end={end}")
+    cuts = tuple(layer for layer in shape.cut_layers if start <= layer <= end)
+    if not cuts:
+        raise BudgetError(
+            f"none of layers {start} to {end} follows full attention, whose scores a drop needs; "
+            f"layers that do: {', '.join(map(str, shape.cut_layers)) or 'none'}"
+        )
+    return cuts
+
+
+def nearest_cut(shape: DecoderShape, layer: int) -> int:
+    """Of the layers before which tokens can be dropped by scores the nearest, of two the earlier.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    if not shape.cut_layers:
+        raise BudgetError("none of the decoder's layers follows full attention, whose scores a drop needs")
+    return min(shape.cut_layers, key=lambda cut: abs(cut - layer))
 
 
 def everything(shape: DecoderShape, *, visual: int, other: int) -> Schedule:
@@ -151,10 +169,11 @@ def solve(
 ) -> Schedule:
     """The geometric schedule that spends as much of the target as it can, and never more.
 
-    Layers before `start` process all tokens, or `first` of them. Before each of layers start .. end visual
-    tokens are dropped such that their number decays geometrically, down to one at least; later layers keep
-    what `end` has. A drop before a layer costs `queries` rows of attention scores in the layer before it,
-    but in front of the first layer nothing; where the count stays the same nothing is scored.
+    Layers before `start` process all tokens, or `first` of them. Before each of layers start .. end that
+    follows full attention visual tokens are dropped such that their number decays geometrically, down to one
+    at least; later layers keep what `end` has. A drop before a layer costs `queries` rows of attention scores
+    in the layer before it, but in front of the first layer nothing; where the count stays the same nothing is
+    scored.
 
     The schedules from one token a layer to all tokens form a chain, each with one token more in one layer
     than the last one; the answer is the last within the target. Hence no layer keeps fewer tokens at a
@@ -177,7 +196,7 @@ def solve(
     Source: ours (the paper's schedule is not published).
     """
     check_target(target)
-    check_range(shape.layers, start, end)
+    cuts = cuts_between(shape, start, end)
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
     vanilla = everything(shape, visual=visual, other=other)
@@ -186,29 +205,26 @@ def solve(
     whole = visual if first is None else first
 
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
-        n = [whole] * start + cut + cut[-1:] * (shape.layers - 1 - end)
-        scored = {
-            layer - 1: queries for layer in range(start, end + 1) if score_all or n[layer] < n[layer - 1]
-        }
+        n = _by_layer(whole, cut, cuts, shape.layers)
+        scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
         return Schedule(tuple(n), prefill_flops(shape, [k + other for k in n], scored), vanilla.flops)
 
-    cuts = end - start + 1
     limit = math.floor(Fraction(target) * vanilla.flops)
-    if (least := schedule([min(1, whole)] * cuts)).flops > limit:
+    if (least := schedule([min(1, whole)] * len(cuts))).flops > limit:
         raise out_of_reach(target, least, visual=visual, other=other)
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...
     low, high = 0.0, 1.0
-    while sum(_decayed(whole, high, cuts)) - sum(_decayed(whole, low, cuts)) > 1:
+    while sum(_decayed(whole, high, len(cuts))) - sum(_decayed(whole, low, len(cuts))) > 1:
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if schedule(_decayed(whole, middle, cuts), score_all=True).flops <= limit:
+        if schedule(_decayed(whole, middle, len(cuts)), score_all=True).flops <= limit:
             low = middle
         else:
             high = middle
     # ... and then look ahead for those that are within the target as some cuts need no scores.
-    cut = _decayed(whole, low, cuts)
+    cut = _decayed(whole, low, len(cuts))
     best = schedule(cut)
     for _ in range(_LOOKAHEAD):
         if cut[-1] == whole:
@@ -251,21 +267,26 @@ def solve_early(
 
     Source: ours.
     """
-    check_range(shape.layers, start, end)
-    cuts = end - start + 1
+    cuts = cuts_between(shape, start, end)
 
     def counts(x: int) -> list[int]:
-        cut = _decayed(x, survive ** (1 / cuts), cuts)
-        return [x] * start + cut + cut[-1:] * (shape.layers - 1 - end)
+        return _by_layer(x, _decayed(x, survive ** (1 / len(cuts)), len(cuts)), cuts, shape.layers)
 
     prompt = {"visual": visual, "other": other, "queries": queries}
     try:
-        found = fit(
-            shape, **prompt, target=target, counts=counts, most=visual, scored=range(start - 1, end)
-        ).visual[0]
+        scored = [cut - 1 for cut in cuts]
+        found = fit(shape, **prompt, target=target, counts=counts, most=visual, scored=scored).visual[0]
     except BudgetError:  # a single token needs no scores: that may still be within reach
         found = min(1, visual)
     return solve(shape, **prompt, target=target, start=start, end=end, first=found)
+
+
+def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: int) -> list[int]:
+    """What each layer processes: ``first`` tokens, and ``counts[k]`` from layer ``cuts[k]`` on."""
+    n = [first] * cuts[0]
+    for count, begin, end in zip(counts, cuts, (*cuts[1:], layers), strict=True):
+        n += [count] * (end - begin)
+    return n
 
 
 def _decayed(visual: int, decay: float, cuts: int) -> list[int]:

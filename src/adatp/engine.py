@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
 from adatp.attention import Probe
 from adatp.plan import Plan, Selection
@@ -63,12 +64,17 @@ class Kept:
 class _PrunedCache(Cache):  # type: ignore[misc]
     """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold.
 
-    To transformers, which sizes masks and numbers positions by the first layer, every layer is as long as the
-    whole sequence.
+    To transformers, which sizes masks and numbers positions by the first layer that has slots, every layer is
+    as long as the whole sequence. Layers of linear attention have none: their state is all they hold.
     """
 
     kept: dict[int, Kept]
     entered: bool
+
+    def _slotted(self, layer: int) -> int:
+        """The layer that transformers means by ``layer``: by the first one, the first that has slots."""
+        slotted = (number for number, each in enumerate(self.layers) if isinstance(each, CacheLayerMixin))
+        return layer or next(slotted, 0)
 
     def _missing(self, layer: int) -> int:
         """Tokens of the whole sequence that the layer has no slot for."""
@@ -76,17 +82,18 @@ class _PrunedCache(Cache):  # type: ignore[misc]
         return 0 if kept is None else kept.end - kept.index.shape[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        return super().get_seq_length(layer_idx) + self._missing(layer_idx)
+        return super().get_seq_length(layer_idx) + self._missing(self._slotted(layer_idx))
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
         length, offset = super().get_mask_sizes(query_length, layer_idx)
-        layer = self.layers[layer_idx]
-        fixed = getattr(layer, "max_cache_len", None)
-        if getattr(layer, "is_sliding", False):
-            whole = self.get_seq_length(layer_idx)
-            shown = shown_slots(layer, whole)
+        layer = self._slotted(layer_idx)
+        slots = self.layers[layer]
+        fixed = getattr(slots, "max_cache_len", None)
+        if getattr(slots, "is_sliding", False):
+            whole = self.get_seq_length(layer)
+            shown = shown_slots(slots, whole)
             return max(shown + query_length, fixed or 0), whole - shown
-        return length if fixed is not None else length + self._missing(layer_idx), offset
+        return length if fixed is not None else length + self._missing(layer), offset
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> None:
         moved: dict[int, Kept] = {}  # layers behind one cut share one record
@@ -94,13 +101,20 @@ class _PrunedCache(Cache):  # type: ignore[misc]
             moved.setdefault(id(kept), Kept(change(kept.index), kept.end, kept.ragged))
         self.kept = {layer: moved[id(kept)] for layer, kept in self.kept.items()}
 
-    def update(self, *args: Any, **kwargs: Any) -> Any:
+    def _check_entered(self) -> None:
         if self.kept and not self.entered:
             raise RuntimeError(
                 "this cache was filled under pruning, its layers hold different tokens: "
                 "go on with it inside `with AdaTP(...)(model):`"
             )
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_entered()
         return super().update(*args, **kwargs)
+
+    def get_conv_state(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_entered()  # before linear attention overwrites its state
+        return super().get_conv_state(*args, **kwargs)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -226,6 +240,8 @@ class Engine:
     ) -> None:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
+        types = getattr(decoder.config, "layer_types", None) or ()
+        self.linear = frozenset(number for number, kind in enumerate(types) if kind == "linear_attention")
         self.begin = begin
         self.end = end
         self.timed = timed
@@ -366,6 +382,10 @@ class Engine:
 
     def _remap(self, call: _Call, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The layer's keyword arguments as the tokens that it processes and holds need them."""
+        if number in self.linear:  # no keys of the past, no positions: fillers are zeroed as padding is
+            if call.index is None:
+                return {}
+            return {"attention_mask": call.index >= 0 if call.ragged else None}
         held, mask = call.held(number), kwargs.get("attention_mask")
         if call.index is None and (held is None or (mask is None and not held.ragged)):
             return {}

@@ -11,11 +11,53 @@ attn_implementation="eager", or on the meta device.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 
 _DYCOKE_STEPS = 100
+# Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention.
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """The sizes of linear attention by a gated delta net: a state for each value head, no keys of the past.
+
+    Attributes:
+        layers: the decoder layers that have it in the place of full attention, ascending.
+        key_heads: query and key heads.
+        value_heads: value heads.
+        key_dim: width of a query or key head.
+        value_dim: width of a value head.
+        kernel: tokens that the causal convolution over queries, keys and values sees.
+    """
+
+    layers: tuple[int, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    def macs(self, hidden: int, chunk: int) -> int:
+        """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
+
+        The rule takes whole chunks as matrices, and what it computes between a chunk's tokens is counted as
+        dense as it is computed; the triangular systems it solves there (0.1 % of a layer of Qwen3.5-9B) are
+        left out, as FlopCounterMode does, and so is what fills up the last chunk.
+
+        Args:
+            hidden: width of the hidden states.
+            chunk: tokens of a chunk; 0: one token updates the state by itself.
+        """
+        keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
+        linear = hidden * (2 * keys + 3 * values + 2 * self.value_heads)
+        convolution = self.kernel * (2 * keys + values)
+        state = 3 * self.key_dim * self.value_dim  # read by key, written, read by query
+        within = chunk * (2 * self.key_dim + self.value_dim)
+        return linear + convolution + self.value_heads * (state + within)
 
 
 @dataclass(frozen=True)
@@ -31,6 +73,9 @@ class DecoderShape:
         intermediate: width of the MLP; of a mixture of experts, of those that one token visits together.
         vocab: entries of the vocabulary.
         windows: of each layer the sliding window, None where it attends to everything; empty: all do.
+        experts: experts that each layer's router chooses among; 0: there is none.
+        delta_net: the linear attention of some layers, if any; full attention is then gated, by a second
+            query projection.
     """
 
     layers: int
@@ -41,26 +86,36 @@ class DecoderShape:
     intermediate: int
     vocab: int
     windows: tuple[int | None, ...] = ()
+    experts: int = 0
+    delta_net: DeltaNet | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> "DecoderShape":
         """Reads a text config of transformers.
 
-        A mixture of experts counts the experts that a token visits; its router (under 0.5 % of a layer of
-        Qwen3-VL-30B-A3B) is left out.
+        A mixture of experts counts the experts that a token visits, a shared one among them.
 
         Raises:
-            ValueError: if the layers are not all alike: linear attention, or dense among sparse ones.
+            ValueError: if there is linear attention other than Qwen3.5's, or dense among sparse layers.
         """
-        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+        linear = tuple(
+            layer
+            for layer, kind in enumerate(getattr(config, "layer_types", None) or ())
+            if kind == "linear_attention"
+        )
+        if linear and not config.model_type.startswith("qwen3_5"):
             raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
-        heads = config.num_attention_heads
+        heads, experts = config.num_attention_heads, 0
         sliding = [kind == "sliding_attention" for kind in layer_types(config)]
-        intermediate = config.intermediate_size
         if getattr(config, "num_experts_per_tok", None):
-            if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 0) != 1:
+            alike = getattr(config, "decoder_sparse_step", 0) == 1 or config.model_type.startswith("qwen3_5")
+            if not alike or getattr(config, "mlp_only_layers", None):
                 raise ValueError(f"FLOPs of dense among sparse layers ({config.model_type}) are not known")
+            experts = config.num_experts
             intermediate = config.num_experts_per_tok * config.moe_intermediate_size
+            intermediate += getattr(config, "shared_expert_intermediate_size", 0)
+        else:
+            intermediate = config.intermediate_size
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -72,6 +127,17 @@ class DecoderShape:
             windows=tuple(config.sliding_window if is_sliding else None for is_sliding in sliding)
             if any(sliding)
             else (),
+            experts=experts,
+            delta_net=DeltaNet(
+                layers=linear,
+                key_heads=config.linear_num_key_heads,
+                value_heads=config.linear_num_value_heads,
+                key_dim=config.linear_key_head_dim,
+                value_dim=config.linear_value_head_dim,
+                kernel=config.linear_conv_kernel_dim,
+            )
+            if linear
+            else None,
         )
 
     def held(self, layer: int, tokens: int) -> int:
@@ -79,16 +145,43 @@ class DecoderShape:
         window = self.windows[layer] if self.windows else None
         return tokens if window is None else min(tokens, window - 1)
 
+    @cached_property
+    def full_layers(self) -> tuple[int, ...]:
+        """The layers with full attention, whose attention can be scored."""
+        linear = () if self.delta_net is None else self.delta_net.layers
+        return tuple(layer for layer in range(self.layers) if layer not in linear)
+
+    @cached_property
+    def cut_layers(self) -> tuple[int, ...]:
+        """The layers before which tokens can be dropped by the attention of the layer in front."""
+        return tuple(layer + 1 for layer in self.full_layers if layer + 1 < self.layers)
+
     @property
     def width(self) -> int:
         """Query heads times head width."""
         return self.heads * self.head_dim
 
-    @property
+    @cached_property
     def linear_macs(self) -> int:
-        """Multiply-accumulates of one layer's linear maps for one token: q, k, v, o, gate, up, down."""
-        attention = 2 * self.hidden * (self.width + self.kv_heads * self.head_dim)
-        return attention + 3 * self.hidden * self.intermediate
+        """Multiply-accumulates of a full-attention layer's linear maps for one token: q, k, v, o and MLP."""
+        gate = 0 if self.delta_net is None else self.hidden * self.width
+        return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
+
+    def delta_macs(self, tokens: Sequence[int], chunk: int = _CHUNK) -> int:
+        """Multiply-accumulates of the layers with a delta net, MLP included, see `DeltaNet.macs`.
+
+        Args:
+            tokens: tokens that each layer of the decoder processes.
+            chunk: see there.
+        """
+        if self.delta_net is None:
+            return 0
+        one = self.delta_net.macs(self.hidden, chunk) + self._mlp_macs
+        return one * sum(tokens[layer] for layer in self.delta_net.layers)
+
+    @property
+    def _mlp_macs(self) -> int:
+        return self.hidden * (3 * self.intermediate + self.experts)
 
 
 def layer_types(config: Any) -> list[str]:
@@ -106,7 +199,8 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
     - "fastv" (also HoliTom, VisionZip): 4nd^2 + 2n^2 d + 2ndm;
     - "dycoke": the same, plus 100 decode steps;
     - "pyramiddrop": 4nd^2 + 2n^2 d + 3ndm;
-    - "fastvid": exact for grouped-query attention and a gated MLP.
+    - "fastvid": exact for grouped-query attention and a gated MLP; ours: a layer of linear attention counts
+      what it computes, the others have no formula for it.
 
     Args:
         shape: the decoder.
@@ -114,12 +208,15 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
         preset: one of PRESETS.
 
     Raises:
-        ValueError: if the preset is not one of PRESETS, or there is not one count a layer.
+        ValueError: if the preset is not one of PRESETS or has no formula for the decoder, or there is not one
+            count a layer.
     """
     _check_layers(shape, visual)
     d, m = shape.hidden, shape.intermediate
     if preset == "fastvid":
-        return sum(n * shape.linear_macs + 2 * n * n * shape.width for n in visual)
+        return _prefill_macs(shape, visual)
+    if shape.delta_net is not None and preset in PRESETS:
+        raise ValueError(f"preset {preset!r} knows no linear attention: only 'fastvid' does")
     if preset == "pyramiddrop":
         return sum(4 * n * d * d + 2 * n * n * d + 3 * n * d * m for n in visual)
     plain = sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in visual)
@@ -142,14 +239,15 @@ def prefill_flops(
         shape: the decoder.
         tokens: tokens that each layer processes, one count a layer.
         scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens read before; a layer with a sliding window still holds the last of them.
+        past: tokens read before; a layer with a sliding window still holds the last of them, and linear
+            attention does not look at them again.
 
     Raises:
         ValueError: if there is not one count a layer.
     """
     _check_layers(shape, tokens)
-    keys = [n + shape.held(layer, past) for layer, n in enumerate(tokens)]
-    macs = sum(n * (shape.linear_macs + 2 * k * shape.width) for n, k in zip(tokens, keys, strict=True))
+    macs = _prefill_macs(shape, tokens, past)
+    keys = {layer: tokens[layer] + shape.held(layer, past) for layer in scored or {}}
     macs += sum(rows * keys[layer] * shape.width for layer, rows in (scored or {}).items())
     return 2 * macs
 
@@ -161,7 +259,8 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
 
     Args:
         shape: the decoder.
-        context: tokens that each layer has processed before the first step, one count a layer.
+        context: tokens that each layer has processed before the first step, one count a layer; a layer of
+            linear attention holds a state of one size, whatever its count.
         steps: forward passes.
 
     Raises:
@@ -169,12 +268,13 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
     """
     _check_layers(shape, context)
     keys = 0
-    for layer, n in enumerate(context):
-        held = shape.held(layer, n)
-        growing = shape.held(layer, n + steps) - held  # steps until a sliding window is full
+    for layer in shape.full_layers:
+        held = shape.held(layer, context[layer])
+        growing = shape.held(layer, context[layer] + steps) - held  # steps until a sliding window is full
         keys += steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
-    linear = steps * shape.layers * shape.linear_macs
-    return 2 * (linear + 2 * keys * shape.width) + lm_head_flops(shape, steps)
+    macs = steps * len(shape.full_layers) * shape.linear_macs + 2 * keys * shape.width
+    macs += shape.delta_macs([steps] * shape.layers, chunk=0)
+    return 2 * macs + lm_head_flops(shape, steps)
 
 
 def lm_head_flops(shape: DecoderShape, positions: int) -> int:
@@ -338,7 +438,7 @@ def qwen3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> in
     """Real FLOPs of Qwen3-VL's vision tower: one merger for the output, one for each level of DeepStack.
 
     Args:
-        config: Qwen3VLVisionConfig.
+        config: Qwen3VLVisionConfig, or that of Qwen3.5, which has no DeepStack.
         grids: as of `qwen2_5_vision_flops`.
     """
     d, merged = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
@@ -347,7 +447,9 @@ def qwen3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> in
         grids,
         width=d,
         layer=4 * d * d + 2 * d * config.intermediate_size,
-        token=(1 + len(config.deepstack_visual_indexes)) * merged * (merged + config.out_hidden_size),
+        token=(1 + len(getattr(config, "deepstack_visual_indexes", ())))
+        * merged
+        * (merged + config.out_hidden_size),
     )
 
 
@@ -376,6 +478,12 @@ def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> 
         pairs = frames * (full_layers * full + (config.depth - full_layers) * windowed)
         macs += patches * (patch + config.depth * linear) + 2 * d * pairs + patches // merge**2 * merger
     return 2 * macs
+
+
+def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: int = 0) -> int:
+    linear, width = shape.linear_macs, 2 * shape.width
+    full = [(tokens[layer], tokens[layer] + shape.held(layer, past)) for layer in shape.full_layers]
+    return sum(n * (linear + keys * width) for n, keys in full) + shape.delta_macs(tokens)
 
 
 def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:

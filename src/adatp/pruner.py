@@ -103,7 +103,7 @@ class Pruner:
         if self.model in _ACTIVE:
             raise PruningError("this model is being pruned already: leave that context first")
         kinds = {*layer_types(self.decoder.config)}
-        if unknown := kinds - {"full_attention", "sliding_attention"}:
+        if unknown := kinds - {"full_attention", "sliding_attention", "linear_attention"}:
             raise PruningError(f"decoder layers of type {', '.join(sorted(unknown))} can't be pruned")
         implementation = str(self.decoder.config._attn_implementation)
         if implementation == "flex_attention" or implementation.startswith("paged|"):
@@ -115,7 +115,7 @@ class Pruner:
                 f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
                 "dropped between them: load the model with 'sdpa'"
             )
-        scored = self.method.scored_layers(self.shape.layers)
+        scored = self.method.scored_layers(self.shape)
         reuse = None
         if self.method.reuse_frames is not None:
             try:
@@ -223,6 +223,9 @@ class Pruner:
         check_frames(self.method, layouts)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
+        if past and len(layouts) > 1 and self.shape.delta_net is not None:
+            # A filler would lie between a sample's state and its next token.
+            raise LayoutError("linear attention can't go on with several prompts that keep different tokens")
         features = self.family.frame_features(config, tower, grids)
         assert self.signal is not None
         relevance = PromptRelevance(self.signal, layouts, input_ids, embeds, features)

@@ -58,7 +58,8 @@ def bias(
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Decoder layers, separated by commas.", show_default="all")
+        str | None,
+        typer.Option(help="Decoder layers, separated by commas.", show_default="all with full attention"),
     ] = None,
     frames: Annotated[int, typer.Option(min=4, help="Frames of each clip.")] = 32,
     limit: Annotated[int, typer.Option(min=1, help="At most so many clips, each with its question.")] = 24,

@@ -22,7 +22,7 @@ from adatp.adatp_steps.debias import allocate, distinct_positions, flagged, segm
 from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
-from adatp.budget import BudgetError, Schedule, check_range, default_range, solve, solve_early
+from adatp.budget import BudgetError, Schedule, cuts_between, default_range, solve, solve_early
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method, Prefill
 from adatp.plan import Selection
@@ -43,7 +43,8 @@ class AdaTP(Method):
     Attributes:
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
-        start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion.
+        start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
+            some layers have linear attention, tokens are dropped behind the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
@@ -100,27 +101,22 @@ class AdaTP(Method):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
 
-    def layer_range(self, layers: int) -> tuple[int, int]:
-        """First and last of ``layers`` layers before which tokens are dropped.
-
-        Raises:
-            BudgetError: the decoder has no such layers.
+    def layer_range(self, shape: DecoderShape) -> tuple[int, int]:
+        """First and last layer before which tokens may be dropped; between them, before those that follow
+        full attention.
         """
-        start, end = default_range(layers)
-        start, end = start if self.start is None else self.start, end if self.end is None else self.end
-        check_range(layers, start, end)
-        return start, end
+        start, end = default_range(shape.layers)
+        return start if self.start is None else self.start, end if self.end is None else self.end
 
-    def scored_layers(self, layers: int) -> Iterable[int]:
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
         """The layer in front of each cut; none if nothing is to be dropped."""
         if self.flops == 1:
             return ()
-        start, end = self.layer_range(layers)
-        return range(start - 1, end)
+        return [cut - 1 for cut in cuts_between(shape, *self.layer_range(shape))]
 
     def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
         """See ``Method.schedule``."""
-        start, end = self.layer_range(shape.layers)
+        start, end = self.layer_range(shape)
         prompt = {"visual": visual, "other": other, "queries": min(self.max_queries, question)}
         layers = {"start": start, "end": end}
         if self.early != "on":

@@ -83,8 +83,12 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def scored_layers(self, layers: int) -> Iterable[int]:
-        """The decoder layers, of ``layers``, whose attention ``plan`` may ask for."""
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
+        """The layers whose attention ``plan`` may ask for, among ``shape.full_layers``.
+
+        Raises:
+            BudgetError: the decoder lacks the layers that it needs.
+        """
 
     @abstractmethod
     def plan(self, prefill: Prefill) -> Plan | None:

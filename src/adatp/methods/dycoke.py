@@ -38,9 +38,9 @@ class DyCoke(Peer):
     name: ClassVar[str] = "dycoke"
     whole_frames: ClassVar[bool] = True
 
-    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """From a quarter of the tokens on, as if frames came in whole windows."""
-        return [min(visual, math.ceil(visual / WINDOW) - 1 + x)] * layers
+        return [min(visual, math.ceil(visual / WINDOW) - 1 + x)] * shape.layers
 
     def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
         """From the tokens of the frames that stay whole on."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from adatp.budget import BudgetError, Schedule
+from adatp.flops import DecoderShape
 from adatp.methods.base import Prefill
 from adatp.methods.peer import Peer, Rule, by_attention, scaled
 
@@ -21,7 +22,7 @@ class FastV(Peer):
 
     Attributes:
         layer: the paper's K, the layer before which tokens are dropped; None: 2 of 32 layers, others in
-            proportion.
+            proportion, or the nearest behind full attention.
     """
 
     name: ClassVar[str] = "fastv"
@@ -33,9 +34,9 @@ class FastV(Peer):
         if self.layer is not None and self.layer < 1:
             raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
 
-    def cuts(self, layers: int) -> tuple[int, ...]:
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """K."""
-        return (scaled(2, 32, layers) if self.layer is None else self.layer,)
+        return (scaled(2, 32, shape) if self.layer is None else self.layer,)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the highest scores."""

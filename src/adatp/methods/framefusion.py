@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import BudgetError, Schedule, nearest_cut
+from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods.base import Prefill
 from adatp.methods.peer import Peer, Rule, Spending
@@ -50,13 +51,15 @@ class FrameFusion(Peer):
         if not (-1 <= self.similarity <= 1 and 0 <= self.least_merged <= 1):
             raise BudgetError("similarity is a cosine, in [-1, 1], least_merged a share, in [0, 1]")
 
-    def cuts(self, layers: int) -> tuple[int, ...]:
-        """Any layer of the first half, and the first one behind it."""
-        return tuple(range(max(1, layers // 2) + 1))
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """The first layer, and of the first half and the first one behind it those behind full attention."""
+        last = nearest_cut(shape, shape.layers // 2)
+        return 0, *(layer for layer in shape.cut_layers if layer <= last)
 
-    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
-        """Nothing to merge before the first layer: pruned before the second."""
-        return [visual] + [x] * (layers - 1)
+    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+        """Nothing to merge before the first layer: pruned before the next."""
+        cut = self.cuts(shape)[1]
+        return [visual] * cut + [x] * (shape.layers - cut)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Decide layer by layer, by what the layers so far have cost."""
@@ -71,13 +74,14 @@ class _Fusion:
     ) -> None:
         self.method, self.layout = method, layout
         self.spending = Spending(method, prefill.shape, layout, schedule)
-        self.last_cut = method.cuts(prefill.shape.layers)[-1]
+        self.cuts = method.cuts(prefill.shape)
         self.merging = self.pruning = True
 
     def __call__(
         self, layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         n = len(token)
+        self.spending.counts += [n] * (layer - len(self.spending.counts))
         if self.merging:
             kept, into = self.merge(layer, token, hidden)
         elif self.pruning:
@@ -95,11 +99,12 @@ class _Fusion:
         merged, surplus = int((like >= self.method.similarity).sum()), n - self.spending.room(n)
         if merged >= surplus:
             merged, self.pruning = surplus, False
+        later = [cut for cut in self.cuts if cut > layer]
         self.merging = (
             self.pruning
             and merged >= self.method.least_merged * n
-            and layer + 1 < self.last_cut
-            and self.spending.can_wait(n - merged)
+            and len(later) > 1
+            and self.spending.can_wait(n - merged, until=later[1])
         )
         return kept_of(merge_runs(before, top(like, merged)))
 

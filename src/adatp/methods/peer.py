@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from adatp.adatp_steps.debias import flagged
-from adatp.budget import BudgetError, Schedule, check_target, everything, fit
+from adatp.budget import BudgetError, Schedule, check_target, everything, fit, nearest_cut
 from adatp.flops import DecoderShape, prefill_flops
 from adatp.layout import VideoLayout
 from adatp.methods.base import Method, Prefill
@@ -54,38 +54,45 @@ class Peer(Method):
     def __post_init__(self) -> None:
         check_target(self.flops)
 
-    def cuts(self, layers: int) -> tuple[int, ...]:
-        """The layers, of ``layers``, before which tokens are dropped, ascending."""
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """The layers before which tokens are dropped, ascending."""
         return (0,)
 
-    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """Visual tokens that each layer processes if the free parameter is ``x``, of 1 .. ``visual``."""
-        (cut,) = self.cuts(layers)
-        return [visual] * cut + [x] * (layers - cut)
+        (cut,) = self.cuts(shape)
+        return [visual] * cut + [x] * (shape.layers - cut)
 
     @abstractmethod
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Which tokens of one sample to keep."""
 
-    def scored_layers(self, layers: int) -> Iterable[int]:
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
         """The layer in front of each cut; in front of the first layer there is none."""
-        return () if self.flops == 1 else tuple(cut - 1 for cut in self.cuts(layers) if cut)
+        if self.flops == 1:
+            return ()
+        behind = [cut for cut in self.cuts(shape) if cut]
+        if lacking := [cut for cut in behind if cut not in shape.cut_layers]:
+            raise BudgetError(
+                f"tokens can't be dropped before layers {lacking}: the decoder has {shape.layers}, and only "
+                "those behind full attention have scores to drop by"
+            )
+        return tuple(cut - 1 for cut in behind)
 
     def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """See ``Method.schedule``; BudgetError also where the decoder lacks a layer to drop before."""
+        """See ``Method.schedule``."""
         if self.flops == 1 or not visual:
             return everything(shape, visual=visual, other=other)
-        if not all(0 <= cut < shape.layers for cut in self.cuts(shape.layers)):
-            raise BudgetError(f"no layers {self.cuts(shape.layers)} among {shape.layers} to drop before")
+        scored = self.scored_layers(shape)
         return fit(
             shape,
             visual=visual,
             other=other,
             target=self.flops,
-            counts=lambda x: self.counts(shape.layers, visual, x),
+            counts=lambda x: self.counts(shape, visual, x),
             most=visual,
             queries=min(self.max_queries, question),
-            scored=self.scored_layers(shape.layers),
+            scored=scored,
         )
 
     def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
@@ -105,8 +112,8 @@ class PeerPlan:
         self.layouts = prefill.layouts
         self.real: Sequence[Tensor] = [layout.real for layout in self.layouts]
         self.queries: Sequence[Tensor] = [layout.question[-method.max_queries :] for layout in self.layouts]
-        self.cuts = frozenset(method.cuts(prefill.shape.layers))
-        self.scored = frozenset(method.scored_layers(prefill.shape.layers))
+        self.cuts = frozenset(method.cuts(prefill.shape))
+        self.scored = frozenset(method.scored_layers(prefill.shape))
         self.schedules: list[Schedule | None] = []
         self.rules: list[Rule | None] = []
         # Of each sample's visual tokens still alive their numbers, and their rows among all that is alive.
@@ -177,7 +184,7 @@ class Spending:
         self.other = len(layout.real) - len(layout.index)
         self.limit = math.floor(Fraction(method.flops) * schedule.vanilla_flops)
         self.scored = dict.fromkeys(
-            method.scored_layers(shape.layers), min(method.max_queries, len(layout.question))
+            method.scored_layers(shape), min(method.max_queries, len(layout.question))
         )
         self.counts: list[int] = []
 
@@ -186,18 +193,18 @@ class Spending:
         rest = self.shape.layers - len(self.counts)
         return bisect_right(range(n + 1), self.limit, key=lambda k: self.cost([k] * rest)) - 1
 
-    def can_wait(self, n: int) -> bool:
-        """Whether two more layers may process n visual tokens, and the target still be met."""
-        return self.cost([n, n] + [1] * (self.shape.layers - len(self.counts) - 2)) <= self.limit
+    def can_wait(self, n: int, until: int) -> bool:
+        """Whether all layers before ``until`` may process n visual tokens, and the target still be met."""
+        return self.cost([n] * (until - len(self.counts)) + [1] * (self.shape.layers - until)) <= self.limit
 
     def cost(self, rest: list[int]) -> int:
         """FLOPs of the prefill if the layers from here on process so many visual tokens."""
         return prefill_flops(self.shape, [count + self.other for count in self.counts + rest], self.scored)
 
 
-def scaled(layer: int, of: int, layers: int) -> int:
-    """Layer ``layer`` of a decoder of ``of`` layers, in proportion in one of ``layers``; never the first."""
-    return max(1, round(layer * layers / of))
+def scaled(layer: int, of: int, shape: DecoderShape) -> int:
+    """Layer ``layer`` of a decoder of ``of`` layers, in proportion in another, or the nearest that can."""
+    return nearest_cut(shape, round(layer * shape.layers / of))
 
 
 def by_frame(layout: VideoLayout, device: torch.device) -> list[list[Tensor]]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from adatp.adatp_steps.debias import allocate, select
 from adatp.budget import BudgetError, Schedule
+from adatp.flops import DecoderShape
 from adatp.methods.base import Prefill
 from adatp.methods.peer import Peer, Rule, Spending, by_video, numbered, scaled
 from adatp.methods.similarity import cluster, kept_of
@@ -61,14 +62,14 @@ class PruneVid(Peer):
         if self.layer is not None and self.layer < 1:
             raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
 
-    def cuts(self, layers: int) -> tuple[int, ...]:
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Before the first layer, and where the question prunes."""
-        return 0, scaled(11, 32, layers) if self.layer is None else self.layer
+        return 0, scaled(11, 32, shape) if self.layer is None else self.layer
 
-    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """x merged tokens, then alpha of them."""
-        _, cut = self.cuts(layers)
-        return [x] * cut + [max(1, int(self.alpha * x))] * (layers - cut)
+        _, cut = self.cuts(shape)
+        return [x] * cut + [max(1, int(self.alpha * x))] * (shape.layers - cut)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Merge before the first layer, prune behind it."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import BudgetError, Schedule, nearest_cut
+from adatp.flops import DecoderShape
 from adatp.methods.base import Prefill
 from adatp.methods.peer import Peer, Rule, by_attention
 
@@ -34,14 +35,14 @@ class PyramidDrop(Peer):
         if not self.stages or not all(0 < stage < 1 for stage in self.stages):
             raise BudgetError(f"stages end at fractions of the depth, between 0 and 1, not {self.stages}")
 
-    def cuts(self, layers: int) -> tuple[int, ...]:
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer of each stage but the first."""
-        return tuple(sorted({max(1, min(layers - 1, round(stage * layers))) for stage in self.stages}))
+        return tuple(sorted({nearest_cut(shape, round(stage * shape.layers)) for stage in self.stages}))
 
-    def counts(self, layers: int, visual: int, x: int) -> Sequence[int]:
+    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """lambda = x / visual, to the power of the stages behind a layer."""
-        cuts = self.cuts(layers)
-        stage_of = [sum(cut <= layer for cut in cuts) for layer in range(layers)]
+        cuts = self.cuts(shape)
+        stage_of = [sum(cut <= layer for cut in cuts) for layer in range(shape.layers)]
         return [max(1, visual * x**stage // visual**stage) for stage in stage_of]
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:

@@ -21,7 +21,7 @@ class Vanilla(Method):
         """Everything in every layer."""
         return everything(shape, visual=visual, other=other)
 
-    def scored_layers(self, layers: int) -> Iterable[int]:
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
         """None."""
         return ()
 

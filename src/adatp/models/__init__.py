@@ -23,6 +23,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Qwen25VL(),
     "qwen3_vl": Qwen3VL(),
     "qwen3_vl_moe": Qwen3VL(),
+    "qwen3_5": Qwen3VL(),
+    "qwen3_5_moe": Qwen3VL(),
     "internvl": InternVL(),
     "smolvlm": SmolVLM(),
     "gemma3": Gemma3(),
