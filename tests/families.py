@@ -675,7 +675,7 @@ class VideoLlama3Whole(VideoLlama3):
 
 
 class Gemma3(InternVL):
-    """Two of three layers look back 24 tokens, a picture and a half; a picture's tokens see each other."""
+    """Every other layer looks back 24 tokens, a picture and a half; a picture's tokens see each other."""
 
     name = "gemma3"
     model_class = Gemma3ForConditionalGeneration
@@ -684,7 +684,7 @@ class Gemma3(InternVL):
     @staticmethod
     def config() -> Any:
         text = {"head_dim": 8, "query_pre_attn_scalar": 1, "sliding_window": 24}
-        kinds = ["sliding_attention", "sliding_attention", "full_attention"] * (LAYERS // 3)
+        kinds = ["sliding_attention", "full_attention"] * (LAYERS // 2)
         return Gemma3Config(
             text_config=Gemma3TextConfig(**TEXT, **text, layer_types=kinds),
             vision_config=SiglipVisionConfig(**{**CLIP, "image_size": 32}, vision_use_head=False),

@@ -87,7 +87,7 @@ def test_an_unreachable_target_names_the_lowest(family: Any) -> None:
         assert lowest is not None
         counts = run_once(AdaTP(flops=lowest, early=early), family).visual_tokens
         assert counts[-1] == [1]
-        assert counts[0] == ([96] if early == "off" else [1])
+        assert counts[0] == ([24 * family.tokens_a_frame] if early == "off" else [1])
 
 
 def test_the_first_layers_read_everything() -> None:
@@ -354,7 +354,7 @@ def test_the_target_is_met_from_below_with_the_early_stage(family: Any, target: 
     assert 0.98 * target < report.flops_ratio <= target
     counts = [n for (n,) in report.visual_tokens]
     assert counts == report.notes[0]["schedule"]
-    assert report.prompt_visual_tokens[0] == 240 > counts[0] > counts[-1]
+    assert report.prompt_visual_tokens[0] == 60 * family.tokens_a_frame > counts[0] > counts[-1]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_mask_is_remapped_to_the_layer(data: st.DataObject, ragged: bool, stat
         "boolean": allowed,
         "additive": torch.zeros(allowed.shape).masked_fill(~allowed, lowest),
     }[kind]
-    remapped = remap_mask(mask, kept, index, PAST, LENGTH, FIXED if static else None, flash=False)
+    remapped = remap_mask(mask, kept, index, PAST, LENGTH, 0, FIXED if static else None, flash=False)
     if kind == "none" and not kept.ragged:
         assert remapped is None
         return
@@ -63,7 +63,7 @@ def test_a_padding_mask_is_remapped_to_the_layer(data: st.DataObject) -> None:
     kept = Kept(index, LENGTH, ragged=bool((index < 0).any()))
     padding = torch.tensor(data.draw(st.lists(st.booleans(), min_size=2 * LENGTH, max_size=2 * LENGTH)))
     for mask in (None, padding.view(2, LENGTH), padding.view(2, LENGTH).long()):
-        remapped = remap_mask(mask, kept, index, 0, LENGTH, None, flash=True)
+        remapped = remap_mask(mask, kept, index, 0, LENGTH, 0, None, flash=True)
         if mask is None and not kept.ragged:
             assert remapped is None
             continue

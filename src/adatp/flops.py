@@ -146,10 +146,15 @@ class DecoderShape:
         return tokens if window is None else min(tokens, window - 1)
 
     @cached_property
-    def full_layers(self) -> tuple[int, ...]:
-        """The layers with full attention, whose attention can be scored."""
+    def key_layers(self) -> tuple[int, ...]:
+        """The layers that attend to keys; the others have linear attention."""
         linear = () if self.delta_net is None else self.delta_net.layers
         return tuple(layer for layer in range(self.layers) if layer not in linear)
+
+    @cached_property
+    def full_layers(self) -> tuple[int, ...]:
+        """The layers with full attention, whose attention can be scored: all others miss what is far back."""
+        return tuple(layer for layer in self.key_layers if not self.windows or self.windows[layer] is None)
 
     @cached_property
     def cut_layers(self) -> tuple[int, ...]:
@@ -268,11 +273,11 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
     """
     _check_layers(shape, context)
     keys = 0
-    for layer in shape.full_layers:
+    for layer in shape.key_layers:
         held = shape.held(layer, context[layer])
         growing = shape.held(layer, context[layer] + steps) - held  # steps until a sliding window is full
         keys += steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
-    macs = steps * len(shape.full_layers) * shape.linear_macs + 2 * keys * shape.width
+    macs = steps * len(shape.key_layers) * shape.linear_macs + 2 * keys * shape.width
     macs += shape.delta_macs([steps] * shape.layers, chunk=0)
     return 2 * macs + lm_head_flops(shape, steps)
 
@@ -482,7 +487,7 @@ def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> 
 
 def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: int = 0) -> int:
     linear, width = shape.linear_macs, 2 * shape.width
-    full = [(tokens[layer], tokens[layer] + shape.held(layer, past)) for layer in shape.full_layers]
+    full = [(tokens[layer], tokens[layer] + shape.held(layer, past)) for layer in shape.key_layers]
     return sum(n * (linear + keys * width) for n, keys in full) + shape.delta_macs(tokens)
 
 
