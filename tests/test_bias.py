@@ -343,7 +343,7 @@ def test_bias_of_linear_attention_is_refused(run: Run, hub: Path, tmp_path: Path
     asked = ("bias", "--model", hub / Qwen35.name, "--videos", write_clip(tmp_path / "a.mp4").parent)
     code, out, err = run(*asked, "--frames", 8, "--layers", "1,3,4,5")
     assert (code, out) == (2, "")
-    assert err == "adatp: linear attention has no scores to look at: layers 3, 5 have it\n"
+    assert err == "adatp: only layers with full attention can be looked at, not 3, 5\n"
 
 
 @pytest.mark.parametrize(

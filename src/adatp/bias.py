@@ -313,9 +313,9 @@ def measure(
         raise BiasError(
             f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
         )
-    if linear := [layer for layer in watched if layer not in shape.full_layers]:
+    if others := [layer for layer in watched if layer not in shape.full_layers]:
         raise BiasError(
-            f"linear attention has no scores to look at: layers {', '.join(map(str, linear))} have it"
+            f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
         )
     watch = Watch(layers=watched, relevance=relevance)
     conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
