@@ -751,6 +751,8 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
         model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
+        words = model.get_input_embeddings().weight
+        words[PAD] = words[START]  # zeros, as it is made, would stay zeros and hide what padding does
         for name, parameter in model.named_parameters():
             if id(parameter) in decoder and ("q_proj" in name or "k_proj" in name):
                 parameter.mul_(20 if parameter.ndim == 2 else 1)
