@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 pytest_plugins = ["browser"]
 
@@ -25,6 +26,12 @@ if BESIDE.is_dir():
     _library = torch.library.Library("torchvision", "DEF")
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def pytest_report_header() -> str:
+    """`make versions` runs the suite on several."""
+    return f"transformers {transformers.__version__} from {Path(transformers.__file__).parent}"
+
 
 Run = Callable[..., tuple[int, str, str]]
 

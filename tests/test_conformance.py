@@ -311,6 +311,20 @@ def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, pr
 
 
 @engine
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_a_cache_that_the_decoder_made_itself_goes_on(family: Any, attention: str, prune: AdaTP) -> None:
+    model, inputs = build(family, attention), batch(family, ONE)
+    with prune(model) as run, recorded(model) as record:
+        cache = model(**inputs).past_key_values
+        for word in (17, 18):
+            model(input_ids=torch.tensor([[word]]), past_key_values=cache)
+    assert dropped(run)
+    assert run.report.decode_steps == 2
+    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+
+
+@engine
 @torch.no_grad()
 def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, RAGGED)
