@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 pytest_plugins = ["browser"]
 
@@ -30,6 +29,8 @@ if BESIDE.is_dir():
 
 def pytest_report_header() -> str:
     """`make versions` runs the suite on several."""
+    import transformers  # not before torchvision is on the path
+
     return f"transformers {transformers.__version__} from {Path(transformers.__file__).parent}"
 
 

@@ -23,7 +23,7 @@ from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
-from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, Prompt, Qwen3VL, Qwen25VL, batch, build
+from families import ENGINE, FAMILIES, IMAGE, LAYERS, VIDEO, InternVL, Prompt, Qwen3VL, Qwen25VL, batch, build
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
 LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
@@ -39,6 +39,8 @@ GREEDY: dict[str, Any] = {
     "return_dict_in_generate": True,
     "output_logits": True,
 }
+
+VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 engine = pytest.mark.parametrize("family", ENGINE, ids=lambda family: family.name)
@@ -252,6 +254,8 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
 def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP) -> None:
     """The beams that come out score what the masked run gives them, however rows moved on the way."""
+    if family is InternVL and VERSION <= (5, 16):
+        pytest.skip("transformers up to 5.16 gives beams other frames than the prompt's, pruned or not")
     model, inputs = build(family), batch(family, prompts)
     with prune(model) as run:
         output = model.generate(
@@ -589,8 +593,8 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> N
 
 
 @pytest.mark.skipif(
-    transformers.__version__.split(".")[:2] in (["5", "5"], ["5", "12"], ["5", "18"]),
-    reason="these versions of transformers fail on a video in chunks, pruned or not",
+    VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
+    reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
 )
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
 def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP) -> None:

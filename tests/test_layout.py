@@ -8,16 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp.layout import LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, build
+from families import FAMILIES, IMAGE, VIDEO, Glm4v, InternVL, SmolVLM, VideoLlava, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+UNABLE = {  # the last transformers whose processor can't be called like those of the others, and why
+    VideoLlava: ((5, 12), "takes no frames that are sampled already"),
+    SmolVLM: ((5, 16), "takes the frames of an array for videos"),
+}
+
+
+def processor_of(family: Any) -> Any:
+    version = transformers.__version__
+    last, reason = UNABLE.get(family, ((0, 0), ""))
+    if tuple(map(int, version.split(".")[:2])) <= last:
+        pytest.skip(f"the processor of transformers {version} {reason}")
+    return PROCESSORS[family]()
 
 
 def prompt(processor: Any, *content: str) -> str:
@@ -48,7 +62,7 @@ def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
 
 @families
 def test_layouts_of_real_processors(family: Any) -> None:
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     inputs = processor(
         text=[
             prompt(processor, "video", "what is the red ball ?"),
@@ -80,7 +94,7 @@ def test_layouts_of_real_processors(family: Any) -> None:
     "family", [f for f in FAMILIES if f.several_videos and f.images_beside], ids=lambda family: family.name
 )
 def test_several_videos_among_images(family: Any) -> None:
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     inputs = processor(
         text=[prompt(processor, "video", "image", "video", "what moves first ?", "image")],
         images=[frames(1, 16, 16)[0], frames(1, 16, 16)[0]],
@@ -115,7 +129,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     handle = ours.tower(model).register_forward_hook(
         lambda _, args, kwargs, output: tower.append(TowerCall(kwargs, output)), with_kwargs=True
     )
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     half = family.side // 2
     video = np.zeros((family.step * count, 2 * half, 2 * half, 3), dtype=np.uint8)
     shown = video.copy()
