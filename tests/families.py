@@ -165,11 +165,19 @@ class LlavaOnevision(Family):
     model_class = LlavaOnevisionForConditionalGeneration
     trailing = 1
 
+    @classmethod
+    def encode(cls, model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Up to transformers 5.16 the argument has another name, and the newline is added later."""
+        videos = model.base_model.get_video_features(inputs["pixel_values_videos"]).pooler_output
+        return [
+            torch.nn.functional.pad(tokens, (0, 0, 0, cls.trailing - len(tokens) % cls.tokens_a_frame))
+            for tokens in (video.flatten(0, -2) for video in videos)
+        ]
+
     @staticmethod
     def last_attention(model: Any) -> Any:
-        """SigLIP's last layer; transformers 5.5 has a model more around it."""
-        tower = model.base_model.vision_tower
-        return getattr(tower, "vision_model", tower).encoder.layers[-1].self_attn
+        """SigLIP's last layer."""
+        return encoder_of(model.base_model.vision_tower).layers[-1].self_attn
 
     @staticmethod
     def pooled(received: torch.Tensor) -> torch.Tensor:
@@ -187,6 +195,11 @@ class LlavaOnevision(Family):
         pixels = torch.randn(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(9))
         ids = torch.full((16 + 16 + 4,), IMAGE)
         return ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]])}
+
+
+def encoder_of(tower: Any) -> Any:
+    """The layers of a tower; transformers 5.5 has a model more around them."""
+    return getattr(tower, "vision_model", tower).encoder
 
 
 TEXT: dict[str, Any] = {
@@ -232,7 +245,7 @@ class LlavaNextVideo(LlavaOnevision):
     @staticmethod
     def last_attention(model: Any) -> Any:
         """The last layer but one."""
-        return model.base_model.vision_tower.encoder.layers[-2].self_attn
+        return encoder_of(model.base_model.vision_tower).layers[-2].self_attn
 
     @classmethod
     def pooled(cls, received: torch.Tensor) -> torch.Tensor:
@@ -273,7 +286,10 @@ class VideoLlava(LlavaOnevision):
     def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """An image has none of its own."""
         pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
-        return torch.full((16,), IMAGE), {"pixel_values": pixels}
+        older = (
+            "pixel_values_images" in inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+        )
+        return torch.full((16,), IMAGE), {"pixel_values_images" if older else "pixel_values": pixels}
 
     @staticmethod
     def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -283,7 +299,7 @@ class VideoLlava(LlavaOnevision):
 
     @staticmethod
     def last_attention(model: Any) -> Any:
-        return model.base_model.video_tower.encoder.layers[-2].self_attn
+        return encoder_of(model.base_model.video_tower).layers[-2].self_attn
 
     @staticmethod
     def pooled(received: torch.Tensor) -> torch.Tensor:
@@ -533,7 +549,9 @@ class SmolVLM(InternVL):
 
     @staticmethod
     def encode(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        return list(model.base_model.get_image_features(inputs["pixel_values"]).pooler_output)
+        """By frame up to transformers 5.16, then by sample."""
+        parts = model.base_model.get_image_features(inputs["pixel_values"]).pooler_output
+        return list(torch.cat([part.flatten(0, -2) for part in parts]).chunk(len(inputs["input_ids"])))
 
     @staticmethod
     def last_attention(model: Any) -> Any:

@@ -32,6 +32,7 @@ from families import (
     FOUND,
     IMAGE,
     VIDEO,
+    InternVL,
     Prompt,
     Qwen3VL,
     Qwen25VL,
@@ -56,6 +57,8 @@ GREEDY: dict[str, Any] = {
     "return_dict_in_generate": True,
     "output_logits": True,
 }
+
+VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 engine = pytest.mark.parametrize("family", [*ENGINE, Qwen35], ids=lambda family: family.name)
@@ -276,6 +279,8 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
 def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP) -> None:
     """The beams that come out score what the masked run gives them, however rows moved on the way."""
+    if family is InternVL and VERSION <= (5, 16):
+        pytest.skip("transformers up to 5.16 gives beams other frames than the prompt's, pruned or not")
     model, inputs = build(family), batch(family, prompts)
     with prune(model) as run:
         output = model.generate(
@@ -421,6 +426,20 @@ def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state
     assert len(run.reports) == 1
     real = first["attention_mask"].bool()
     assert masking_error(model, record, run.report.kept, real) < 1e-5
+
+
+@engine
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_a_cache_that_the_decoder_made_itself_goes_on(family: Any, attention: str, prune: AdaTP) -> None:
+    model, inputs = build(family, attention), batch(family, ONE)
+    with prune(model) as run, recorded(model) as record:
+        cache = model(**inputs).past_key_values
+        for word in (17, 18):
+            model(input_ids=torch.tensor([[word]]), past_key_values=cache)
+    assert dropped(run)
+    assert run.report.decode_steps == 2
+    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
 
 
 @engine
@@ -704,8 +723,8 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> N
 
 
 @pytest.mark.skipif(
-    transformers.__version__.split(".")[:2] in (["5", "5"], ["5", "12"], ["5", "18"]),
-    reason="these versions of transformers fail on a video in chunks, pruned or not",
+    VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
+    reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
 )
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
 def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP) -> None:

@@ -8,16 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp.layout import NO_CELL, LayoutError, VideoLayout, build_layouts, videos_by_sample
 from adatp.models import FAMILIES as REGISTRY
 from adatp.models import TowerCall, UnsupportedModelError, family_of
-from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, build
+from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, VideoLlava, build
 from processors import PROCESSORS
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+UNABLE = {  # the last transformers whose processor can't be called like those of the others, and why
+    VideoLlava: ((5, 12), "takes no frames that are sampled already"),
+    SmolVLM: ((5, 16), "takes the frames of an array for videos"),
+}
+
+
+def processor_of(family: Any) -> Any:
+    version = transformers.__version__
+    last, reason = UNABLE.get(family, ((0, 0), ""))
+    if tuple(map(int, version.split(".")[:2])) <= last:
+        pytest.skip(f"the processor of transformers {version} {reason}")
+    return PROCESSORS[family]()
 
 
 def prompt(processor: Any, *content: str) -> str:
@@ -57,7 +71,7 @@ def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
 
 @families
 def test_layouts_of_real_processors(family: Any) -> None:
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     questions = ["what is the red ball ?", "which dog runs ?"]
     inputs = asked(processor, questions, [frames(6), frames(6, seed=1)])
     grid = family.grid(6, 24, 40)
@@ -81,7 +95,7 @@ def test_layouts_of_real_processors(family: Any) -> None:
     "family", [f for f in FAMILIES if f.several_videos and f.images_beside], ids=lambda family: family.name
 )
 def test_several_videos_among_images(family: Any) -> None:
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     inputs = processor(
         text=[prompt(processor, "video", "image", "video", "what moves first ?", "image")],
         images=[frames(1, 16, 16)[0], frames(1, 16, 16)[0]],
@@ -116,7 +130,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     handle = ours.tower(model).register_forward_hook(
         lambda _, args, kwargs, output: tower.append(TowerCall(kwargs, output)), with_kwargs=True
     )
-    processor = PROCESSORS[family]()
+    processor = processor_of(family)
     half = family.side // 2
     video = frames(family.step * count, 2 * half, 2 * half) // 4  # nothing stands still
     shown = video.copy()

@@ -273,7 +273,7 @@ class Engine:
     def _enter(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        cache = kwargs.get("past_key_values")
+        cache = _cache_among(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.call = _Call(self.begin(kwargs, past), cache, past)
         if isinstance(cache, _PrunedCache):
@@ -324,6 +324,8 @@ class Engine:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0:
             call.length = hidden.shape[1]
+            if call.cache is None:  # the decoder has made one if it was given none
+                call.cache = _cache_among(kwargs)
         elif call.deepstack is not None:
             hidden = call.deepstack.add(number - 1, hidden, call.index)
         plan = call.plan
@@ -537,11 +539,16 @@ def _hold(
     return Kept(both, past + length, ragged or (held is not None and held.ragged))
 
 
-def _remember(past_key_values: Any, layer: int, kept: Kept) -> None:
-    if not isinstance(past_key_values, _PrunedCache):
-        past_key_values.__class__ = _remembering(cast(Hashable, type(past_key_values)))
-        past_key_values.kept, past_key_values.entered = {}, True
-    past_key_values.kept[layer] = kept
+def _cache_among(kwargs: dict[str, Any]) -> Any:
+    # Under any name: `past_key_values` is `cache` from transformers 5.24 on.
+    return next((value for value in kwargs.values() if isinstance(value, Cache)), None)
+
+
+def _remember(cache: Any, layer: int, kept: Kept) -> None:
+    if not isinstance(cache, _PrunedCache):
+        cache.__class__ = _remembering(cast(Hashable, type(cache)))
+        cache.kept, cache.entered = {}, True
+    cache.kept[layer] = kept
 
 
 def _gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
