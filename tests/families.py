@@ -60,6 +60,19 @@ class Family:
     multimodal_rope = False
 
     @classmethod
+    def lacks(cls) -> dict[str, str]:
+        """Features (see ``conformance.FEATURES``) that can't be asked of it, and why."""
+        why: dict[str, str] = {}
+        if not cls.found:
+            told = "transformers' `generate` counts a video's tokens by `video_token_id`, these are others"
+            why |= dict.fromkeys(["beams", "sampling"], told)
+        if not cls.several_videos:
+            why["videos"] = "frames are pictures: all those of a prompt are its one video"
+        if not cls.images_beside:
+            why["images"] = "a picture's placeholders are those of a video's frames"
+        return why
+
+    @classmethod
     def visual(cls, frames: int) -> list[int]:
         """A video in a prompt."""
         return [cls.token] * (frames * cls.tokens_a_frame + cls.trailing)
