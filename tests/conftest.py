@@ -11,11 +11,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-pytest_plugins = ["browser"]
+if TYPE_CHECKING:
+    from adatp import AdaTP
+
+pytest_plugins = ["agreement", "browser"]
 
 torch.set_num_threads(1)
 
@@ -48,6 +52,14 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
         return (code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(params=["late", "early"])
+def prune(request: pytest.FixtureRequest) -> AdaTP:
+    """Cuts between layers alone, and one in front of the first as well."""
+    from conformance import EARLY, LATE
+
+    return {"late": LATE, "early": EARLY}[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def _attention(
     batch, heads, queries, _ = query.shape
     keys = key.shape[2]
     if attention_mask is None:
-        assert not _is_packed_sequence(kwargs.get("position_ids"), batch)
+        assert not _is_packed_sequence(kwargs.get("position_ids"), batch), "taken for packed sequences"
     else:
         assert attention_mask.shape == (batch, keys)
     key, value = (x.repeat_interleave(heads // key.shape[1], 1) for x in (key, value))

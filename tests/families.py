@@ -66,11 +66,24 @@ class Family:
     side = 16  # of the smallest frame that shows a grid of tokens, in pixels
     several_videos = images_beside = True  # in one prompt
     found = True  # by transformers' generate, which counts and cuts videos by video_token_id
+    unfound = "transformers' `generate` counts a video's tokens by `video_token_id`, these are others"
     compresses = False  # whether the processor leaves out tokens of what stands still
     multimodal_rope = False
     attentions: ClassVar[tuple[str, ...]] = ("eager", "sdpa", fake_flash.NAME)
     layers = tuple(range(LAYERS))  # of the decoder
     full = layers  # those of them with full attention; the others have linear attention
+
+    @classmethod
+    def lacks(cls) -> dict[str, str]:
+        """Features (see ``conformance.FEATURES``) that can't be asked of it, and why."""
+        why: dict[str, str] = {}
+        if not cls.found:
+            why |= dict.fromkeys(["beams", "sampling"], cls.unfound)
+        if not cls.several_videos:
+            why["videos"] = "frames are pictures: all those of a prompt are its one video"
+        if not cls.images_beside:
+            why["images"] = "a picture's placeholders are those of a video's frames"
+        return why
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
@@ -617,9 +630,8 @@ class VideoLlama3(Qwen2VL):
     features_a_frame = 4
     step = 1
     multimodal_rope = False
-    found = (
-        False  # transformers compares numbers of placeholders with those of tokens before they are left out
-    )
+    found = False
+    unfound = "transformers repeats and cuts a video by the number of its tokens before any are left out"
     compresses = True
 
     @staticmethod

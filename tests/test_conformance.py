@@ -9,7 +9,7 @@ import sys
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,10 +26,24 @@ from adatp.methods.base import Method, Prefill
 from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
+from agreement import Agree
+from conformance import (
+    EQUAL,
+    GREEDY,
+    LATE,
+    ONE,
+    RAGGED,
+    STEPS,
+    batches,
+    continued,
+    dropped,
+    engine,
+    feature,
+    generated_logits,
+)
 from families import (
     ENGINE,
     FAMILIES,
-    FOUND,
     IMAGE,
     VIDEO,
     InternVL,
@@ -44,76 +58,20 @@ from families import (
 )
 from oracle import hidden_columns, masked_logits, masking_error, recorded
 
-LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
-ONE = [Prompt()]
-RAGGED = [Prompt(seed=1), Prompt(seed=2, before=9, question=11), Prompt(seed=3, question=4)]
-EQUAL = [Prompt(seed=1), Prompt(seed=2), Prompt(seed=3)]
-STEPS = 8
-GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "min_new_tokens": STEPS,
-    "max_new_tokens": STEPS,
-    "suppress_tokens": [IMAGE, VIDEO, 94, 95],
-    "return_dict_in_generate": True,
-    "output_logits": True,
-}
-
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 
-families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-engine = pytest.mark.parametrize("family", [*ENGINE, Qwen35], ids=lambda family: family.name)
-attentions = pytest.mark.parametrize(  # every family with every attention that it can be pruned with
-    ("family", "attention"),
-    [
-        pytest.param(family, attention, id=f"{family.name}-{attention}")
-        for family in FAMILIES
-        for attention in family.attentions
-    ],
-)
-batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "ragged", "equal"])
 
-
-@pytest.fixture(params=[LATE, EARLY], ids=["late", "early"])
-def prune(request: pytest.FixtureRequest) -> AdaTP:
-    """Cuts between layers alone, and one in front of the first as well."""
-    return cast(AdaTP, request.param)
-
-
-def generated_logits(output: Any) -> Tensor:
-    """(B, STEPS, vocabulary); ``generate`` has rounded them to float32."""
-    return torch.stack(output.logits, 1)
-
-
-def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
-    """Inputs of one call over the prompts and what was generated behind them."""
-    new = sequences.shape[1] - inputs["input_ids"].shape[1]
-    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
-    more = {"input_ids": sequences, "attention_mask": mask}
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in inputs:
-            more[name] = torch.nn.functional.pad(inputs[name], (0, new))
-    return {**inputs, **more}
-
-
-def dropped(run: Any) -> bool:
-    early = [
-        n < full for full, n in zip(run.report.prompt_visual_tokens, run.report.visual_tokens[0], strict=True)
-    ]
-    late = [n < full for full, n in zip(*[run.report.visual_tokens[i] for i in (0, -1)], strict=True)]
-    return all(late) and all(early) == any(early) == (run.method.early == "on")
-
-
-@attentions
+@feature("keep all", every_attention=True)
 @batches
-def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Prompt]) -> None:
+def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Prompt], agree: Agree) -> None:
     model, inputs = build(family, attention), batch(family, prompts)
     vanilla = model.generate(**inputs, **GREEDY)
     whole = model(**inputs).logits
     with AdaTP(flops=1.0)(model) as run:
         kept = model.generate(**inputs, **GREEDY)
-        assert torch.equal(model(**inputs).logits, whole)
-    assert torch.equal(kept.sequences, vanilla.sequences)
-    assert torch.equal(generated_logits(kept), generated_logits(vanilla))
+        agree(model(**inputs).logits, whole)
+    agree(kept.sequences, vanilla.sequences)
+    agree(generated_logits(kept), generated_logits(vanilla))
     assert run.report.flops_ratio == 1
     for layer in run.report.kept:
         assert all(map(torch.equal, layer, run.report.kept[0]))
@@ -144,6 +102,7 @@ def dropping_cases() -> list[Any]:
     ]
 
 
+@pytest.mark.feature("drop")
 @batches
 @pytest.mark.parametrize(("family", "attention", "cache", "dtype"), dropping_cases())
 def test_dropping_equals_masking(
@@ -154,6 +113,7 @@ def test_dropping_equals_masking(
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
     prune: AdaTP,
+    agree: Agree,
 ) -> None:
     if dtype == torch.float64:
         no_float32_islands(family, monkeypatch)
@@ -161,8 +121,8 @@ def test_dropping_equals_masking(
     with prune(model) as run, recorded(model) as record:
         model.generate(**inputs, **GREEDY, cache_implementation=cache)
     assert dropped(run)
-    error = masking_error(model, record, run.report.kept, inputs["attention_mask"].bool())
-    assert error < (2e-5 if dtype == torch.float32 else 1e-10)
+    real = inputs["attention_mask"].bool()
+    agree.masked(model, record, run.report.kept, real, within=2e-5 if dtype == torch.float32 else 1e-10)
 
 
 def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +143,10 @@ def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "float", lifted)
 
 
-@attentions
-def test_a_padded_batch_equals_its_single_runs(family: Any, attention: str, prune: AdaTP) -> None:
+@feature("batch", every_attention=True)
+def test_a_padded_batch_equals_its_single_runs(
+    family: Any, attention: str, prune: AdaTP, agree: Agree
+) -> None:
     model, inputs = build(family, attention), batch(family, RAGGED)
     with prune(model) as run:
         together = model.generate(**inputs, **GREEDY)
@@ -195,11 +157,10 @@ def test_a_padded_batch_equals_its_single_runs(family: Any, attention: str, prun
             for together_kept, alone_kept in zip(joint.kept, run.report.kept, strict=True):
                 assert torch.equal(together_kept[b] - pads, alone_kept[0])
             assert torch.equal(together.sequences[b, -STEPS:], alone.sequences[0, -STEPS:])
-            difference = generated_logits(together)[b] - generated_logits(alone)[0]
-            assert difference.abs().max() < 1e-5
+            agree(generated_logits(together)[b], generated_logits(alone)[0], within=1e-5)
 
 
-@families
+@feature("batch")
 def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> None:
     """Wherever transformers runs it unpruned: everywhere, but for Gemma 3's pictures and windows."""
     model, inputs = build(family), batch(family, EQUAL)
@@ -237,9 +198,11 @@ def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, 
     return seen
 
 
-@attentions
+@feature("scores", every_attention=True)
 @torch.no_grad()
-def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any, prune: AdaTP) -> None:
+def test_scores_equal_eager_rows(
+    family: Any, attention: str, first_scores: Any, prune: AdaTP, agree: Agree
+) -> None:
     """What the first layer sees is known: its scores are rows of eager attention."""
     inputs = batch(family, RAGGED)
     with prune(build(family, attention)) as run:
@@ -251,14 +214,16 @@ def test_scores_equal_eager_rows(family: Any, attention: str, first_scores: Any,
     assert len(first_scores) == len(RAGGED)
     for b, (queries, alive, scores) in enumerate(first_scores):
         expected = rows[b][:, queries].mean((0, 1))[alive]
-        assert (scores - expected).abs().max() < 1e-5
+        agree(scores, expected, within=1e-5)
         neighbours = rows[b][:, queries - 1].mean((0, 1))[alive]
         assert (scores - neighbours).abs().max() > 1e-4  # or any rows would do
 
 
-@attentions
+@feature("scores", every_attention=True)
 @torch.no_grad()
-def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, first_scores: Any) -> None:
+def test_scores_of_a_second_turn_equal_eager_rows(
+    family: Any, attention: str, first_scores: Any, agree: Agree
+) -> None:
     first, second = batch(family, [Prompt(seed=1)]), batch(family, [Prompt(frames=6, seed=7)])
     turns = first, family.next_turn(first, second)
     model, eager = build(family, attention), build(family, "eager")
@@ -271,13 +236,13 @@ def test_scores_of_a_second_turn_equal_eager_rows(family: Any, attention: str, f
             output = llm(**turns[1], past_key_values=cache, output_attentions=not pruned)
     queries, alive, scores = first_scores[1]
     expected = output.attentions[0][0][:, queries].mean((0, 1))[-length:][alive]
-    assert (scores - expected).abs().max() < 1e-5
+    agree(scores, expected, within=1e-5)
 
 
-@pytest.mark.parametrize("family", FOUND, ids=lambda family: family.name)
+@feature("beams", [*FAMILIES, VideoLlama3Whole])
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
-def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP) -> None:
+def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP, agree: Agree) -> None:
     """The beams that come out score what the masked run gives them, however rows moved on the way."""
     if family is InternVL and VERSION <= (5, 16):
         pytest.skip("transformers up to 5.16 gives beams other frames than the prompt's, pruned or not")
@@ -296,19 +261,21 @@ def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: Ada
     kept = [layer[::3] for layer in run.report.kept]
     logits = masked_logits(model, record, kept, inputs["attention_mask"].bool())[:, -STEPS - 1 : -1]
     expected = logits.log_softmax(-1).gather(2, output.sequences[:, -STEPS:, None]).sum((1, 2))
-    assert (output.sequences_scores - expected).abs().max() < 1e-4
+    agree(output.sequences_scores, expected, within=1e-4)
 
 
-@pytest.mark.parametrize("family", FOUND, ids=lambda family: family.name)
+@feature("sampling", [*FAMILIES, VideoLlama3Whole])
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-def test_sampling_and_return_sequences(family: Any, prompts: list[Prompt], prune: AdaTP) -> None:
+def test_sampling_and_return_sequences(
+    family: Any, prompts: list[Prompt], prune: AdaTP, agree: Agree
+) -> None:
     model, inputs = build(family), batch(family, prompts)
     with prune(model) as run, recorded(model) as record:
         torch.manual_seed(0)
         model.generate(**inputs, **{**GREEDY, "do_sample": True}, num_return_sequences=2)
     assert dropped(run)
     real = inputs["attention_mask"].bool().repeat_interleave(2, 0)
-    assert masking_error(model, record, run.report.kept, real) < 1e-5
+    agree.masked(model, record, run.report.kept, real, within=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +295,9 @@ def test_transformers_itself_can_not_repeat_or_cut_a_compressed_video(
 
 @pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
-def test_frames_of_any_number_of_tokens(relevance: Any, setting: dict[str, Any], prune: AdaTP) -> None:
+def test_frames_of_any_number_of_tokens(
+    relevance: Any, setting: dict[str, Any], prune: AdaTP, agree: Agree
+) -> None:
     """Even of none: the last frame's, and all those of a segment."""
     model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=12)])
     mask = inputs["video_compression_mask"].view(12, 16)
@@ -346,7 +315,7 @@ def test_frames_of_any_number_of_tokens(relevance: Any, setting: dict[str, Any],
     assert run.report.flops_ratio <= method.flops
     assert dropped(run)
     assert run.report.prompt_visual_tokens == [int(mask.sum())]
-    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 2e-5
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=2e-5)
     [notes] = run.report.notes
     assert notes["segments"] == list(range(12))
     if notes["frame_relevance"] is not None:
@@ -386,9 +355,11 @@ def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: 
             model(**inputs)
 
 
-@attentions
+@feature("turns", every_attention=True)
 @pytest.mark.parametrize("video", [False, True], ids=["text", "another-video"])
-def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, prune: AdaTP) -> None:
+def test_a_second_turn_on_one_cache(
+    family: Any, attention: str, video: bool, prune: AdaTP, agree: Agree
+) -> None:
     model, first = build(family, attention), batch(family, [Prompt(seed=1)])
     second = family.next_turn(first, batch(family, [Prompt(frames=6, seed=7)]))
     if not video:
@@ -409,11 +380,13 @@ def test_a_second_turn_on_one_cache(family: Any, attention: str, video: bool, pr
         kept = [
             [torch.cat(both)] for both in zip(*[[b for (b,) in r.kept] for r in run.reports], strict=True)
         ]
-    assert masking_error(model, record, kept, torch.ones(1, length, dtype=torch.bool)) < 1e-5
+    agree.masked(model, record, kept, torch.ones(1, length, dtype=torch.bool), within=1e-5)
 
 
 @torch.no_grad()
-def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state(prune: AdaTP) -> None:
+def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state(
+    prune: AdaTP, agree: Agree
+) -> None:
     """Its fillers would lie between a sample's state and its next token."""
     model = build(Qwen35)
     first, second = batch(Qwen35, EQUAL), batch(Qwen35, [Prompt(frames=6, seed=n) for n in (7, 8, 9)])
@@ -424,14 +397,15 @@ def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state
         with pytest.warns(UserWarning, match="not pruned: linear attention can't go on with several prompts"):
             model(**second, past_key_values=cache)
     assert len(run.reports) == 1
-    real = first["attention_mask"].bool()
-    assert masking_error(model, record, run.report.kept, real) < 1e-5
+    agree.masked(model, record, run.report.kept, first["attention_mask"].bool(), within=1e-5)
 
 
 @engine
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_a_cache_that_the_decoder_made_itself_goes_on(family: Any, attention: str, prune: AdaTP) -> None:
+def test_a_cache_that_the_decoder_made_itself_goes_on(
+    family: Any, attention: str, prune: AdaTP, agree: Agree
+) -> None:
     model, inputs = build(family, attention), batch(family, ONE)
     with prune(model) as run, recorded(model) as record:
         cache = model(**inputs).past_key_values
@@ -439,12 +413,12 @@ def test_a_cache_that_the_decoder_made_itself_goes_on(family: Any, attention: st
             model(input_ids=torch.tensor([[word]]), past_key_values=cache)
     assert dropped(run)
     assert run.report.decode_steps == 2
-    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=1e-5)
 
 
-@engine
+@feature("cache")
 @torch.no_grad()
-def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
+def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, RAGGED)
     cache = DynamicCache(config=model.config.get_text_config())
     mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.int64)], 1)
@@ -456,7 +430,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
         twin = copy.deepcopy(cache)
         expected = model(**step, past_key_values=cache).logits
         cache.kept.clear()
-        assert torch.equal(model(**step, past_key_values=twin).logits, expected)
+        agree(model(**step, past_key_values=twin).logits, expected)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +443,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP) -> None:
     ],
 )
 @torch.no_grad()
-def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune: AdaTP) -> None:
+def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune: AdaTP, agree: Agree) -> None:
     """As beam search does, but between samples that keep different tokens."""
     model, inputs = build(family), batch(family, RAGGED)
     cache = DynamicCache(config=model.config.get_text_config())
@@ -496,7 +470,7 @@ def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune:
             cache.batch_select_indices(torch.tensor(order))
         else:
             cache.batch_repeat_interleave(2)
-        assert (step(order) - expected[order]).abs().max() < 1e-5
+        agree(step(order), expected[order], within=1e-5)
 
 
 @engine
@@ -531,8 +505,8 @@ def test_a_pruned_cache_is_refused_outside(family: Any, prune: AdaTP) -> None:
     assert torch.equal(*logits)
 
 
-@attentions
-def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: AdaTP) -> None:
+@feature("outputs", every_attention=True)
+def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family, attention), batch(family, RAGGED)
     labels = inputs["input_ids"].where(inputs["input_ids"] < 90, -100)
     labels[:, :-5] = -100
@@ -543,7 +517,7 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
     length = inputs["input_ids"].shape[1]
     assert whole.logits.shape[:2] == (3, length)
     every = "logits_to_keep" not in inspect.signature(model.forward).parameters
-    assert torch.equal(picked.logits, whole.logits if every else whole.logits[:, [-3, -1]])
+    agree(picked.logits, whole.logits if every else whole.logits[:, [-3, -1]])
     lengths = inputs["attention_mask"].sum().item() if every else 3
     assert run.report.flops.lm_head == 2 * lengths * model.lm_head.weight.numel()
     expected = torch.nn.functional.cross_entropy(
@@ -559,21 +533,20 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
             assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by <= scored
 
 
-@families
+@feature("outputs")
 @torch.no_grad()
-def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaTP) -> None:
+def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, RAGGED)
     with prune(model):
         expected = model(**inputs, past_key_values=DynamicCache(config=model.config.get_text_config())).logits
         if family.full == family.layers:  # transformers makes no state for linear attention unasked
-            bare = model(**inputs, past_key_values=DynamicCache()).logits
-            assert torch.equal(bare, expected)
-        assert torch.equal(model(**inputs, use_cache=False).logits, expected)
-        assert torch.equal(model(**inputs, return_dict=False)[0], expected)
+            agree(model(**inputs, past_key_values=DynamicCache()).logits, expected)
+        agree(model(**inputs, use_cache=False).logits, expected)
+        agree(model(**inputs, return_dict=False)[0], expected)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.images_beside], ids=lambda family: family.name)
-def test_images_beside_videos_are_kept(family: Any) -> None:
+@feature("images")
+def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
     model = build(family)
     inputs = batch(family, ONE)
     ids = inputs["input_ids"][0]
@@ -588,11 +561,11 @@ def test_images_beside_videos_are_kept(family: Any) -> None:
     assert dropped(run)
     where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
     assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
-    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=1e-5)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.several_videos], ids=lambda family: family.name)
-def test_several_videos_in_a_prompt(family: Any, prune: AdaTP) -> None:
+@feature("videos")
+def test_several_videos_in_a_prompt(family: Any, prune: AdaTP, agree: Agree) -> None:
     model = build(family)
     one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
     texts = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -602,7 +575,7 @@ def test_several_videos_in_a_prompt(family: Any, prune: AdaTP) -> None:
     assert dropped(run)
     segments = run.report.to_dict()["samples"][0]["segments"]
     assert segments[8] > segments[7]  # no segment spans two videos
-    assert masking_error(model, record, run.report.kept, inputs["attention_mask"].bool()) < 1e-5
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=1e-5)
 
 
 def public(attribute: str) -> bool:
@@ -629,9 +602,9 @@ def snapshot(model: Any) -> dict[str, Any]:
     } | {"state": {name: (id(t), t.sum().item()) for name, t in model.state_dict(keep_vars=True).items()}}
 
 
-@families
+@feature("leaving")
 @pytest.mark.parametrize("fails", [False, True], ids=["leaving", "an-exception"])
-def test_leaving_restores_everything(family: Any, fails: bool, prune: AdaTP) -> None:
+def test_leaving_restores_everything(family: Any, fails: bool, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, RAGGED)
     expected = model.generate(**inputs, **GREEDY)
     before = snapshot(model)
@@ -647,29 +620,29 @@ def test_leaving_restores_everything(family: Any, fails: bool, prune: AdaTP) -> 
     after = snapshot(model)
     assert after == before
     again = model.generate(**inputs, **GREEDY)
-    assert torch.equal(generated_logits(again), generated_logits(expected))
+    agree(generated_logits(again), generated_logits(expected))
 
 
 @engine
-def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP) -> None:
+def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP, agree: Agree) -> None:
     """Even two that share a config object."""
     model, inputs = build(family), batch(family, ONE)
     other = family.model_class(model.config).eval()
     other.load_state_dict(model.state_dict())
     expected = other(**inputs).logits
     with prune(model) as run:
-        assert torch.equal(other(**inputs).logits, expected)
+        agree(other(**inputs).logits, expected)
         assert not run.reports
         with AdaTP(flops=0.7)(other) as second:
             mine, its = model(**inputs).logits, other(**inputs).logits
         assert not torch.equal(mine, its)
         assert run.report.flops_ratio <= 0.5 < second.report.flops_ratio <= 0.7
-        assert torch.equal(other(**inputs).logits, expected)
-        assert torch.equal(model(**inputs).logits, mine)
+        agree(other(**inputs).logits, expected)
+        agree(model(**inputs).logits, mine)
 
 
 @engine
-def test_nesting_is_refused(family: Any, prune: AdaTP) -> None:
+def test_nesting_is_refused(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model(**inputs).logits
     with prune(model) as run:
@@ -677,7 +650,7 @@ def test_nesting_is_refused(family: Any, prune: AdaTP) -> None:
             pass
         model(**inputs)
         assert dropped(run)
-    assert torch.equal(model(**inputs).logits, expected)
+    agree(model(**inputs).logits, expected)
 
 
 @engine
@@ -706,7 +679,7 @@ def test_without_a_cache_every_step_is_pruned(family: Any, prune: AdaTP) -> None
     assert all(0.97 * prune.flops < report.flops_ratio <= prune.flops for report in run.reports)
 
 
-@families
+@feature("leaving")
 def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> None:
     model, inputs = build(family), batch(family, ONE)
     encoded = []
@@ -726,13 +699,13 @@ def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> N
     VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
     reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
 )
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.found], ids=lambda family: family.name)
-def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP) -> None:
+@feature("warned", [family for family in FAMILIES if family.found])
+def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
     with prune(model) as run, pytest.warns(UserWarning, match="not pruned: the prompt comes in chunks"):
         output = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
-    assert torch.equal(generated_logits(output), generated_logits(expected))
+    agree(generated_logits(output), generated_logits(expected))
     assert not run.reports
 
 
@@ -752,19 +725,19 @@ def test_after_a_failed_call_the_next_is_reported_right(family: Any, prune: AdaT
 
 
 @engine
-def test_text_alone_is_left_alone(family: Any, prune: AdaTP) -> None:
+def test_text_alone_is_left_alone(family: Any, prune: AdaTP, agree: Agree) -> None:
     model = build(family)
     ids = torch.arange(1, 20)[None]
     expected = model.generate(input_ids=ids, **GREEDY)
     with prune(model) as run:
         output = model.generate(input_ids=ids, **GREEDY)
-        assert torch.equal(generated_logits(output), generated_logits(expected))
+        agree(generated_logits(output), generated_logits(expected))
         with pytest.raises(PruningError, match="no prompt with a video"):
             _ = run.report
 
 
-@families
-def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP) -> None:
+@feature("warned")
+def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
@@ -772,7 +745,7 @@ def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP
             inputs[name] = inputs[name][:, :cut]
     expected = model(**inputs).logits
     with prune(model), pytest.warns(UserWarning, match="not pruned: no text follows"):
-        assert torch.equal(model(**inputs).logits, expected)
+        agree(model(**inputs).logits, expected)
 
 
 # --- merging ----------------------------------------------------------------------------------------------
@@ -823,9 +796,11 @@ class MergePlan:
 taken: list[Any] = []
 
 
-@attentions
+@feature("merge", every_attention=True)
 @batches
-def test_merging_is_averaging_in_a_masked_run(family: Any, attention: str, prompts: list[Prompt]) -> None:
+def test_merging_is_averaging_in_a_masked_run(
+    family: Any, attention: str, prompts: list[Prompt], agree: Agree
+) -> None:
     model, inputs = build(family, attention), batch(family, prompts)
     taken.clear()
     with Merge()(model) as run, recorded(model) as record:
@@ -848,21 +823,21 @@ def test_merging_is_averaging_in_a_masked_run(family: Any, attention: str, promp
     handles = [
         layers[number].register_forward_pre_hook(average(number), with_kwargs=True) for number in (0, 3)
     ]
-    error = masking_error(model, record, run.report.kept, inputs["attention_mask"].bool())
+    real = inputs["attention_mask"].bool()
+    agree.masked(model, record, run.report.kept, real, within=1e-5)
     for handle in handles:
         handle.remove()
-    assert error < 1e-5
-    plain = masking_error(model, record, run.report.kept, inputs["attention_mask"].bool())
+    plain = masking_error(model, record, run.report.kept, real)
     assert plain > 1e-2  # it does matter
 
 
 @engine
 @batches
-def test_merging_nothing_is_bit_identical(family: Any, prompts: list[Prompt]) -> None:
+def test_merging_nothing_is_bit_identical(family: Any, prompts: list[Prompt], agree: Agree) -> None:
     model, inputs = build(family), batch(family, prompts)
     expected = model(**inputs).logits
     with Merge(group=1)(model):
-        assert torch.equal(model(**inputs).logits, expected)
+        agree(model(**inputs).logits, expected)
 
 
 # --- what methods are told --------------------------------------------------------------------------------
@@ -882,26 +857,28 @@ class Look(Merge):
 told: list[tuple[Tensor, Tensor]] = []
 
 
-@families
+@feature("scores")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_methods_see_the_visual_tokens_and_the_towers_attention(family: Any, attention: str) -> None:
+def test_methods_see_the_visual_tokens_and_the_towers_attention(
+    family: Any, attention: str, agree: Agree
+) -> None:
     model, prompts = sharp_tower(family, attention), [Prompt(frames=3, seed=1), Prompt(frames=3, seed=2)]
     inputs = wide_videos(prompts) if family is Qwen25VL else batch(family, prompts)
     expected = model(**inputs).logits
     with Vanilla()(model) as vanilla:
         model(**inputs)
     with Look()(model) as run:
-        assert torch.equal(model(**inputs).logits, expected)
+        agree(model(**inputs).logits, expected)
     assert run.report.flops.vision > vanilla.report.flops.vision
     encoded = family.encode(model, inputs)
     for (visual, received), video in zip(told, encoded, strict=True):
-        assert torch.equal(visual, family.shown(video))
+        agree(visual, family.shown(video))
         assert len(visual) == len(received)
     received, expected = torch.cat([received for _, received in told]), received_in_the_tower(family, inputs)
     if family.compresses:
         expected = expected[inputs["video_compression_mask"]]
-    assert (received - expected).abs().max() < 1e-6
+    agree(received, expected, within=1e-6)
     assert received.std() > 1e-4  # not flat, or any order would do
 
 
