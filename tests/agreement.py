@@ -2,11 +2,12 @@
 
 Every comparison goes through the fixture ``agree``, which records its error; tests of a feature carry its
 mark (``conformance.feature``). The summary prints the largest error of each feature, and
-``--families-page`` writes the table of families and features.
+``--families`` writes the table of families and features.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from oracle import Record, masking_error
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 MARK = "families"
+ROOT = Path(__file__).parent.parent
+SEEN, PAGE = ROOT / "src" / "adatp" / "models" / "tested.json", ROOT / "docs" / "families.md"
 
 Results = Mapping[tuple[str, str], str]
 """``passed`` or ``failed`` of each (feature, family) that ran."""
@@ -74,21 +77,16 @@ def agree(record_property: Callable[[str, object], None]) -> Agree:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--families-page",
-        type=Path,
-        metavar="PAGE",
-        help="write the table of families and features into PAGE",
+        "--families", action="store_true", help="write the table of families and features: docs/families.md"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "feature(name): what the test shows of the family it runs for")
-    if config.option.families_page and (
+    if config.option.families and (
         config.option.keyword or config.option.markexpr or any("::" in name for name in config.args)
     ):
-        raise pytest.UsageError(
-            "--families-page tells of what passed whole: leave out -k, -m and single tests"
-        )
+        raise pytest.UsageError("--families tells of what passed whole: leave out -k, -m and single tests")
 
 
 @pytest.hookimpl(trylast=True)
@@ -117,8 +115,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("largest errors")
         for line in error_table(errors):
             terminalreporter.line(line)
-    if config.option.families_page:
-        write_page(config.option.families_page, results)
+    if config.option.families:
+        write_page(results)
 
 
 def error_table(errors: Mapping[tuple[str, str], list[float]]) -> list[str]:
@@ -136,36 +134,49 @@ def error_table(errors: Mapping[tuple[str, str], list[float]]) -> list[str]:
     return [head, *(line(feature, [feature]) for feature in features), line("all", features)]
 
 
-def families_section(results: Results) -> str:
-    """The table, a row a family and a column a feature, and why what can't be asked of a family is not."""
+def families_seen(results: Results) -> dict[str, Any]:
+    """What ``adatp models`` and the page of families tell: by family and feature ``yes``, or why not."""
+    import transformers  # not before torchvision is on the path
+
     from conformance import FEATURES
     from families import FAMILIES
 
+    def cell(family: Any, feature: str) -> str:
+        told = {"passed": "yes", "failed": "fails in the suite"}
+        seen = results.get((feature, family.name), "")
+        return family.lacks().get(feature) or told.get(seen, "not run")
+
+    return {
+        "transformers": transformers.__version__,
+        "features": FEATURES,
+        "families": {family.name: {name: cell(family, name) for name in FEATURES} for family in FAMILIES},
+    }
+
+
+def families_section(seen: Mapping[str, Any]) -> str:
+    """A row a family and a column a feature, and the reasons where one is not there."""
     reasons: list[str] = []
 
-    def cell(family: Any, feature: str) -> str:
-        why = family.lacks().get(feature)
-        if why is None:
-            return {"passed": "yes", "failed": "**fails**"}.get(
-                results.get((feature, family.name), ""), "not run"
-            )
-        if why not in reasons:
-            reasons.append(why)
-        return f"– [{reasons.index(why) + 1}]"
+    def cell(told: str) -> str:
+        if told != "yes" and told not in reasons:
+            reasons.append(told)
+        return "yes" if told == "yes" else f"– [{reasons.index(told) + 1}]"
 
     rows = [
-        ["", *FEATURES],
-        ["---", *("---" for _ in FEATURES)],
-        *([f"`{family.name}`", *(cell(family, feature) for feature in FEATURES)] for family in FAMILIES),
+        ["", *seen["features"]],
+        ["---", *("---" for _ in seen["features"])],
+        *([f"`{name}`", *map(cell, told.values())] for name, told in seen["families"].items()),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- [{number}] {why}." for number, why in enumerate(reasons, 1))
-    told = "\n".join(f"- **{name}**: {meaning}." for name, meaning in FEATURES.items())
-    return f"{table}\n\n{notes}\n\n{told}"
+    told = "\n".join(f"- **{name}**: {meaning}." for name, meaning in seen["features"].items())
+    return f"{table}\n\n{notes}\n\n{told}\n\nSeen with transformers {seen['transformers']}."
 
 
-def write_page(page: Path, results: Results) -> None:
-    """Renew the table on the page."""
+def write_page(results: Results) -> None:
+    """Renew what ``adatp models`` reads, and the table on the page."""
     from result_tables import written
 
-    page.write_text(written(page.read_text(), MARK, families_section(results)))
+    seen = families_seen(results)
+    SEEN.write_text(json.dumps(seen, indent=1) + "\n")
+    PAGE.write_text(written(PAGE.read_text(), MARK, families_section(seen)))

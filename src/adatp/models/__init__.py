@@ -32,6 +32,26 @@ FAMILIES: dict[str, Family] = {
     "glm46v": Glm4v(),
     "video_llama_3": VideoLlama3(),
 }
+"""By ``model_type``; one more makes the library know it."""
+
+CHECKPOINTS = {
+    "llava_onevision": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava_next_video": "llava-hf/LLaVA-NeXT-Video-7B-hf",
+    "video_llava": "LanguageBind/Video-LLaVA-7B-hf",
+    "qwen2_vl": "Qwen/Qwen2-VL-7B-Instruct",
+    "qwen2_5_vl": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3_vl": "Qwen/Qwen3-VL-8B-Instruct",
+    "qwen3_vl_moe": "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "qwen3_5": "Qwen/Qwen3.5-27B",
+    "qwen3_5_moe": "Qwen/Qwen3.5-35B-A3B",
+    "internvl": "OpenGVLab/InternVL3-1B-hf",
+    "smolvlm": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    "gemma3": "google/gemma-3-4b-it",
+    "glm4v": "zai-org/GLM-4.1V-9B-Thinking",
+    "glm46v": "zai-org/GLM-4.6V-Flash",
+    "video_llama_3": "lkhl/VideoLLaMA3-2B-Image-HF",
+}
+"""One of each on the Hugging Face hub, as transformers' own documentation names them."""
 
 
 class UnsupportedModelError(ValueError):
@@ -47,9 +67,9 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)} "
-            "(CONTRIBUTING.md shows how to add a family)"
+            "(`adatp models` tells more, CONTRIBUTING.md how to add one)"
         )
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "Family", "TowerCall", "UnsupportedModelError", "family_of"]
+__all__ = ["CHECKPOINTS", "FAMILIES", "Family", "TowerCall", "UnsupportedModelError", "family_of"]

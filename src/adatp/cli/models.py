@@ -1,0 +1,44 @@
+"""``adatp models``: the supported model types, and what the conformance suite has seen of each."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from adatp.cli.console import importing, table_of
+
+
+def models() -> None:
+    """List the supported models and what the test suite has seen each do."""
+    with importing():
+        from adatp.models import CHECKPOINTS, FAMILIES
+    seen: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
+    reasons: list[str] = []
+    table = table_of("Model type")
+    table.add_column("for example")
+    table.add_column("all but")
+    for name in FAMILIES:
+        lacking = []
+        for feature, result in seen["families"].get(name, {}).items():
+            if result != "yes":
+                if result not in reasons:
+                    reasons.append(result)
+                lacking.append(f"{feature} [{reasons.index(result) + 1}]")
+        tested = ", ".join(lacking) if name in seen["families"] else "not tested"
+        table.add_row(Text(name), Text(CHECKPOINTS.get(name, "")), Text(tested))
+    console = Console()
+    console.print(table)
+    for number, reason in enumerate(reasons, 1):
+        console.print(f"[{number}] {reason}.", markup=False, highlight=False)
+    meanings = [f"{feature}: {meaning}." for feature, meaning in seen["features"].items()]
+    for line in ("", "All is:", *meanings, ""):
+        console.print(line, markup=False, highlight=False, style="dim")
+    version = seen["transformers"]
+    console.print(
+        f"Seen on small random models with transformers {version}; no released checkpoint was run.",
+        highlight=False,
+    )
