@@ -24,9 +24,14 @@ FEATURES = {
     "turns": "several turns on one cache, with another video in a later one",
     "videos": "several videos in one prompt",
     "images": "images beside a video, all of them kept",
+    "assisted": "prompt lookup and assistant models; the first draft, read with the prompt, has a say in what "
+    "is kept",
     "outputs": "`labels`, hidden states, indexed `logits_to_keep`, tuples: all by positions of the prompt",
     "cache": "copies of a cache go on by themselves",
     "leaving": "on leaving, even by an exception, the model is what it was; nothing of a request is held",
+    "bfloat16": "keeping all changes no bit, dropping equals masking within vanilla's own rounding",
+    "int8": "the same with decoder layers whose linear weights have eight bits",
+    "offload": "the same where accelerate has the last layers on disk and hands arguments from part to part",
     "warned": "a prompt that comes in chunks, or ends with its video, is not pruned, and a warning says so",
 }
 """Columns of the page of families, and what each means."""

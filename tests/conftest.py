@@ -19,7 +19,7 @@ import torch
 if TYPE_CHECKING:
     from adatp import AdaTP
 
-pytest_plugins = ["agreement", "browser"]
+pytest_plugins = ["agreement", "browser", "pytester"]
 
 torch.set_num_threads(1)
 

@@ -455,6 +455,10 @@ class Qwen35(Qwen3VL):
     experts: ClassVar[dict[str, int]] = {}
 
     @classmethod
+    def lacks(cls) -> dict[str, str]:
+        return {"assisted": "transformers assists no model with a state", **super().lacks()}
+
+    @classmethod
     def config(cls) -> Any:
         kinds = ["full_attention" if layer in cls.full else "linear_attention" for layer in cls.layers]
         rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}

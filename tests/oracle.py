@@ -106,7 +106,7 @@ class Record:
     embeds: list[Tensor] = field(default_factory=list)
     positions: list[Tensor | None] = field(default_factory=list)
     deepstack: list[tuple[Tensor, list[Tensor]] | None] = field(default_factory=list)
-    types: Tensor | None = None  # of the whole sequence's tokens, as the last call that had any was told
+    types: Tensor | None = None  # of the whole sequence's tokens, as the call that had most was told
     logits: list[Tensor] = field(default_factory=list)
 
     @property
@@ -127,8 +127,9 @@ def recorded(model: Any) -> Iterator[Record]:
         record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
     def told(_: Any, args: Any, kwargs: Any) -> None:
-        if kwargs.get("token_type_ids") is not None:
-            record.types = kwargs["token_type_ids"]
+        types = kwargs.get("token_type_ids")  # transformers 5.5 tells a decode step of its own token alone
+        if types is not None and (record.types is None or types.shape[1] > record.types.shape[1]):
+            record.types = types
 
     def after(_: Any, args: Any, output: Tensor) -> None:
         record.logits.append(output[:, -1])

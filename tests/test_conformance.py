@@ -46,6 +46,7 @@ from families import (
     FAMILIES,
     IMAGE,
     VIDEO,
+    Gemma3,
     InternVL,
     Prompt,
     Qwen3VL,
@@ -115,6 +116,7 @@ def test_dropping_equals_masking(
     prune: AdaTP,
     agree: Agree,
 ) -> None:
+    skip_broken_cache(family, cache)
     if dtype == torch.float64:
         no_float32_islands(family, monkeypatch)
     model, inputs = build(family, attention, dtype), batch(family, prompts, dtype)
@@ -123,6 +125,14 @@ def test_dropping_equals_masking(
     assert dropped(run)
     real = inputs["attention_mask"].bool()
     agree.masked(model, record, run.report.kept, real, within=2e-5 if dtype == torch.float32 else 1e-10)
+
+
+def skip_broken_cache(family: Any, cache: str | None) -> None:
+    """Static ones that transformers itself could not fill yet."""
+    if cache == "static" and issubclass(family, Qwen35) and VERSION <= (5, 12):
+        pytest.skip("transformers up to 5.12 has no static cache beside states, pruned or not")
+    if cache == "static" and family is Gemma3 and VERSION == (5, 16):
+        pytest.skip("transformers 5.16 writes beyond the end of a static cache's window, pruned or not")
 
 
 def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +256,7 @@ def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: Ada
     """The beams that come out score what the masked run gives them, however rows moved on the way."""
     if family is InternVL and VERSION <= (5, 16):
         pytest.skip("transformers up to 5.16 gives beams other frames than the prompt's, pruned or not")
+    skip_broken_cache(family, cache)
     model, inputs = build(family), batch(family, prompts)
     with prune(model) as run:
         output = model.generate(

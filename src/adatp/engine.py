@@ -128,6 +128,24 @@ class _PrunedCache(Cache):  # type: ignore[misc]
         super().batch_select_indices(indices)
         self._map(lambda index: index[indices.to(index.device)])
 
+    def crop(self, max_length: int) -> None:
+        """Take back the last tokens, which no layer may have dropped.
+
+        Raises:
+            ValueError: some layers hold fewer of them than others.
+        """
+        seen = int(self.get_seq_length())
+        # Up to transformers 5.13 a positive number is what is left of the whole sequence, not of each layer.
+        length = min(max_length, seen) if max_length > 0 else seen + max_length
+        for kept in {id(kept): kept for kept in self.kept.values()}.values():
+            last = torch.arange(min(length, kept.end), kept.end, device=kept.index.device)
+            if (
+                len(last) > kept.index.shape[1]
+                or not (kept.index[:, kept.index.shape[1] - len(last) :] == last).all()
+            ):
+                raise ValueError("a cache filled under pruning can't be cropped to within what was pruned")
+        super().crop(length - seen)
+
     def reset(self) -> None:
         super().reset()
         self.kept = {}
@@ -298,6 +316,11 @@ class Engine:
             call.cache.entered = False
         if output is None:  # an exception is on its way out
             return
+        if len(call.processed) < depth:
+            raise RuntimeError(
+                "some layers ran without the hooks that prune them, as code does that was compiled before: "
+                "call torch._dynamo.reset() when a context is entered and left, or do not compile"
+            )
         with self.timed() if call.plan is not None else nullcontext():
             self._scatter(call, output)
         self.end([alive for alive, _ in call.processed] if call.plan else None)

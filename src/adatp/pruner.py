@@ -32,6 +32,7 @@ from adatp.plan import Plan
 from adatp.relevance import PromptRelevance, Signal, settle
 from adatp.report import Flops, Report, Stopwatch
 
+_VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
 _ACTIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -73,6 +74,8 @@ class Pruner:
         self._handles: list[RemovableHandle] = []
         self._call: dict[str, Any] = {}
         self._tower_calls: list[tuple[dict[str, Any], Tensor | None, weakref.ref[Any]]] = []
+        self._given: Any = None
+        self._unread = False  # whether the tower has encoded anything since the decoder ran
         self._encoded: Any = None
         self._decoding = 0
         self._reading: _Reading | None = None
@@ -115,6 +118,8 @@ class Pruner:
                 f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
                 "dropped between them: load the model with 'sdpa'"
             )
+        if any(getattr(self.decoder.config, name, None) for name in ("kv_lora_rank", "index_topk")):
+            raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
         scored = self.method.scored_layers(self.shape)
         reuse = None
         if self.method.reuse_frames is not None:
@@ -130,6 +135,7 @@ class Pruner:
         self.engine = engine
         engine.install()
         self._handles = [
+            self.model.register_forward_pre_hook(self._note_encoded, with_kwargs=True, prepend=True),
             self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True),
             self.tower.register_forward_pre_hook(self._before_tower),
         ]
@@ -149,13 +155,18 @@ class Pruner:
                 installed.remove()
         self.engine = self.tower_probe = self.reuse = None
         self._handles, self._call, self._tower_calls = [], {}, []
-        self._encoded = self._reading = None
+        self._given = self._encoded = self._reading = None
 
     # What the model is given, and what its tower makes of it.
+
+    def _note_encoded(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._given = kwargs.get("mm_encoder_outputs")
 
     def _note_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         self._call.update(self._call.pop("kwargs", {}))
+        if self._given is not None:  # accelerate, which moves arguments between devices, hands on copies
+            self._call["mm_encoder_outputs"], self._given = self._given, None
 
     def _before_tower(self, *_: Any) -> None:
         if self._reports and self._stopwatch is self._reports[-1].stopwatch:
@@ -169,6 +180,7 @@ class Pruner:
         received = self.tower_probe.take() if self.tower_probe is not None else None
         call = kwargs, received, weakref.ref(output)
         self._tower_calls = [*self._tower_calls[-1:], call]  # images, then videos
+        self._unread = True
         self._encoded = output  # older transformers let go of it before the decoder runs
 
     def _video_call(self) -> tuple[bool, TowerCall | None]:
@@ -192,7 +204,10 @@ class Pruner:
         self._reading = None
         sees_video, tower = self._video_call()
         self._decoding = 0 if sees_video else kwargs["inputs_embeds"].shape[1]
+        unread, self._unread = self._unread, False
         if self._decoding:
+            if unread and not any(self._call.get(name) is not None for name in _VISION):
+                warnings.warn("not pruned: the prompt comes in chunks", stacklevel=2)
             self._stopwatch.start("decode")
             return None
         try:
