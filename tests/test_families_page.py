@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from result_tables import written
 
 import test_conformance
 import test_conformance_settings
 from agreement import MARK, families_section
 from conformance import FEATURES
 from families import FAMILIES
+from result_tables import written
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 
