@@ -25,8 +25,8 @@ FEATURES = {
     "turns": "several turns on one cache, with another video in a later one",
     "videos": "several videos in one prompt",
     "images": "images beside a video, all of them kept",
-    "assisted": "prompt lookup and assistant models; the first draft, read with the prompt, has a say in what "
-    "is kept",
+    "assisted": "prompt lookup and assistant models; the first draft, read with the prompt, has a say in "
+    "what is kept",
     "outputs": "`labels`, hidden states, indexed `logits_to_keep`, tuples: all by positions of the prompt",
     "cache": "copies of a cache go on by themselves",
     "leaving": "on leaving, even by an exception, the model is what it was; nothing of a request is held",
