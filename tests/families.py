@@ -71,7 +71,7 @@ class Family:
     multimodal_rope = False
     attentions: ClassVar[tuple[str, ...]] = ("eager", "sdpa", fake_flash.NAME)
     layers = tuple(range(LAYERS))  # of the decoder
-    full = layers  # those of them with full attention; the others have linear attention
+    full = layers  # those of them with full attention; the others have a window or linear attention
 
     @classmethod
     def lacks(cls) -> dict[str, str]:
@@ -713,6 +713,7 @@ class Gemma3(InternVL):
 
     name = "gemma3"
     model_class = Gemma3ForConditionalGeneration
+    full = (1, 3, 5)
     attentions = ("eager", "sdpa")  # flash attention has no masks to tell what lies in a window by
 
     @staticmethod

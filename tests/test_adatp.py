@@ -414,7 +414,10 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
 ) -> None:
     """Each token is compared with those that there are before it, at its position of its segment."""
     generator = torch.Generator().manual_seed(seed)
-    cells = [(torch.rand(t * r * c, generator=generator) < full).nonzero().squeeze(1) for t, r, c in videos]
+    there = [torch.rand(t * r * c, generator=generator) < full for t, r, c in videos]
+    for video in there:
+        video[0] = True  # a video without any token is none
+    cells = [video.nonzero().squeeze(1) for video in there]
     count, frames = sum(map(len, cells)), sum(t for t, _, _ in videos)
     assume(count > 3)
     ids = torch.tensor([[1] + [9] * count + [2, 3]])

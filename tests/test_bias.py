@@ -140,12 +140,13 @@ def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, 
     expected = model(**inputs).logits
     with Watch(layers=family.full)(model) as run:
         assert torch.equal(model(**inputs).logits, expected)
-    attentions = dict(zip(family.full, eager(**inputs, output_attentions=True).attentions, strict=True))
+    rows = eager(**inputs, output_attentions=True).attentions
+    attentions = dict(zip(run.shape.key_layers, rows, strict=True))
     for sample, (seen, layout) in enumerate(zip(run.report.notes, run.layouts, strict=True)):
         assert sorted(seen["attention"]) == list(family.full)
         for layer, scores in seen["attention"].items():
-            rows = attentions[layer][sample][:, layout.question].mean((0, 1))
-            assert (scores - rows[layout.index]).abs().max() < 1e-5
+            expected = attentions[layer][sample][:, layout.question].mean((0, 1))
+            assert (scores - expected[layout.index]).abs().max() < 1e-5
             assert scores.shape == layout.index.shape
     assert run.report.flops_ratio > 1  # looking costs, and is counted
 
