@@ -44,7 +44,7 @@ class AdaTP(Method):
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
-            some layers have linear attention, tokens are dropped behind the others alone.
+            some layers have linear attention or a window, tokens are dropped behind the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
