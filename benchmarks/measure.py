@@ -273,7 +273,11 @@ def _row(
     """Milliseconds and bytes, with their ratios to vanilla's; overhead and relevance to its prefill."""
     flops = 1.0 if report is None else report.flops_ratio
     part = {"overhead": "prefill", "relevance": "prefill"}
-    ratios = {f"{name}_ratio": value / base[part.get(name, name)] for name, value in values.items()}
+    ratios = {
+        f"{name}_ratio": value / whole
+        for name, value in values.items()
+        if (whole := base[part.get(name, name)])  # the smallest models' peak is not above the rest
+    }
     return {
         **_facts(case, entrant),
         "signal": "none" if report is None else report.relevance,

@@ -161,7 +161,7 @@ def build_inputs(
         prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        begin = getattr(processor.tokenizer, "bos_token", None)
+        begin = None if embedded else getattr(processor.tokenizer, "bos_token", None)
         if begin and prompt.startswith(begin):  # the template's; the tokenizer would add another
             options["add_special_tokens"] = False
         return dict(processor(text=[prompt], return_tensors="pt", **options))
