@@ -27,11 +27,13 @@ from adatp import AdaTP, ask, cli
 from adatp.evaluation import Results, runner
 from adatp.flops import DecoderShape
 from adatp.methods import METHODS, Vanilla
+from adatp.models import CHECKPOINTS
+from adatp.models import FAMILIES as REGISTRY
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
 from conftest import Run
-from families import FAMILIES, Qwen25VL, VideoLlama3
+from families import FAMILIES, Qwen25VL, Qwen35, VideoLlama3
 
 QUICK = ("--max-new-tokens", "3")
 
@@ -453,6 +455,20 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
         assert 0.95 * float(target[:-1]) <= reached <= float(target[:-1])
         assert table[target][-1] != f"{visual}×{depth}"
     assert table["1.0%"][:4] == ["no", "the", "lowest", "is"]
+
+
+def test_models_tells_what_the_suite_has_seen(run: Run) -> None:
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    told = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in REGISTRY}
+    assert [*told] == [*REGISTRY]
+    for name, checkpoint in CHECKPOINTS.items():
+        assert checkpoint in told[name]
+    assert told["qwen2_5_vl"].endswith(CHECKPOINTS["qwen2_5_vl"])
+    [number] = re.findall(r"assisted \[(\d)\]", told["qwen3_5"])
+    assert f"[{number}] {Qwen35.lacks()['assisted']}." in lines
+    assert "transformers 5." in lines[-1]
 
 
 def test_flops_agrees_with_what_a_run_reports(run: Run, tmp_path: Path) -> None:

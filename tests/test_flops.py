@@ -15,6 +15,9 @@ from transformers import (
     AutoModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3Config,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     InternVLConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoModel,
@@ -207,6 +210,13 @@ def test_prefill_and_decode_of_qwen2_5_vl(config: dict[str, int]) -> None:
     check_decoder(on_meta(lambda: Qwen2_5_VLTextModel(text)))
 
 
+def test_prefill_and_decode_of_gemma3() -> None:
+    """Five of six layers hold a window alone."""
+    text = Gemma3TextConfig(sliding_window=512)
+    assert DecoderShape.from_config(text).windows[:6] == (512,) * 5 + (None,)
+    check_decoder(on_meta(lambda: Gemma3TextModel(text)))
+
+
 def check_decoder(model: Any) -> None:
     shape, length = DecoderShape.from_config(model.config), 6272 + 30
     head = torch.empty(shape.vocab, shape.hidden, device="meta")
@@ -375,7 +385,13 @@ def test_llavas_with_clip(config: Any, model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [InternVLConfig(), SmolVLMConfig(scale_factor=1)], ids=lambda c: c.model_type
+    "config",
+    [
+        InternVLConfig(),
+        SmolVLMConfig(scale_factor=1),
+        Gemma3Config(vision_config={"image_size": 224, "patch_size": 14}, mm_tokens_per_image=64),
+    ],
+    ids=lambda c: c.model_type,
 )
 def test_frames_as_pictures(config: Any) -> None:
     small = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -388,7 +404,7 @@ def test_frames_as_pictures(config: Any) -> None:
     given: dict[str, Any] = {"pixel_values": pixels}
     if config.model_type == "internvl":
         given |= {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
-    else:
+    elif config.model_type == "smolvlm":
         given["pixel_values"] = pixels[None]
     run = counted(lambda: model.get_image_features(**given))
     grid = FAMILIES[config.model_type].grid(config, 3, 0, 0)
