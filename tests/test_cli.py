@@ -457,10 +457,11 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
     assert table["1.0%"][:4] == ["no", "the", "lowest", "is"]
 
 
-def test_models_tells_what_the_suite_has_seen(run: Run) -> None:
+def test_models_tells_what_the_suite_has_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     code, out, err = run("models")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
+    lines = [line.strip() for line in out.splitlines()]
     told = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in REGISTRY}
     assert [*told] == [*REGISTRY]
     for name, checkpoint in CHECKPOINTS.items():

@@ -33,12 +33,13 @@ def models() -> None:
     console = Console()
     console.print(table)
     for number, reason in enumerate(reasons, 1):
-        console.print(f"[{number}] {reason}.", markup=False, highlight=False)
+        console.print(f"[{number}] {reason}.", markup=False, highlight=False, soft_wrap=True)
     meanings = [f"{feature}: {meaning}." for feature, meaning in seen["features"].items()]
     for line in ("", "All is:", *meanings, ""):
-        console.print(line, markup=False, highlight=False, style="dim")
+        console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
     version = seen["transformers"]
     console.print(
         f"Seen on small random models with transformers {version}; no released checkpoint was run.",
         highlight=False,
+        soft_wrap=True,
     )
