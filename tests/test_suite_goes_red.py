@@ -193,7 +193,7 @@ def rows_forgotten(monkeypatch: Patch) -> Red:
 def hooks_left_behind(monkeypatch: Patch) -> Red:
     """Leaving takes nothing away."""
     monkeypatch.setattr(Engine, "remove", lambda self: None)
-    return Red(suite.test_leaving_restores_everything, {"fails": False}, by="adatp_scored")
+    return Red(suite.test_leaving_restores_everything, {"fails": False}, by="Differing items")
 
 
 MUTATIONS = [
