@@ -19,7 +19,7 @@ def models() -> None:
     seen: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
     reasons: list[str] = []
     table = table_of("Model type")
-    table.add_column("for example")
+    table.add_column("for example", no_wrap=True)  # to be copied whole
     table.add_column("all but")
     for name in FAMILIES:
         lacking = []
