@@ -98,15 +98,12 @@ class DecoderShape:
         Raises:
             ValueError: if there is linear attention other than Qwen3.5's, or dense among sparse layers.
         """
-        linear = tuple(
-            layer
-            for layer, kind in enumerate(getattr(config, "layer_types", None) or ())
-            if kind == "linear_attention"
-        )
+        kinds = layer_types(config)
+        linear = tuple(layer for layer, kind in enumerate(kinds) if kind == "linear_attention")
         if linear and not config.model_type.startswith("qwen3_5"):
             raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
         heads, experts = config.num_attention_heads, 0
-        sliding = [kind == "sliding_attention" for kind in layer_types(config)]
+        sliding = [kind == "sliding_attention" for kind in kinds]
         if getattr(config, "num_experts_per_tok", None):
             alike = getattr(config, "decoder_sparse_step", 0) == 1 or config.model_type.startswith("qwen3_5")
             if not alike or getattr(config, "mlp_only_layers", None):

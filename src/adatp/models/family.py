@@ -27,6 +27,14 @@ class TowerCall:
     received: Tensor | None = None
 
 
+def copies(frames: int, tower: TowerCall | None) -> int:
+    """How many rows a batch has of each prompt, by the frames of all its rows.
+
+    Of several return sequences the tower saw each video once.
+    """
+    return max(1, frames // len(tower.output.last_hidden_state)) if tower is not None else 1
+
+
 class Family(Protocol):
     """Answers about one model family. ``call`` is the keyword arguments of the multimodal model's forward.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adatp.flops import internvl_vision_flops
 from adatp.layout import Grid, LayoutError, VideoLayout, build_layouts, runs
-from adatp.models.family import TowerCall
+from adatp.models.family import TowerCall, copies
 
 
 class InternVL:
@@ -34,12 +34,13 @@ class InternVL:
         """One video a prompt, a run of placeholders a frame."""
         _, side, _ = self.grid(config, 1, 0, 0)
         prompts = runs(call["input_ids"], config.image_token_id)
-        total = sum(map(len, prompts))
-        # Of several return sequences the tower saw each video once.
-        copies = max(1, total // len(tower.output.last_hidden_state)) if tower is not None else 1
         if any(len(frames) == 1 or {*frames} - {side**2} for frames in prompts):
             raise LayoutError("a lone picture, or one of several crops, is no video's frame")
-        return [(len(frames), side, side) for frames in prompts[::copies] if frames]
+        return [
+            (len(frames), side, side)
+            for frames in prompts[:: copies(sum(map(len, prompts)), tower)]
+            if frames
+        ]
 
     def layouts(
         self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]

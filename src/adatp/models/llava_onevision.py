@@ -45,15 +45,19 @@ class LlavaOnevision:
     def layouts(
         self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
-        """Placeholders in one run, the last of each video its newline."""
+        """Placeholders in the order of the grid."""
         return build_layouts(
             call["input_ids"],
             real,
             grids,
             video_token_id=config.video_token_id,
             not_text=[config.image_token_id],
-            cells=[torch.tensor([*range(math.prod(grid)), *[NO_CELL] * self.newlines]) for grid in grids],
+            cells=[self.cells(grid) for grid in grids],
         )
+
+    def cells(self, grid: Grid) -> Tensor:
+        """What each placeholder of a video shows: a cell, the last its newline."""
+        return torch.tensor([*range(math.prod(grid)), *[NO_CELL] * self.newlines])
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The hidden states that the projector reads."""

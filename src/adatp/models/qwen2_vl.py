@@ -53,7 +53,12 @@ class Qwen2VL:
             grids,
             video_token_id=config.video_token_id,
             not_text=[config.image_token_id],
+            cells=self.cells(call, grids),
         )
+
+    def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
+        """Every cell has its placeholder."""
+        return None
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """Hidden states before the merger, each frame's side by side."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adatp.flops import video_llama_3_vision_flops
-from adatp.layout import Grid, LayoutError, VideoLayout, build_layouts
+from adatp.layout import Grid, LayoutError
 from adatp.models.family import TowerCall
 from adatp.models.qwen2_vl import Qwen2VL
 
@@ -38,23 +38,14 @@ class VideoLlama3(Qwen2VL):
         side = config.vision_config.patch_size * self.merge(config)
         return frames, max(1, round(height / side)), max(1, round(width / side))
 
-    def layouts(
-        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
-    ) -> list[VideoLayout]:
-        """Of each video the cells that the processor's mask names."""
-        sizes, mask = list(map(math.prod, grids)), call.get("video_compression_mask")
-        cells = None
-        if mask is not None:  # for several return sequences each of its elements is repeated
-            videos = torch.split(mask[:: len(mask) // sum(sizes)], sizes)
-            cells = [video.nonzero().squeeze(1) for video in videos]
-        return build_layouts(
-            call["input_ids"],
-            real,
-            grids,
-            video_token_id=config.video_token_id,
-            not_text=[config.image_token_id],
-            cells=cells,
-        )
+    def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
+        """Of each video those that the processor's mask names."""
+        mask, sizes = call.get("video_compression_mask"), list(map(math.prod, grids))
+        if mask is None:
+            return None
+        # For several return sequences each of its elements is repeated.
+        videos = torch.split(mask[:: len(mask) // sum(sizes)], sizes)
+        return [video.nonzero().squeeze(1) for video in videos]
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """What the projector reads."""

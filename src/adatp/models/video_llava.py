@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from adatp.flops import clip_vision_flops, llava_projector_flops
-from adatp.layout import NO_CELL, Grid, VideoLayout, build_layouts, runs
-from adatp.models.family import TowerCall
+from adatp.layout import NO_CELL, Grid, runs
+from adatp.models.family import TowerCall, copies
 from adatp.models.llava_onevision import LlavaOnevision, patches_a_side
 
 
@@ -31,23 +31,15 @@ class VideoLlava(LlavaOnevision):
         _, side, _ = self.grid(config, 1, 0, 0)
         lengths = runs(call["input_ids"], config.video_token_id)
         frames = [[length // (side**2 + 1) for length in row] for row in lengths]
-        total = sum(map(sum, frames))
-        # Of several return sequences the tower saw each video once.
-        copies = max(1, total // len(tower.output.last_hidden_state)) if tower is not None else 1
-        return [(count, side, side) for row in frames[::copies] for count in row]
+        return [
+            (count, side, side) for row in frames[:: copies(sum(map(sum, frames)), tower)] for count in row
+        ]
 
-    def layouts(
-        self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
-    ) -> list[VideoLayout]:
+    def cells(self, grid: Grid) -> Tensor:
         """In one run, each frame's class token first."""
-        return build_layouts(
-            call["input_ids"],
-            real,
-            grids,
-            video_token_id=config.video_token_id,
-            not_text=[config.image_token_id],
-            cells=[_class_token_first(grid) for grid in grids],
-        )
+        frames, rows, columns = grid
+        cells = torch.arange(frames * rows * columns).view(frames, -1)
+        return torch.cat([torch.full((frames, 1), NO_CELL), cells], 1).flatten()
 
     def pool(self, patches: Tensor, grid: Grid) -> Tensor:
         """Nothing is pooled."""
@@ -58,9 +50,3 @@ class VideoLlava(LlavaOnevision):
         tokens = sum(frames * (rows * columns + 1) for frames, rows, columns in grids)
         tower = clip_vision_flops(config.vision_config, sum(grid[0] for grid in grids))
         return tower + llava_projector_flops(config, tokens)
-
-
-def _class_token_first(grid: Grid) -> Tensor:
-    frames, rows, columns = grid
-    cells = torch.arange(frames * rows * columns).view(frames, -1)
-    return torch.cat([torch.full((frames, 1), NO_CELL), cells], 1).flatten()
