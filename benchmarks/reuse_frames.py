@@ -37,7 +37,8 @@ def encoded_share(
         video = Video(clip.frames, torch.arange(frames).double().numpy(), duration=float(frames), fps=1.0)
         pixels = build_inputs(processor, model.config, video, question.text)["pixel_values_videos"][0]
         for number, threshold in enumerate(thresholds):
-            shares[number] += len({*reference_frames(pixels, threshold)}) / frames / len(asked)
+            encoded = {*reference_frames(pixels, threshold, model.config.vision_config.patch_size)}
+            shares[number] += len(encoded) / frames / len(asked)
     return shares
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--limit", type=int, default=200, help="questions")
     parser.add_argument("--flops", type=float, default=0.273)
-    parser.add_argument("--thresholds", default="0.002,0.005,0.01,0.02")
+    parser.add_argument("--thresholds", default="0.05,0.1,0.2,0.3")
     parser.add_argument("--split", default="test")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -25,7 +25,16 @@ def test_a_frame_is_compared_with_the_last_one_encoded(levels: list[int], thresh
         if abs(level - levels[reference]) > threshold:
             reference = number
         expected.append(reference)
-    assert reference_frames(pixels, threshold) == expected
+    assert reference_frames(pixels, threshold, 2) == expected
+
+
+def test_one_patch_that_changes_is_enough_and_pixels_that_no_patch_covers_are_not() -> None:
+    pixels = torch.zeros(3, 3, 9, 9)  # four by four patches of two, and a border that the tower does not see
+    pixels[1, :, 2:4, 6:8] = 1
+    pixels[2, :, 2:4, 6:8] = 1
+    pixels[2, :, 8] = 5
+    assert reference_frames(pixels, 0.9, 2) == [0, 1, 1]
+    assert reference_frames(pixels, 1.0, 2) == [0, 0, 0]
 
 
 def still(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -22,8 +23,9 @@ class FrameReuse:
 
     Args:
         tower: the vision tower.
-        threshold: mean absolute difference of pixels, in the processor's normalised units (SigLIP's go from
-            -1 to 1), up to which a frame counts as equal; 0: only identical ones do.
+        threshold: how much the tower's patch that changed most may have changed for a frame to count as
+            equal: mean absolute difference of its pixels, in the processor's normalised units (SigLIP's go
+            from -1 to 1); 0: only identical frames do.
 
     Raises:
         ValueError: the tower does not look at every frame by itself, as one that merges frames in time.
@@ -67,7 +69,7 @@ class FrameReuse:
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         pixels: Tensor = args[0] if args else kwargs["pixel_values"]
-        reference = reference_frames(pixels, self.threshold)
+        reference = reference_frames(pixels, self.threshold, self.config.patch_size)
         encoded, self.source = torch.unique(torch.tensor(reference), return_inverse=True)
         self.skipped = len(pixels) - len(encoded)
         if not self.skipped:
@@ -93,16 +95,17 @@ def _spread(value: Any, source: Tensor) -> Any:
     return value if value is None else value[source.to(value.device)]
 
 
-def reference_frames(pixels: Tensor, threshold: float) -> list[int]:
-    """For each frame (T, ...) the number of the frame whose features it takes: its own, or an earlier one's.
+def reference_frames(pixels: Tensor, threshold: float, patch: int) -> list[int]:
+    """For each frame (T, channels, H, W) the number of the frame whose features it takes, often its own.
 
+    Two frames differ by the patch that differs most: a mean over the frame loses a small thing that appears.
     A frame is compared with the last one that is encoded, not with its neighbour: slow changes add up.
     """
     reference = torch.zeros((), dtype=torch.int64, device=pixels.device)
     found = [reference]
     for number in range(1, len(pixels)):
         difference = pixels[number] - pixels.index_select(0, reference[None])[0]
-        difference = difference.abs().mean(dtype=torch.float32)
-        reference = reference.where(difference <= threshold, number)
+        by_patch = F.avg_pool2d(difference.abs().mean(0, keepdim=True, dtype=torch.float32), patch)
+        reference = reference.where(by_patch.max() <= threshold, number)
         found.append(reference)
     return torch.stack(found).tolist()  # the only time that a GPU is waited for
