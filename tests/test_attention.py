@@ -57,7 +57,7 @@ def test_a_probe_scores_once_and_passes_the_call_on() -> None:
     probe.install()
     assert torch.equal(module(**inputs)[0], expected)
     assert probe.scores is None
-    weight = torch.tensor([[1.0, 1.0, 0.0]])
+    weight = torch.tensor([[0.5, 0.5, 0.0]])
     probe.arm(torch.tensor([[5, 6, 2]]), weight, 0)
     assert torch.equal(module(**inputs)[0], expected)
     assert probe.scores.shape == (1, 7)

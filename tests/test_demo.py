@@ -221,7 +221,7 @@ def opened(server: Server, visit: Visitor) -> Visit:
 
 
 def upload(page: Any, clip: Path) -> None:
-    clear = page.locator("#clip").get_by_role("button", name="Clear")
+    clear = page.locator("#clip").get_by_role("button", name="Clear").first
     if clear.count():
         clear.click()
     page.locator("#clip input[type=file]").set_input_files(clip)

@@ -92,12 +92,12 @@ def planted(frames: int = 6, tokens: int = 49, d: int = 64) -> tuple[Tensor, Ten
 
 def test_embedding_relevance_finds_one_token_in_a_frame_whatever_the_modality_gap() -> None:
     words, visual, frame = planted()
-    found = embedding_relevance(words, visual, frame)
+    found = embedding_relevance(words, visual, frame, 6)
     assert found.shape == (6,)
     assert found.argmax() == 4
     gap = 50 * torch.randn(2, words.shape[1], generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        embedding_relevance(words + gap[0], visual + gap[1], frame), found, atol=1e-4, rtol=0
+        embedding_relevance(words + gap[0], visual + gap[1], frame, 6), found, atol=1e-4, rtol=0
     )
 
 
@@ -105,28 +105,28 @@ def test_embedding_relevance_ignores_the_order_of_tokens_and_of_words() -> None:
     words, visual, frame = planted()
     order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(
-        embedding_relevance(words.flip(0), visual[order], frame[order]),
-        embedding_relevance(words, visual, frame),
+        embedding_relevance(words.flip(0), visual[order], frame[order], 6),
+        embedding_relevance(words, visual, frame, 6),
     )
 
 
 def test_embedding_relevance_with_one_word_no_word_and_a_frame_without_tokens() -> None:
     words, visual, frame = planted()
-    assert embedding_relevance(words[1:2], visual, frame).argmax() == 4
-    assert embedding_relevance(words[:0], visual, frame).tolist() == [0] * 6
+    assert embedding_relevance(words[1:2], visual, frame, 6).argmax() == 4
+    assert embedding_relevance(words[:0], visual, frame, 6).tolist() == [0] * 6
     there = frame != 2
-    assert embedding_relevance(words, visual[there], frame[there])[2] == 0
-    assert embedding_relevance(words, visual[:0], frame[:0]).shape == (0,)
+    assert embedding_relevance(words, visual[there], frame[there], 6)[2] == 0
+    assert embedding_relevance(words, visual[:0], frame[:0], 6).tolist() == [0] * 6
 
 
 def test_embedding_relevance_of_a_frame_that_is_the_contrary() -> None:
     visual = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert embedding_relevance(visual[:1], visual, torch.tensor([0, 1])).tolist() == [1, -1]
+    assert embedding_relevance(visual[:1], visual, torch.tensor([0, 1]), 2).tolist() == [1, -1]
 
 
 def test_attention_relevance_is_the_mean_over_a_frames_tokens() -> None:
     mass, frame = torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([0, 0, 2, 0])
-    assert attention_relevance(mass, frame).tolist() == pytest.approx([11 / 3, 0, 5])
+    assert attention_relevance(mass, frame, 4).tolist() == pytest.approx([11 / 3, 0, 5, 0])
 
 
 def test_pooling_by_segment() -> None:
@@ -289,7 +289,7 @@ def test_shares_refuse_what_makes_no_sense() -> None:
 # --- local debiasing --------------------------------------------------------------------------------------
 
 Tokens = tuple[Tensor, Tensor, Tensor]
-score = st.one_of(st.integers(-3, 3).map(float), st.just(math.nan), st.just(-math.inf), st.just(math.inf))
+score = st.one_of(st.integers(0, 3).map(float), st.sampled_from([1e-9, 0.3, math.nan, math.inf]))
 
 
 @st.composite
@@ -307,7 +307,7 @@ def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
     """position_rank, spelt out."""
     groups = defaultdict(list)
     for i, (s, seg, pos) in enumerate(zip(scores.tolist(), segment.tolist(), position.tolist(), strict=True)):
-        groups[seg, pos].append((math.inf if math.isnan(s) else -s, i))
+        groups[seg, pos].append((0 if math.isnan(s) else -s, i))
     rank = [0] * len(scores)
     for group in groups.values():
         for r, (_, i) in enumerate(sorted(group)):
@@ -335,9 +335,9 @@ def test_select_against_plain_python(case: Tokens, data: st.DataObject, local: b
     expected = []
     for s in range(4):
         members = [i for i in range(len(scores)) if segment[i] == s]
-        members.sort(key=lambda i: (rank[i], math.inf if scores[i].isnan() else -float(scores[i]), i))
+        members.sort(key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i))
         expected += members[: int(share[s])]
-    chosen = select(scores, segment, position, share, local)
+    chosen = select(scores, segment, position, live, share, local)
     assert chosen.dtype == torch.int64
     assert chosen.tolist() == sorted(expected)
 
@@ -346,9 +346,9 @@ def test_select_against_plain_python(case: Tokens, data: st.DataObject, local: b
 @given(tokens(), st.data())
 def test_up_to_the_distinct_positions_no_position_is_kept_twice(case: Tokens, data: st.DataObject) -> None:
     scores, segment, position = case
-    distinct = distinct_positions(segment, position, 4)
+    distinct, live = distinct_positions(segment, position, 4), torch.bincount(segment, minlength=4)
     share = torch.tensor([data.draw(st.integers(0, int(n))) for n in distinct])
-    chosen = select(scores, segment, position, share, local=True)
+    chosen = select(scores, segment, position, live, share, local=True)
     kept = list(zip(segment[chosen].tolist(), position[chosen].tolist(), strict=True))
     assert len(set(kept)) == len(kept) == share.sum()
 
@@ -361,10 +361,11 @@ def test_without_ties_the_order_of_the_input_does_not_matter(
     _, segment, position = case
     n = len(segment)
     scores = torch.tensor(shuffler.sample(range(n), n), dtype=torch.float32)
-    share = torch.bincount(segment, minlength=4) // 2
+    live = torch.bincount(segment, minlength=4)
+    share = live // 2
     order = torch.tensor(shuffler.sample(range(n), n), dtype=torch.int64)
-    chosen = select(scores, segment, position, share, local)
-    shuffled = select(scores[order], segment[order], position[order], share, local)
+    chosen = select(scores, segment, position, live, share, local)
+    shuffled = select(scores[order], segment[order], position[order], live, share, local)
     assert sorted(order[shuffled].tolist()) == chosen.tolist()
 
 
@@ -373,18 +374,41 @@ def test_a_position_that_draws_attention_in_every_frame_is_kept_once() -> None:
     position = torch.arange(grid).repeat(frames)
     scores = torch.rand(frames * grid, generator=torch.Generator().manual_seed(0))
     scores[position == 7] += 5
-    segment, share = torch.zeros_like(position), torch.tensor([grid])
-    assert position[select(scores, segment, position, share, local=True)].sort().values.tolist() == list(
-        range(grid)
+    rest = position, torch.tensor([len(position)]), torch.tensor([grid])
+    segment = torch.zeros_like(position)
+    assert position[select(scores, segment, *rest, local=True)].sort().values.tolist() == list(range(grid))
+    assert (position[select(scores, segment, *rest, local=False)] == 7).sum() == frames
+
+
+@unhurried
+@given(tokens(), st.data(), st.booleans())
+def test_one_share_for_all_segments(case: Tokens, data: st.DataObject, local: bool) -> None:
+    scores, segment, position = case
+    keep = data.draw(st.integers(0, len(scores)))
+    rank = plain_rank(*case) if local else [0] * len(scores)
+    best = sorted(
+        range(len(scores)), key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i)
     )
-    assert (position[select(scores, segment, position, share, local=False)] == 7).sum() == frames
+    counts = torch.tensor([len(scores)]), torch.tensor([keep])
+    assert select(scores, segment, position, *counts, local).tolist() == sorted(best[:keep])
+
+
+def test_keys_hold_the_highest_segment_and_position() -> None:
+    last = 2**16 - 1
+    segment, position = torch.tensor([0, last, last, last]), torch.tensor([last, last, last, 0])
+    counts = torch.tensor([1, 3]), torch.tensor([1, 2])
+    scores = torch.tensor([0.1, 0.2, math.inf, 0.1])
+    assert position_rank(scores, segment, position).tolist() == [0, 1, 0, 0]
+    assert select(scores, segment, position, *counts, local=True).tolist() == [0, 2, 3]
+    assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_select_takes_scores_of_any_floating_type(dtype: torch.dtype) -> None:
     scores = torch.tensor([0.5, math.nan, 0.25, 1.0], dtype=dtype)
     zeros = torch.zeros(4, dtype=torch.int64)
-    assert select(scores, zeros, torch.arange(4), torch.tensor([3]), local=True).tolist() == [0, 2, 3]
+    counts = torch.tensor([4]), torch.tensor([3])
+    assert select(scores, zeros, torch.arange(4), *counts, local=True).tolist() == [0, 2, 3]
 
 
 # --- early stage ------------------------------------------------------------------------------------------
@@ -472,10 +496,10 @@ def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch)
     tokens = torch.randn(6, 7, 5, generator=generator).round(decimals=1)
     words, frame = torch.randn(3, 5, generator=generator), torch.arange(6).repeat_interleave(7)
     new, distinct = novelty(tokens, 0.5, everywhere(tokens))
-    relevance = embedding_relevance(words, tokens.flatten(0, 1), frame)
+    relevance = embedding_relevance(words, tokens.flatten(0, 1), frame, 6)
     monkeypatch.setattr("adatp.adatp_steps.early._PART", 2 * 6 * 5)  # two positions, the last by itself
     monkeypatch.setattr("adatp.adatp_steps.relevance._PART", 10)  # parts end within frames
     again, too = novelty(tokens, 0.5, everywhere(tokens))
     assert torch.allclose(again, new, atol=1e-6)
     assert torch.equal(too, distinct)
-    assert torch.allclose(embedding_relevance(words, tokens.flatten(0, 1), frame), relevance, atol=1e-6)
+    assert torch.allclose(embedding_relevance(words, tokens.flatten(0, 1), frame, 6), relevance, atol=1e-6)

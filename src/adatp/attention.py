@@ -139,7 +139,10 @@ class Probe(_Tap):
         self.disarm()
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
-        """Score the next call: ``rows`` (B, m) int64 with ``weight`` (B, m), behind ``past`` cache slots."""
+        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots.
+
+        ``weight`` (B, m) float32 is each row's in the mean, summing to 1.
+        """
         self.rows, self.weight, self.past, self.scores = rows, weight, past, None
 
     def disarm(self) -> None:
@@ -154,10 +157,9 @@ class Probe(_Tap):
         with self.timed():
             rows, weight = self.rows.to(query.device), self.weight.to(query.device)
             attention = attention_rows(query, key, rows, mask, scaling, self.past)
-            weight = weight / (weight.sum(1, keepdim=True) * attention.shape[1])
+            heads = attention.shape[1]
             # One pass over the probabilities, which are the largest thing here.
-            weight = weight[:, None].expand(-1, attention.shape[1], -1).flatten(1)[:, None]
-            self.scores = torch.bmm(weight, attention.flatten(1, 2))[:, 0]
+            self.scores = torch.bmm(weight.repeat(1, heads)[:, None] / heads, attention.flatten(1, 2))[:, 0]
         self.rows = self.weight = None
 
 

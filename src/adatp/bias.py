@@ -165,7 +165,7 @@ class WatchPlan:
         self.layouts = prefill.layouts
         self.seen: list[dict[str, Any]] = []
         for sample in range(len(self.layouts)):
-            segment = segments_of(prefill, sample, AdaTP.tau_s).cpu()
+            segment = segments_of(prefill, sample, AdaTP.tau_s)
             relevance = prefill.relevance(sample)
             pooled = None if relevance is None else pool_by_segment(relevance.cpu(), segment)
             self.seen.append({"segment": segment, "relevance": pooled, "attention": {}})
@@ -202,10 +202,10 @@ def look(report: Report, layout: VideoLayout) -> Iterator[tuple[int, float, Stat
     weights = segment_weights(seen["relevance"], AdaTP.tau_r, sizes)
     keep = max(1, round(TOP * len(frame)))
     share = allocate(sizes, weights, keep)
-    one, all_of_it = torch.zeros_like(segment), torch.tensor([keep])
+    whole, all_of_it = sizes.sum()[None], torch.tensor([keep])
     for layer, attention in sorted(seen["attention"].items()):
-        top = select(attention, one, position, all_of_it, local=False)
-        chosen = select(attention, segment, position, share, local=True)
+        top = select(attention, segment, position, whole, all_of_it, local=False)
+        chosen = select(attention, segment, position, sizes, share, local=True)
         debiased = debiased_attention(attention, segment, position, sizes * weights)
         yield (
             layer,

@@ -177,9 +177,7 @@ class _DeepStack:
             row = row.gather(1, index.clamp(min=0).to(row.device))  # nobody looks at fillers
         row = row.to(states.device)
         features = self.features[layer].to(states.device, states.dtype)
-        states = states.clone()
-        states[row >= 0] += features[row[row >= 0]]
-        return states
+        return torch.where(row[..., None] >= 0, states + features[row.clamp(min=0)], states)
 
 
 class _Call:
@@ -196,6 +194,7 @@ class _Call:
         self.ragged = False
         self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
         self.deepstack: _DeepStack | None = None
+        self.weight: Tensor | None = None  # of the query rows that are scored
         self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
 
     def held(self, layer: int) -> Kept | None:
@@ -382,17 +381,14 @@ class Engine:
         if counts == [len(alive) for alive in call.alive]:
             return hidden
         longest = max(counts)
-        rows_kept, index = [], []
-        for sample, selection in enumerate(chosen):
-            left = (longest - len(selection.kept), 0)
-            # A filler copies the first row.
-            rows_kept.append(F.pad(call.rows_of(selection.kept, sample), left))
-            index.append(F.pad(selection.kept, left, value=FILLER))
-        gathered = take_rows(hidden, torch.stack(rows_kept))
+        # A filler copies the first row.
+        rows = _stacked([call.rows_of(selection.kept, sample) for sample, selection in enumerate(chosen)])
+        gathered = take_rows(hidden, rows)
         for sample, selection in enumerate(chosen):
             if selection.into is not None:
                 gathered[sample, longest - counts[sample] :] = merge_rows(states[sample], selection)
-        call.alive, call.index = [selection.kept for selection in chosen], torch.stack(index)
+        call.alive = [selection.kept for selection in chosen]
+        call.index = _stacked(call.alive, FILLER)
         call.ragged = min(counts) < longest
         call.memo.clear()
         return gathered
@@ -400,10 +396,11 @@ class Engine:
     def _arm(self, call: _Call, plan: Plan, number: int) -> None:
         """Have the layer score the plan's query rows."""
         rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
-        most = max(map(len, rows))
-        weight = [F.pad(torch.ones(len(row), device=row.device), (most - len(row), 0)) for row in rows]
-        padded = [F.pad(row, (most - len(row), 0)) for row in rows]
-        self.probes[number].arm(torch.stack(padded), torch.stack(weight), call.past_slots(number))
+        if call.weight is None:
+            call.weight = _stacked(
+                [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
+            )
+        self.probes[number].arm(_stacked(rows), call.weight, call.past_slots(number))
 
     def _remap(self, call: _Call, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The layer's keyword arguments as the tokens that it processes and holds need them."""
@@ -445,6 +442,14 @@ def attention_module(layer: nn.Module) -> nn.Module:
         if hasattr(module, "layer_idx") and hasattr(module, "config"):
             return module
     raise ValueError(f"{type(layer).__name__} has no self-attention that can be scored")
+
+
+def _stacked(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
+    """(B, n) of rows of up to n elements, the shorter ones filled on the left."""
+    longest = max(map(len, rows))
+    return torch.stack(
+        [row if len(row) == longest else F.pad(row, (longest - len(row), 0), value=fill) for row in rows]
+    )
 
 
 def take_rows(states: Tensor, rows: Tensor) -> Tensor:
@@ -523,20 +528,24 @@ def remap_mask(
         if mask is None:
             return there
         return mask.gather(1, at.to(mask.device).expand(len(mask), -1)) * there.to(mask.device, mask.dtype)
-    if index is None:
-        index = torch.arange(length, device=columns.device)[None]
-    samples = max(len(index), len(columns), 1 if mask is None else len(mask))
-    index, at, there = (part.expand(samples, -1) for part in (index, at, there))
+    samples = max(len(part) for part in (index, columns, mask) if part is not None)
+    at, there = at.expand(samples, -1), there.expand(samples, -1)
+    if index is not None:
+        index = index.expand(samples, -1)
     if mask is None:
         hidden, seen = False, True
-        picked = (at[:, None] + first <= index[..., None] + past)[:, None]
+        row = torch.arange(length, device=columns.device)[None] if index is None else index
+        picked = (at[:, None] + first <= row[..., None] + past)[:, None]
     else:
         hidden, seen = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)
-        rows = take_rows(mask.expand(samples, -1, -1, -1).transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
+        rows = mask.expand(samples, -1, -1, -1)
+        if index is not None:
+            rows = take_rows(rows.transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
         picked = rows.gather(3, at[:, None, None].to(mask.device).expand(*rows.shape[:3], -1))
     picked = picked.masked_fill(~there[:, None, None].to(picked.device), hidden)
-    sample, filler = (index < 0).nonzero(as_tuple=True)
-    picked[sample, :, filler, filler + kept.slots(kept.end) - index.shape[1]] = seen
+    if index is not None and kept.ragged:  # a view of what each query sees of itself: no GPU is waited for
+        own = picked.diagonal(kept.slots(kept.end) - index.shape[1], 2, 3)
+        own.masked_fill_((index < 0)[:, None].to(picked.device), seen)
     return picked
 
 
@@ -552,14 +561,14 @@ def _hold(
     held: Kept | None, index: Tensor | None, past: int, length: int, ragged: bool, device: torch.device
 ) -> Kept:
     """What a layer's cache holds once this call's tokens are in it."""
-    old = torch.arange(past, device=device)[None] if held is None else held.until(past).to(device)
-    if index is None:
-        new = torch.arange(past, past + length, device=device)[None]
-    else:
+    ragged = ragged or (held is not None and held.ragged)
+    seen = past if index is not None else past + length
+    slots = torch.arange(seen, device=device)[None] if held is None else held.until(seen).to(device)
+    if index is not None:
         new = index.where(index < 0, index + past)
-    samples = max(len(old), len(new))
-    both = torch.cat([old.expand(samples, -1), new.expand(samples, -1)], 1)
-    return Kept(both, past + length, ragged or (held is not None and held.ragged))
+        samples = max(len(slots), len(new))
+        slots = torch.cat([slots.expand(samples, -1), new.expand(samples, -1)], 1) if past else index
+    return Kept(slots, past + length, ragged)
 
 
 def _cache_among(kwargs: dict[str, Any]) -> Any:

@@ -38,6 +38,8 @@ class VideoLayout:
         column: (n,) int64: column in the frame's token grid.
         question: (q,) int64, ascending: the text tokens behind the last visual token, template included.
         real: (r,) int64, ascending: every token that is not padding.
+        tokens_by_frame: (frames,) int64, on the CPU whatever the device of the rest: number of visual tokens
+            of each frame.
         videos: which of the batch's videos these are.
         grids: frames, rows and columns of each of them.
         length: length of the row, pads included.
@@ -51,6 +53,7 @@ class VideoLayout:
     column: Tensor
     question: Tensor
     real: Tensor
+    tokens_by_frame: Tensor
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
     length: int
@@ -75,11 +78,6 @@ class VideoLayout:
     def whole(self) -> bool:
         """Whether every cell has its token."""
         return len(self.index) == self.cells
-
-    @property
-    def tokens_by_frame(self) -> Tensor:
-        """(frames,) int64: number of visual tokens of each frame."""
-        return self.frame.bincount(minlength=self.frames)
 
     @property
     def positions_by_frame(self) -> list[int]:
@@ -130,6 +128,8 @@ def build_layouts(
     Raises:
         LayoutError: the prompts hold another number of placeholders than the grids say.
     """
+    # On the CPU, where nothing is waited for at every step; what is found goes back in one piece each.
+    device, input_ids, real = input_ids.device, input_ids.cpu(), real.cpu()
     placeholder = (input_ids == video_token_id) & real
     text = real & ~placeholder
     for token in not_text:
@@ -139,7 +139,8 @@ def build_layouts(
     sizes = [len(video) for video in cells]
     owned = videos_by_sample(placeholder.sum(1).tolist(), sizes)
     return [
-        _layout(placeholder[b], text[b], real[b], owned[b], grids, cells) for b in range(input_ids.shape[0])
+        _layout(placeholder[b], text[b], real[b], owned[b], grids, cells, device)
+        for b in range(input_ids.shape[0])
     ]
 
 
@@ -186,14 +187,14 @@ def _layout(
     videos: list[int],
     grids: Sequence[Grid],
     cells: Sequence[Tensor],
+    device: torch.device,
 ) -> VideoLayout:
-    device = placeholder.device
     where = placeholder.nonzero().squeeze(1)
     index, number_of_cell, video, frame, row, column = [], [], [], [], [], []
     offset = first_frame = first_cell = 0
     for number, v in enumerate(videos):
         frames, rows, columns = grids[v]
-        every = cells[v].to(device)
+        every = cells[v].cpu()
         cell = every[every != NO_CELL]
         index.append(where[offset : offset + len(every)][every != NO_CELL])
         number_of_cell.append(cell + first_cell)
@@ -204,18 +205,23 @@ def _layout(
         offset += len(every)
         first_frame += frames
         first_cell += frames * rows * columns
-    empty = torch.zeros(0, dtype=torch.int64, device=device)
+    empty = torch.zeros(0, dtype=torch.int64)
     behind = torch.zeros_like(text)
     behind[int(where[-1]) + 1 if len(where) else 0 :] = True
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        return torch.cat([empty, *parts]).to(device, non_blocking=True)
+
     return VideoLayout(
-        index=torch.cat([empty, *index]),
-        cell=torch.cat([empty, *number_of_cell]),
-        video=torch.cat([empty, *video]),
-        frame=torch.cat([empty, *frame]),
-        row=torch.cat([empty, *row]),
-        column=torch.cat([empty, *column]),
-        question=(text & behind).nonzero().squeeze(1),
-        real=real.nonzero().squeeze(1),
+        index=joined(index),
+        cell=joined(number_of_cell),
+        video=joined(video),
+        frame=joined(frame),
+        row=joined(row),
+        column=joined(column),
+        question=joined([(text & behind).nonzero().squeeze(1)]),
+        real=joined([real.nonzero().squeeze(1)]),
+        tokens_by_frame=torch.cat([empty, *frame]).bincount(minlength=first_frame),
         videos=tuple(videos),
         grids=tuple(grids[v] for v in videos),
         length=len(real),

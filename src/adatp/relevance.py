@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
@@ -82,8 +81,8 @@ class PromptRelevance:
         words = _content(layout.question, self.input_ids[sample], signal.tokenizer)
         if signal.kind == "embedding":
             self.flops += 2 * len(words) * len(layout.index) * embeds.shape[2]
-            found = embedding_relevance(embeds[sample, words], embeds[sample, layout.index], layout.frame)
-            return F.pad(found, (0, layout.frames - len(found)))  # the last frames may have no token
+            visual = embeds[sample, layout.index]
+            return embedding_relevance(embeds[sample, words], visual, layout.frame, layout.frames)
         if signal.partner is None:
             return None
         if signal.questions is not None:

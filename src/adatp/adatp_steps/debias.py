@@ -1,10 +1,11 @@
 """The two debiasing rules: shares between segments (global), an order within a segment (local).
 
 Attention is compared only between tokens of one segment, and first only between tokens of one position.
-NaN scores count as the lowest.
+Scores are not negative; NaN counts as the lowest.
 """
 
 import math
+from bisect import bisect_right
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ def allocate(
     budget is less than the floors, the floor is lowered to what all can have; below one each, the segments of
     largest sizes x weights get one each.
 
-    Computed on the host, in float64: S numbers are cheaper there than as kernels. Inputs on the CPU (the live
-    tokens after `select` are the shares themselves) make it free of synchronisation.
+    Computed on the host, in float64. Inputs on the CPU (the live tokens after `select` are the shares
+    themselves) make it free of synchronisation.
 
     Args:
         sizes: (S,) int64 tokens of each segment.
@@ -76,66 +77,69 @@ def allocate(
     """
     if keep < 0 or floor < 0:
         raise ValueError(f"keep and floor must not be negative: keep={keep}, floor={floor}")
-    high = (sizes if capacity is None else capacity).cpu().double()
-    weight = weights.detach().cpu().double()
-    if not ((weight >= 0) & (weight < math.inf)).all():
+    # Plain numbers: for the few segments of a video a tensor operation costs more than its arithmetic.
+    high: list[int] = (sizes if capacity is None else capacity).tolist()
+    weight: list[float] = weights.tolist()
+    if not all(0 <= each < math.inf for each in weight):
         raise ValueError("weights must be finite and not negative")
-    if keep >= high.sum():
-        return high.long().to(sizes.device)
+    if keep >= sum(high):
+        return torch.tensor(high, dtype=torch.int64, device=sizes.device)
 
-    demand = sizes.cpu() * weight
+    demand = [size * each for size, each in zip(sizes.tolist(), weight, strict=True)]
     # The least positive demand keeps ratios finite; segments without any get what the others cannot hold.
-    demand = (demand / demand.amax().clamp_min(1e-300)).clamp_min(1e-30)
-    low = high.clamp_max(floor)
-    if low.sum() > keep:
-        low = high.clamp_max(keep // int(high.count_nonzero()))
-        if low.sum() == 0:
-            return _one_each(demand.masked_fill(high == 0, -1.0), keep).to(sizes.device)
+    most = max(*demand, 1e-300)
+    demand = [max(each / most, 1e-30) for each in demand]
+    low = [min(each, floor) for each in high]
+    if sum(low) > keep:
+        even = keep // sum(each > 0 for each in high)
+        low = [min(each, even) for each in high]
+        if not even:
+            wanted = [d if h else -1.0 for d, h in zip(demand, high, strict=True)]
+            return torch.tensor(_one_each(wanted, keep), device=sizes.device)
 
     ideal = _water_fill(demand, low, high, keep)
-    share = ideal.floor()
-    return (share.long() + _one_each(ideal - share, keep - int(share.sum()))).to(sizes.device)
+    share = [int(each) for each in ideal]
+    more = _one_each([i - s for i, s in zip(ideal, share, strict=True)], keep - sum(share))
+    return torch.tensor([s + m for s, m in zip(share, more, strict=True)], device=sizes.device)
 
 
-def _one_each(key: Tensor, count: int) -> Tensor:
+def _one_each(key: list[float], count: int) -> list[int]:
     """1 for the `count` largest keys, ties to the earlier, else 0."""
-    chosen = key.argsort(descending=True, stable=True)[:count]
-    return torch.zeros(len(key), dtype=torch.int64).index_fill_(0, chosen, 1)
+    chosen = {*sorted(range(len(key)), key=lambda number: -key[number])[:count]}
+    return [int(number in chosen) for number in range(len(key))]
 
 
-def _water_fill(demand: Tensor, low: Tensor, high: Tensor, keep: int) -> Tensor:
-    """clamp(level * demand, low, high) that sums to keep, for low.sum() <= keep < high.sum()."""
-    levels: list[float] = torch.cat([low / demand, high / demand]).sort().values.tolist()
+def _water_fill(demand: list[float], low: list[int], high: list[int], keep: int) -> list[float]:
+    """clamp(level * demand, low, high) that sums to keep, for sum(low) <= keep < sum(high)."""
+    bounds = [(d, float(least), float(most)) for d, least, most in zip(demand, low, high, strict=True)]
 
-    def total(level: float) -> float:
-        return float((level * demand).clamp(low, high).sum())
+    def filled(level: float) -> list[float]:
+        # Not min and max, which take three times as long.
+        return [least if (x := level * d) < least else most if x > most else x for d, least, most in bounds]
 
-    # The total is piecewise linear in the level and bends only at `levels`: find the piece, then interpolate.
-    left, right = 0, len(levels) - 1
-    while right - left > 1:
-        middle = (left + right) // 2
-        left, right = (middle, right) if total(levels[middle]) <= keep else (left, middle)
-    below, above = total(levels[left]), total(levels[right])
-    step = (keep - below) / (above - below) if above > below else 0.0
-    level = levels[left] + step * (levels[right] - levels[left])
-    return torch.clamp(level * demand, low, high)
+    # The total is piecewise linear in the level and bends only here: find the piece, then interpolate.
+    levels = sorted([least / d for d, least, _ in bounds] + [most / d for d, _, most in bounds])
+    right = bisect_right(levels, float(keep), key=lambda level: sum(filled(level)))
+    left_level, right_level = levels[right - 1], levels[right]
+    below, above = sum(filled(left_level)), sum(filled(right_level))
+    return filled(left_level + (keep - below) / (above - below) * (right_level - left_level))
 
 
 def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
     """Rank of each token among those at its own spatial position of its own segment, best first.
 
     Args:
-        scores: (n,) any floating type, compared in float32.
-        segment: (n,) int64 segment of each token.
-        position: (n,) int64 spatial position of each token in its frame's grid.
+        scores: (n,) any floating type, not negative, compared in float32.
+        segment: (n,) int64 segment of each token, below 2^16.
+        position: (n,) int64 spatial position of each token in its frame's grid, below 2^16.
 
     Returns:
         (n,) int64; 0 is the position's best frame. Equal scores: the earlier token first.
 
     Source: ours (the paper keeps one token a position; which one is not published).
     """
-    order = _in_order(segment, position, scores)
-    return torch.empty_like(order).index_copy_(0, order, _run_index(segment[order], position[order]))
+    order, _, rank = _by_position(_keys(scores, segment, position))
+    return torch.empty_like(order).scatter_(0, order, rank)
 
 
 def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tensor:
@@ -154,19 +158,25 @@ def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tens
     return count.index_add_(0, segment, first.long())
 
 
-def select(scores: Tensor, segment: Tensor, position: Tensor, share: Tensor, local: bool) -> Tensor:
+def select(
+    scores: Tensor, segment: Tensor, position: Tensor, sizes: Tensor, share: Tensor, local: bool
+) -> Tensor:
     """The tokens that stay: of each segment its share of tokens, the best by the local rule.
 
     With `local` a segment's tokens are ordered by (position rank, score): each position's best frame, then
     each position's second best. Up to the number of distinct positions that is one token a position (the
     strict rule), beyond it the relaxed one. Without, by score alone. Equal scores: the earlier token first.
 
+    A cut waits for no GPU, and launches few kernels on it: two sorts of keys that hold all that is compared.
+
     Args:
-        scores: (n,) any floating type, compared in float32.
-        segment: (n,) int64 segment of each token.
-        position: (n,) int64 spatial position of each token.
-        share: (S,) int64 tokens to keep, no more than the segment has (`allocate`). On the CPU, whatever the
-            device of the rest, it costs no synchronisation.
+        scores: (n,) any floating type, not negative, compared in float32; NaN counts as 0.
+        segment: (n,) int64 segment of each token, below 2^16.
+        position: (n,) int64 spatial position of each token, below 2^16.
+        sizes: (S,) int64, on the CPU, tokens of each segment.
+        share: (S,) int64, on the CPU, tokens to keep of each segment, no more than it has (`allocate`). Of
+            one entry, as is `sizes` then: one share for all segments together; a position is still a position
+            of its own segment.
         local: whether local debiasing is on.
 
     Returns:
@@ -174,45 +184,36 @@ def select(scores: Tensor, segment: Tensor, position: Tensor, share: Tensor, loc
 
     Source: the paper's one representative a position; the order is ours.
     """
-    kept = int(share.sum())
-    rank = position_rank(scores, segment, position) if local else torch.zeros_like(segment)
-    order = _in_order(segment, rank, scores)
-    owner = segment[order]
-    stays = _run_index(owner) < share.to(owner.device, non_blocking=True)[owner]
-    return flagged(torch.empty_like(stays).scatter_(0, order, stays), kept)
+    owned = _SEGMENT if len(share) > 1 else 0
+    if local:
+        order, key, rank = _by_position(_keys(scores, segment, position))
+        key = torch.empty_like(key).scatter_(0, order, (key & (owned | _SCORE)) + (rank << _SCORE_BITS))
+    else:
+        key = _keys(scores, segment if owned else None)
+    order = key.argsort(stable=True)
+    # A segment's tokens now lie side by side, and where is known here: of each its first `share`.
+    before = (sizes.cumsum(0) - sizes) - (share.cumsum(0) - share)
+    best = torch.arange(int(share.sum())) + before.repeat_interleave(share)
+    return order[best.to(order.device, non_blocking=True)].sort().values
 
 
-def flagged(flags: Tensor, count: int) -> Tensor:
-    """Indices of what is True, ascending, where their number is known: a GPU need not be asked for it.
-
-    Args:
-        flags: (n,) bool.
-        count: how many are True.
-
-    Returns:
-        (count,) int64.
-    """
-    place = (flags.cumsum(0) - 1).where(flags, count)
-    found = torch.empty(count + 1, dtype=torch.int64, device=flags.device)
-    return found.scatter_(0, place, torch.arange(len(flags), device=flags.device))[:count]
+# A key holds segment, then position or rank, then score, so that one sort of one number compares all three.
+_SCORE_BITS, _POSITION_BITS = 31, 16
+_SCORE = (1 << _SCORE_BITS) - 1
+_SEGMENT = ((1 << 16) - 1) << (_SCORE_BITS + _POSITION_BITS)
 
 
-def _in_order(first: Tensor, second: Tensor, scores: Tensor) -> Tensor:
-    """Indices that sort by first, then second (below 2^31), then from the highest score; ties by index.
-
-    Sorting is the dearest part of a cut on a GPU: the last two keys are one.
-    """
-    lowest_last = -scores.detach().float().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf) + 0.0
-    bits = lowest_last.view(torch.int32)  # of floats, they sort as the floats do but for the negative ones
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    order = ((second << 32) + bits).argsort(stable=True)
-    return order[first[order].argsort(stable=True)]
+def _keys(scores: Tensor, segment: Tensor | None, position: Tensor | None = None) -> Tensor:
+    """(n,) int64 that sort by segment, then position, then from the highest score."""
+    # The bits of floats that are not negative sort as the floats do.
+    key = _SCORE - scores.detach().float().nan_to_num(nan=0.0, posinf=math.inf).view(torch.int32).long()
+    if position is not None:
+        key = key + (position << _SCORE_BITS)
+    return key if segment is None else key + (segment << (_SCORE_BITS + _POSITION_BITS))
 
 
-def _run_index(*keys: Tensor) -> Tensor:
-    """Index within its run of each element of sorted keys (n,): 0, 1, 2, 0, 1, ..."""
-    index = torch.arange(len(keys[0]), device=keys[0].device)
-    starts = torch.zeros_like(index)
-    for key in keys:
-        starts[1:] = torch.where(key[1:] != key[:-1], index[1:], starts[1:])
-    return index - starts.cummax(0).values
+def _by_position(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The order of the keys (n,), they in that order, and the rank of each among those of its position."""
+    key, order = key.sort(stable=True)
+    place = key >> _SCORE_BITS
+    return order, key, torch.arange(len(key), device=key.device) - torch.searchsorted(place, place)

@@ -23,7 +23,7 @@ def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor
         there: (T, P) bool, where there is a token; elsewhere ``tokens`` are zeros, which nothing is like.
 
     Returns:
-        (T, P) float32 novelty, in [0, 2] up to rounding, and (T, P) bool, the representatives; the first
+        (T, P) float32 novelty, in [0, 2], and (T, P) bool, the representatives; the first
         token of each position is one.
 
     Source: ours.
@@ -44,4 +44,4 @@ def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor
         told = alike[t, :, :t].masked_fill(~distinct[:t].T, -torch.inf).amax(1)
         distinct[t] &= told < tau_d
         closest[t] = torch.maximum(closest[t], told)
-    return 1 - closest, distinct
+    return (1 - closest).clamp(0, 2), distinct

@@ -28,7 +28,7 @@ def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:
     return F.cosine_similarity(text.float(), frames.float(), dim=-1)
 
 
-def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tensor:
+def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor, frames: int) -> Tensor:
     """Late interaction of words and visual tokens in the language model's input space, for any tower.
 
     Text and visual embeddings sit in two distant cones (the modality gap), in which every cosine is nearly
@@ -45,13 +45,13 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tens
         question: (q, d) input embeddings of the question's content tokens.
         visual: (n, d) projected visual tokens.
         frame: (n,) int64, frame of each visual token, from 0.
+        frames: T, more than the last of them.
 
     Returns:
-        (T,) float32 with T = frame.max() + 1; 0 for a frame without tokens, or without a question.
+        (T,) float32; 0 for a frame without tokens, or without a question.
 
     Source: ours.
     """
-    frames = int(frame.max()) + 1 if len(frame) else 0
     if len(question) == 0:
         return torch.zeros(frames, device=visual.device)
     words = question.float()
@@ -69,19 +69,19 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor) -> Tens
     return best.masked_fill(best == -torch.inf, 0).mean(0)
 
 
-def attention_relevance(mass: Tensor, frame: Tensor) -> Tensor:
+def attention_relevance(mass: Tensor, frame: Tensor, frames: int) -> Tensor:
     """Mean attention a token of each frame receives: the frame weights of a deep layer.
 
     Args:
         mass: (n,) attention that each visual token receives, any non-negative scale.
         frame: (n,) int64, frame of each visual token, from 0.
+        frames: T, more than the last of them.
 
     Returns:
-        (T,) float32 with T = frame.max() + 1; 0 for a frame without tokens.
+        (T,) float32; 0 for a frame without tokens.
 
     Source: DyToK's frame weights.
     """
-    frames = int(frame.max()) + 1 if len(frame) else 0
     total = mass.new_zeros(frames, dtype=torch.float32).index_add_(0, frame, mass.float())
     tokens = torch.zeros_like(total).index_add_(0, frame, torch.ones_like(mass, dtype=torch.float32))
     return total / tokens.clamp_min(1)

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.adatp_steps.debias import allocate, distinct_positions, flagged, segment_weights, select
+from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
 from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
@@ -63,10 +62,10 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
-        reuse_frames: the vision tower does not encode a frame whose pixels differ from those of the last one
-            encoded by at most this much on average, in the processor's normalised units; it takes that one's
-            features. 0: only identical ones; None: every frame is encoded. For towers that look at each
-            frame by itself (LLaVA-OneVision's).
+        reuse_frames: the vision tower does not encode a frame none of whose patches differs from the last
+            encoded frame's by more than this (mean absolute difference of pixels, in the processor's
+            normalised units); it takes that one's features. 0: only identical frames; None: every frame is
+            encoded. For towers that look at each frame by itself (LLaVA-OneVision's).
     """
 
     name: ClassVar[str] = "adatp"
@@ -174,24 +173,27 @@ class _Sample:
         before = (visual, *kept)
         self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
         # What is counted by segment stays on the host, so that a GPU is not waited for at every cut.
-        self.segment_of_frame = segments_of(prefill, number, method.tau_s).cpu()
+        self.segment_of_frame = segments_of(prefill, number, method.tau_s)
         self.frame_relevance = prefill.relevance(number) if method.global_debias else None
         self.relevance: Tensor | None = None
         if self.frame_relevance is not None:
             self.frame_relevance = self.frame_relevance.cpu()
-            present = layout.tokens_by_frame.cpu() / torch.tensor(layout.positions_by_frame)
+            present = layout.tokens_by_frame / torch.tensor(layout.positions_by_frame)
             self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
         # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
         # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
         # raise the weights to the power of the number of cuts.
-        self.sizes = self.segment.bincount(minlength=int(self.segment_of_frame[-1]) + 1).cpu()
+        self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
+        self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
         self.live = self.sizes
         # Of the visual tokens still alive their numbers, and their rows among all that is alive.
         self.token = torch.arange(visual, device=layout.index.device)
         self.row = torch.searchsorted(layout.real, layout.index)
+        is_text = torch.ones_like(layout.real).index_fill_(0, self.row, 0)
+        self.text = layout.real[is_text.argsort(descending=True, stable=True)[: len(is_text) - visual]]
 
     def select(self, layer: int, alive: Tensor, scores: Tensor | None, hidden: Tensor) -> Tensor:
         if layer not in self.cuts:
@@ -202,12 +204,11 @@ class _Sample:
         else:
             assert scores is not None
             chosen = self._choose(scores[self.row], self.segment[self.token], self.position[self.token], keep)
-        row = self.row[chosen]
-        stays = torch.ones_like(alive, dtype=torch.bool)
-        stays.index_fill_(0, self.row, False).index_fill_(0, row, True)
-        count = len(alive) - len(self.row) + len(row)
-        self.token, self.row = self.token[chosen], (stays.cumsum(0) - 1)[row]
-        return alive[flagged(stays, count)]
+        self.token = self.token[chosen]
+        visual = self.layout.index[self.token]
+        alive = torch.cat([self.text, visual]).sort().values
+        self.row = torch.searchsorted(alive, visual)
+        return alive
 
     def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
         """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
@@ -229,15 +230,14 @@ class _Sample:
         # Duplicates only fill what budget is left when every segment has what is new.
         room = torch.zeros_like(there) if self.method.adaptive else there - self.sizes
         if not self.method.global_debias:
-            self.live = torch.tensor([min(keep, int((self.sizes + room).sum()))])
-            pool = torch.zeros_like(self.segment)
-            chosen = select(score, pool, pool, self.live, local=False)
+            share = torch.tensor([min(keep, int((self.sizes + room).sum()))])
+            chosen = select(score, self.segment, self.position, there.sum()[None], share, local=False)
             self.live = self.segment[chosen].bincount(minlength=len(there)).cpu()
             return chosen
         share = allocate(self.sizes, self.weights, keep, capacity=self.sizes)
         share += allocate(self.sizes, self.weights, keep - int(share.sum()), floor=0, capacity=room)
         self.live = share
-        return select(score, self.segment, self.position, share, local=False)
+        return select(score, self.segment, self.position, there, share, local=False)
 
     def _choose(self, scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
         method = self.method
@@ -246,20 +246,16 @@ class _Sample:
         else:
             capacity = self.live
         if not method.global_debias:
-            # One pool of tokens; a position is still a position of its own segment.
-            pool = torch.zeros_like(segment)
-            spot = segment * (int(self.position.max()) + 1) + position
             share = torch.tensor([min(keep, int(capacity.sum()))])
-            chosen = select(scores, pool, spot, share, method.local_debias)
+            chosen = select(scores, segment, position, self.live.sum()[None], share, method.local_debias)
             self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
             return chosen
         weights = self.weights
         if method.relevance == "attention":
-            received = attention_relevance(scores, segment).cpu()
-            received = F.pad(received, (0, len(self.sizes) - len(received)))
+            received = attention_relevance(scores, segment, len(self.sizes)).cpu()
             weights = segment_weights(received, method.tau_r, self.sizes)
-        self.live = allocate(self.sizes, weights, keep, capacity=capacity)
-        return select(scores, segment, position, self.live, method.local_debias)
+        there, self.live = self.live, allocate(self.sizes, weights, keep, capacity=capacity)
+        return select(scores, segment, position, there, self.live, method.local_debias)
 
     def notes(self) -> dict[str, Any]:
         if not len(self.layout.index):
@@ -276,10 +272,10 @@ class _Sample:
 
 
 def segments_of(prefill: Prefill, sample: int, tau_s: float) -> Tensor:
-    """(frames,) int64 segment of each frame of a sample; no segment spans two videos."""
+    """(frames,) int64 segment of each frame of a sample, on the CPU; no segment spans two videos."""
     grids = prefill.layouts[sample].grids
     first, parts = 0, []
     for video in torch.split(prefill.frame_features(sample), [grid[0] for grid in grids]):
-        parts.append(segment_frames(video, tau_s) + first)
+        parts.append(segment_frames(video, tau_s).cpu() + first)
         first = int(parts[-1][-1]) + 1
     return torch.cat(parts)

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adatp.adatp_steps.debias import flagged
 from adatp.budget import BudgetError, Schedule, check_target, everything, fit, nearest_cut
 from adatp.flops import DecoderShape, prefill_flops
 from adatp.layout import VideoLayout
@@ -145,7 +144,7 @@ class PeerPlan:
         stays = torch.ones_like(alive, dtype=torch.bool)
         stays.index_fill_(0, row, False).index_fill_(0, row[kept], True)
         number = stays.cumsum(0) - 1
-        on = alive[flagged(stays, len(alive) - len(row) + len(kept))]
+        on = alive[stays.argsort(descending=True, stable=True)[: len(alive) - len(row) + len(kept)]]
         self.token[sample], self.row[sample] = token[kept], number[row[kept]]
         if into is None:
             return Selection(on)

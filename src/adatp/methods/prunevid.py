@@ -85,9 +85,9 @@ class PruneVid(Peer):
                 spending.counts = [len(token)] * layer
                 keep = spending.room(len(token))
                 group = group_of[token]
-                sizes = group.bincount()
+                sizes = group.bincount().cpu()
                 shares = allocate(sizes, torch.ones(len(sizes)), keep, floor=0)
-                return select(scores, group, group, shares, local=False), None
+                return select(scores, group, group, sizes, shares, local=False), None
             videos = zip(numbered(layout, hidden.device), by_video(layout, hidden.float()), strict=True)
             groups = [members for numbers, states in videos for members in self._groups(numbers, states)]
             owner = self._merge(hidden.float(), groups, schedule.visual[0])

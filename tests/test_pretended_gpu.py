@@ -1,0 +1,93 @@
+"""On a pretended GPU: nothing mixes devices, no layer waits, and the result is the CPU's."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+import adatp
+from adatp import AdaTP
+from conformance import EARLY, LATE, ONE, RAGGED
+from families import FAMILIES, LlavaOnevision, Prompt, Qwen3VL, batch, build
+from pretend_gpu import DEVICE, PretendedGPU
+
+SOURCE = adatp.__file__.removesuffix("__init__.py")
+GREEDY: dict[str, Any] = {"do_sample": False, "min_new_tokens": 3, "max_new_tokens": 3}
+
+
+def generate(model: Any, inputs: dict[str, Any], method: AdaTP) -> tuple[Any, Any]:
+    with torch.no_grad(), method(model) as run:
+        output = model.generate(**inputs, **GREEDY, return_dict_in_generate=True, output_logits=True)
+    return torch.stack(output.logits, 1), run.report
+
+
+@pytest.mark.parametrize(
+    ("prompts", "method"), [(ONE, LATE), (RAGGED, EARLY)], ids=["one-late", "ragged-early"]
+)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_the_cpu_does_and_no_layer_waits(family: Any, prompts: list[Prompt], method: AdaTP) -> None:
+    model, inputs = build(family), batch(family, prompts)
+    logits, report = generate(copy.deepcopy(model), inputs, method)
+    with PretendedGPU(watched=SOURCE) as gpu:
+        gpu.put(model)
+        assert model.device == DEVICE
+        there, told = generate(model, gpu.put(inputs), method)
+        assert (there.cpu() - logits).abs().max() < 1e-5
+    assert told.visual_tokens == report.visual_tokens
+    # Planning reads the prompt and what the tower tells of the frames. Hooks of layers read nothing, in prefill
+    # and in decode; AdaTP does where it chooses before the first layer alone.
+    waiting = {place.split(":")[0].removeprefix(SOURCE) for place in gpu.waits}
+    assert waiting.isdisjoint({"engine.py", "attention.py", "adatp_steps/debias.py"})
+    assert max(Counter(gpu.waits).values()) <= max(2, len(prompts))
+
+
+def launched(family: Any, prompts: list[Prompt], method: AdaTP) -> tuple[int, int, int]:
+    """Kernels of ours and waits of one prefill, and its cuts."""
+    model, inputs = build(family), batch(family, prompts)
+    with PretendedGPU(watched=SOURCE) as gpu, torch.no_grad():
+        gpu.put(model)
+        there = gpu.put(inputs)
+        with method(model) as run:
+            model(**there)
+    kept = run.report.visual_tokens
+    return len(gpu.launches), len(gpu.waits), sum(a != b for a, b in pairwise(kept))
+
+
+def test_a_cut_launches_few_kernels() -> None:
+    """Two runs that differ by their cuts alone: what is launched besides falls out of the difference."""
+    few, waits, one = launched(LlavaOnevision, ONE, AdaTP(flops=0.6, start=2, end=2, early="off"))
+    many, waits_too, three = launched(LlavaOnevision, ONE, AdaTP(flops=0.6, start=2, end=4, early="off"))
+    assert (one, three) == (1, 3)
+    assert (many - few) / 2 <= 60
+    assert waits == waits_too <= 4
+
+
+@pytest.mark.parametrize("broken", ["device", "wait"])
+def test_it_notices(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import adatp.engine as engine
+
+    take_rows = engine.take_rows
+
+    def breaks(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return states.index_select(1, rows[0].cpu())
+
+    def waits(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        assert int(rows.max()) < states.shape[1]
+        return take_rows(states, rows)
+
+    monkeypatch.setattr(engine, "take_rows", {"device": breaks, "wait": waits}[broken])
+    model, inputs = build(Qwen3VL), batch(Qwen3VL, ONE)
+    with PretendedGPU(watched=__file__) as gpu, torch.no_grad():
+        gpu.put(model)
+        inputs = gpu.put(inputs)
+        if broken == "device":
+            with pytest.raises(RuntimeError, match="two devices"):
+                generate(model, inputs, LATE)
+        else:
+            generate(model, inputs, LATE)
+            assert gpu.waits
