@@ -39,8 +39,8 @@ def test_what_the_cpu_does_and_no_layer_waits(family: Any, prompts: list[Prompt]
         there, told = generate(model, gpu.put(inputs), method)
         assert (there.cpu() - logits).abs().max() < 1e-5
     assert told.visual_tokens == report.visual_tokens
-    # Planning reads the prompt and what the tower tells of the frames. Hooks of layers read nothing, in prefill
-    # and in decode; AdaTP does where it chooses before the first layer alone.
+    # Planning reads the prompt and what the tower tells of the frames. Hooks of layers read nothing, in
+    # prefill and in decode; AdaTP does where it chooses before the first layer alone.
     waiting = {place.split(":")[0].removeprefix(SOURCE) for place in gpu.waits}
     assert waiting.isdisjoint({"engine.py", "attention.py", "adatp_steps/debias.py"})
     assert max(Counter(gpu.waits).values()) <= max(2, len(prompts))
