@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DeepseekV2Config, DynamicCache
+from transformers import CompileConfig, DeepseekV2Config, DynamicCache
 
 from adatp import AdaTP
 from adatp.methods.random import Random
@@ -173,3 +173,22 @@ def test_layers_that_were_compiled_without_hooks_are_noticed() -> None:
         model(**inputs, use_cache=False)
     assert torch.equal(model(**inputs, use_cache=False).logits, expected)
     torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_decoding_that_generate_would_compile_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU `generate` compiles the steps behind a prompt on a static cache; here it does when told to."""
+    model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
+    static = {**GREEDY, "cache_implementation": "static"}
+    asked = CompileConfig(backend="eager", mode=None)
+    asked._compile_all_devices = True
+    compiled: list[Any] = []
+    monkeypatch.setattr(type(model), "get_compiled_call", lambda self, _: compiled.append(self) or self)
+    with LATE(model):
+        expected = generated_logits(model.generate(**inputs, **static))
+        with pytest.warns(UserWarning, match="not compiled while the model is being pruned"):
+            output = model.generate(**inputs, **static, compile_config=asked)
+    assert torch.equal(generated_logits(output), expected)
+    assert not compiled
+    model.generate(**inputs, **static, compile_config=asked)
+    assert compiled == [model]

@@ -143,11 +143,13 @@ class Pruner:
         if reuse is not None:  # between the two: its time is the tower's, and what it gives is the output
             reuse.install()
         self._handles.append(self.tower.register_forward_hook(self._after_tower, with_kwargs=True))
+        self.model.get_compiled_call = self._uncompiled
         _ACTIVE.add(self.model)
         return self
 
     def __exit__(self, *_: object) -> None:
         _ACTIVE.discard(self.model)
+        del self.model.get_compiled_call
         for handle in self._handles:
             handle.remove()
         for installed in (self.engine, self.tower_probe, self.reuse):
@@ -156,6 +158,14 @@ class Pruner:
         self.engine = self.tower_probe = self.reuse = None
         self._handles, self._call, self._tower_calls = [], {}, []
         self._given = self._encoded = self._reading = None
+
+    def _uncompiled(self, _: Any) -> Any:
+        """In place of the compiled forward that ``generate`` takes for static caches on a GPU.
+
+        Made before, it would know nothing of the hooks; made now, it would be traced anew for every length.
+        """
+        warnings.warn("decoding is not compiled while the model is being pruned", stacklevel=3)
+        return self.model.__call__
 
     # What the model is given, and what its tower makes of it.
 
