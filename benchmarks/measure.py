@@ -142,8 +142,8 @@ def timed(module: Any, watch: Stopwatch, stage: str) -> Iterator[None]:
 @torch.inference_mode()
 def request(
     model: Any, inputs: dict[str, Any], method: Method | None, cpu_time: bool = False
-) -> tuple[dict[str, float], Report | None]:
-    """A request's first token: milliseconds by stage, bytes of the KV cache, and the method's report.
+) -> tuple[dict[str, float], Report | None, Any]:
+    """A request up to its first token: milliseconds by stage and bytes of the KV cache, report, cache.
 
     ``cpu_time``: of the processor time that this process was given, not of the clock on the wall.
     """
@@ -169,36 +169,37 @@ def request(
     report = run.report if run is not None else None
     stages = report.milliseconds if report is not None else {}
     cache = output.past_key_values
-    return {
-        **watch.milliseconds(),
-        "relevance": stages.get("relevance", 0.0),
-        "overhead": stages.get("pruning", 0.0),
-        "ttft": 1000 * (clock.at[1] - begun),
-        "kv_cache": float(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)),
-    }, report
+    return (
+        {
+            **watch.milliseconds(),
+            "relevance": stages.get("relevance", 0.0),
+            "overhead": stages.get("pruning", 0.0),
+            "ttft": 1000 * (clock.at[1] - begun),
+            "kv_cache": float(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)),
+        },
+        report,
+        cache,
+    )
 
 
 @torch.inference_mode()
 def decode(
-    model: Any, inputs: dict[str, Any], competing: Sequence[Entrant], cpu_time: bool = False
+    model: Any, inputs: dict[str, Any], caches: dict[Entrant, Any], cpu_time: bool = False
 ) -> dict[Entrant, float]:
-    """Milliseconds that each entrant takes for a token behind its own prompt: the median of many.
+    """Milliseconds that each entrant takes for a token behind its own prompt's cache: the median of many.
 
     Token by token in turns: what methods differ by is less than a machine does from one second to the next.
     """
     now = time.process_time if cpu_time else time.perf_counter
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
-    methods = {entrant: entrant.method() for entrant in competing}
-    caches, spans = {}, {entrant: [] for entrant in competing}
-    for entrant, method in methods.items():
-        with nullcontext() if method is None else method(model):
-            caches[entrant] = model(**inputs, logits_to_keep=1).past_key_values
+    competing = [*caches]
+    spans: dict[Entrant, list[float]] = {entrant: [] for entrant in competing}
     word, mask = inputs["input_ids"][:, -1:], inputs["attention_mask"]
     for number in range(DECODED):
         mask = torch.cat([mask, mask[:, :1]], 1)
         turn = number % len(competing)
         for entrant in [*competing[turn:], *competing[:turn]]:
-            method = methods[entrant]
+            method = entrant.method()
             with nullcontext() if method is None else method(model):
                 wait()
                 begun = now()
@@ -249,6 +250,7 @@ def measure(
     runs: dict[Entrant, list[dict[str, float]]] = {entrant: [] for entrant in competing}
     reports: dict[Entrant, Report | None] = {}
     failed: dict[Entrant, str] = {}
+    caches: dict[Entrant, Any] = {}
     rounds = repeats + warm_up
     for number in range(rounds):
         turn = number % len(competing)
@@ -257,8 +259,11 @@ def measure(
                 continue
             told(f"round {number + 1} of {rounds}: {entrant.label}, {case.frames} frames, batch {case.batch}")
             try:
-                times, reports[entrant] = request(model, inputs, entrant.method(), cpu_time=cpu_time)
+                times, reports[entrant], cache = request(model, inputs, entrant.method(), cpu_time)
                 runs[entrant].append(times)
+                if number == rounds - 1:
+                    caches[entrant] = cache
+                del cache
             except torch.OutOfMemoryError:
                 failed[entrant] = "out of memory"
                 torch.cuda.empty_cache()
@@ -266,11 +271,8 @@ def measure(
                 failed[entrant] = str(error)
     running = [entrant for entrant in competing if entrant not in failed]
     told(f"decoding, {case.frames} frames, batch {case.batch}")
-    try:
-        decoded = decode(model, inputs, running, cpu_time)
-    except torch.OutOfMemoryError:  # the caches of all entrants at once
-        decoded = {}
-        torch.cuda.empty_cache()
+    decoded = decode(model, inputs, caches, cpu_time)
+    caches.clear()
     peaks: dict[Entrant, tuple[float, float]] = {}
     if memory and case.device == "cpu":
         del model, inputs

@@ -216,7 +216,8 @@ class _Call:
         if self.index is None:
             return positions
         alive = self.alive[sample]
-        return torch.searchsorted(alive, positions) + self.index.shape[1] - len(alive)
+        rows, fillers = torch.searchsorted(alive, positions), self.index.shape[1] - len(alive)
+        return rows + fillers if fillers else rows
 
     def rows_alive(self, sample: int, length: int) -> Tensor | slice:
         """Where a layer's states of ``length`` rows have all that is alive of ``sample``."""
@@ -447,9 +448,8 @@ def attention_module(layer: nn.Module) -> nn.Module:
 def _stacked(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
     """(B, n) of rows of up to n elements, the shorter ones filled on the left."""
     longest = max(map(len, rows))
-    return torch.stack(
-        [row if len(row) == longest else F.pad(row, (longest - len(row), 0), value=fill) for row in rows]
-    )
+    filled = [F.pad(row, (longest - len(row), 0), value=fill) if len(row) < longest else row for row in rows]
+    return torch.stack(filled) if len(filled) > 1 else filled[0][None]
 
 
 def take_rows(states: Tensor, rows: Tensor) -> Tensor:
@@ -562,12 +562,14 @@ def _hold(
 ) -> Kept:
     """What a layer's cache holds once this call's tokens are in it."""
     ragged = ragged or (held is not None and held.ragged)
+    if index is not None and not past:
+        return Kept(index, length, ragged)
     seen = past if index is not None else past + length
     slots = torch.arange(seen, device=device)[None] if held is None else held.until(seen).to(device)
     if index is not None:
         new = index.where(index < 0, index + past)
         samples = max(len(slots), len(new))
-        slots = torch.cat([slots.expand(samples, -1), new.expand(samples, -1)], 1) if past else index
+        slots = torch.cat([slots.expand(samples, -1), new.expand(samples, -1)], 1)
     return Kept(slots, past + length, ragged)
 
 

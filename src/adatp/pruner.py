@@ -308,7 +308,7 @@ class Pruner:
             relevance=self.signal.kind if plan is not None and self.signal is not None else "none",
             prompt_tokens=[len(layout.real) for layout in reading.layouts],
             prompt_visual_tokens=[len(layout.index) for layout in reading.layouts],
-            kept=[[positions + reading.past for positions in layer] for layer in kept],
+            kept=kept if not reading.past else [[at + reading.past for at in layer] for layer in kept],
             visual_tokens=[[len(p) - other[b] for b, p in enumerate(layer)] for layer in kept],
             notes=plan.notes() if plan is not None else [],
             flops=flops,

@@ -206,7 +206,7 @@ _SEGMENT = ((1 << 16) - 1) << (_SCORE_BITS + _POSITION_BITS)
 def _keys(scores: Tensor, segment: Tensor | None, position: Tensor | None = None) -> Tensor:
     """(n,) int64 that sort by segment, then position, then from the highest score."""
     # The bits of floats that are not negative sort as the floats do.
-    key = _SCORE - scores.detach().float().nan_to_num(nan=0.0, posinf=math.inf).view(torch.int32).long()
+    key = _SCORE - scores.detach().float().nan_to_num(nan=0.0, posinf=math.inf).view(torch.int32)
     if position is not None:
         key = key + (position << _SCORE_BITS)
     return key if segment is None else key + (segment << (_SCORE_BITS + _POSITION_BITS))
