@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import sys
 import time
@@ -168,7 +169,7 @@ def request(
         )
     report = run.report if run is not None else None
     stages = report.milliseconds if report is not None else {}
-    cache = output.past_key_values
+    cache = output["cache" if "cache" in output else "past_key_values"]  # its name up to transformers 5.23
     return (
         {
             **watch.milliseconds(),
@@ -192,6 +193,7 @@ def decode(
     """
     now = time.process_time if cpu_time else time.perf_counter
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     competing = [*caches]
     spans: dict[Entrant, list[float]] = {entrant: [] for entrant in competing}
     word, mask = inputs["input_ids"][:, -1:], inputs["attention_mask"]
@@ -203,7 +205,7 @@ def decode(
             with nullcontext() if method is None else method(model):
                 wait()
                 begun = now()
-                model(input_ids=word, attention_mask=mask, past_key_values=caches[entrant])
+                model(input_ids=word, attention_mask=mask, **{name: caches[entrant]})
                 wait()
                 spans[entrant].append(1000 * (now() - begun))
     return {entrant: median(times[DECODED // 6 :]) for entrant, times in spans.items()}
