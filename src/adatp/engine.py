@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from adatp.plan import Plan, Selection
 FILLER = -1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Kept:
     """What the cache of every layer behind one cut holds.
 
@@ -44,6 +44,7 @@ class Kept:
     index: Tensor
     end: int
     ragged: bool
+    _ahead: Tensor | None = field(default=None, init=False, repr=False)
 
     def slots(self, seen: int) -> int:
         """Slots in use once the whole sequence is ``seen`` tokens long."""
@@ -51,10 +52,13 @@ class Kept:
 
     def until(self, seen: int) -> Tensor:
         """(B, slots) positions of the slots in use once the whole sequence is ``seen`` tokens long."""
-        if seen < self.end:
+        if seen <= self.end:
             return self.index[:, : self.slots(seen)]
-        later = torch.arange(self.end, seen, device=self.index.device)
-        return torch.cat([self.index, later.expand(len(self.index), -1)], 1)
+        # Some way ahead of what decode steps ask for one after the other: most of them take a view.
+        if self._ahead is None or self._ahead.shape[1] < self.slots(seen):
+            later = torch.arange(self.end, 2 * seen - self.end + 64, device=self.index.device)
+            self._ahead = torch.cat([self.index, later.expand(len(self.index), -1)], 1)
+        return self._ahead[:, : self.slots(seen)]
 
     def last(self, slots: int) -> Kept:
         """The last ``slots`` slots alone."""
@@ -520,16 +524,16 @@ def remap_mask(
     columns = kept.index
     if fixed is not None and fixed > columns.shape[1]:
         columns = F.pad(columns, (0, fixed - columns.shape[1]), value=FILLER)
-    there = columns >= first
-    at = (columns - first).clamp(min=0)
+    gone = columns < first  # fillers among them
+    at = (columns - first if first else columns).clamp(min=0)
     hidden: float
     seen: float
     if flash:
         if mask is None:
-            return there
-        return mask.gather(1, at.to(mask.device).expand(len(mask), -1)) * there.to(mask.device, mask.dtype)
+            return ~gone
+        return mask.gather(1, at.to(mask.device).expand(len(mask), -1)).masked_fill(gone.to(mask.device), 0)
     samples = max(len(part) for part in (index, columns, mask) if part is not None)
-    at, there = at.expand(samples, -1), there.expand(samples, -1)
+    at, gone = at.expand(samples, -1), gone.expand(samples, -1)
     if index is not None:
         index = index.expand(samples, -1)
     if mask is None:
@@ -542,7 +546,7 @@ def remap_mask(
         if index is not None:
             rows = take_rows(rows.transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
         picked = rows.gather(3, at[:, None, None].to(mask.device).expand(*rows.shape[:3], -1))
-    picked = picked.masked_fill(~there[:, None, None].to(picked.device), hidden)
+    picked = picked.masked_fill(gone[:, None, None].to(picked.device), hidden)
     if index is not None and kept.ragged:  # a view of what each query sees of itself: no GPU is waited for
         own = picked.diagonal(kept.slots(kept.end) - index.shape[1], 2, 3)
         own.masked_fill_((index < 0)[:, None].to(picked.device), seen)
