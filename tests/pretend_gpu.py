@@ -112,9 +112,8 @@ class PretendedGPU(TorchDispatchMode):
 
     def __enter__(self) -> PretendedGPU:
         PretendedGPU.now.append(self)
-        torch._C._set_only_lift_cpu_tensors(
-            True
-        )  # torch.tensor(..., device=...) as a copy, which a mode sees
+        # Makes torch.tensor(..., device=...) a copy from the CPU, which a mode sees.
+        torch._C._set_only_lift_cpu_tensors(True)
         super().__enter__()
         return self
 

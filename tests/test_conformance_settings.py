@@ -38,6 +38,14 @@ def keep_all(model: Any, inputs: dict[str, torch.Tensor], agree: Agree) -> None:
     agree(generated_logits(kept), generated_logits(vanilla))
 
 
+def drop(model: Any, inputs: dict[str, torch.Tensor], agree: Agree, within: float) -> None:
+    """Equals masking."""
+    with EARLY(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=within)
+
+
 @feature("bfloat16")
 @torch.no_grad()
 def test_dropping_equals_masking_as_far_as_bfloat16_goes(family: Any, agree: Agree) -> None:
@@ -47,11 +55,7 @@ def test_dropping_equals_masking_as_far_as_bfloat16_goes(family: Any, agree: Agr
     rounded = model(**inputs).logits[inputs["attention_mask"].bool()]
     wide = {name: part.float() if part.is_floating_point() else part for name, part in inputs.items()}
     exact = copy.deepcopy(model).float()(**wide).logits[inputs["attention_mask"].bool()]
-    with EARLY(model) as run, recorded(model) as record:
-        model.generate(**inputs, **GREEDY)
-    assert dropped(run)
-    within = 2 * (rounded - exact).abs().max().item()
-    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=within)
+    drop(model, inputs, agree, within=2 * (rounded - exact).abs().max().item())
 
 
 class Int8Linear(torch.nn.Module):
@@ -76,10 +80,7 @@ def test_quantised_linear_layers_do_not_matter(family: Any, agree: Agree) -> Non
             if isinstance(child, torch.nn.Linear):
                 setattr(module, name, Int8Linear(child))
     keep_all(model, inputs, agree)
-    with EARLY(model) as run, recorded(model) as record:
-        model.generate(**inputs, **GREEDY)
-    assert dropped(run)
-    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=2e-5)
+    drop(model, inputs, agree, within=2e-5)
 
 
 @feature("offload")
@@ -96,10 +97,7 @@ def test_accelerates_hooks_do_not_matter(family: Any, agree: Agree, tmp_path: Pa
     accelerate.dispatch_model(model, parts, main_device="cpu", offload_dir=tmp_path)
     assert any(parameter.is_meta for parameter in model.parameters())
     keep_all(model, inputs, agree)
-    with EARLY(model) as run, recorded(model) as record:
-        model.generate(**inputs, **GREEDY)
-    assert dropped(run)
-    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=2e-5)
+    drop(model, inputs, agree, within=2e-5)
 
 
 @feature("assisted")
