@@ -47,10 +47,10 @@ test: lint types  ## everything that continuous integration checks
 EXACT := (keep_all and ragged) or (dropping and ragged and late and not float64) or (padded and late)
 
 versions: RUN = $(ALWAYS)
-versions: SUITE = --exitfirst tests/test_conformance.py -k "$(EXACT)"
+versions: SUITE = --exitfirst tests/conformance -k "$(EXACT)"
 versions: $(ALWAYS:%=$(VENV)/transformers-%/.done)  ## exactness on other versions of transformers
 versions-full: RUN = $(VERSIONS)
-versions-full: SUITE = tests/test_conformance.py tests/test_engine.py tests/test_layout.py
+versions-full: SUITE = tests/conformance tests/unit/engine tests/unit/test_layout.py
 versions-full: $(VERSIONS:%=$(VENV)/transformers-%/.done)  ## all of conformance on all of them: for the night
 versions versions-full:
 	set -e; for version in $(RUN); do \

@@ -57,7 +57,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(params=["late", "early"])
 def prune(request: pytest.FixtureRequest) -> AdaTP:
     """Cuts between layers alone, and one in front of the first as well."""
-    from conformance import EARLY, LATE
+    from suite import EARLY, LATE
 
     return {"late": LATE, "early": EARLY}[request.param]
 

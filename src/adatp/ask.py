@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
+from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import Method, check_frames
@@ -25,11 +26,11 @@ from adatp.tiny import TinyProcessor
 from adatp.video import Video
 
 
-class LoadError(ValueError):
+class LoadError(AdaTPError, ValueError):
     """A model or its processor can't be loaded. The message is one line."""
 
 
-class PromptError(ValueError):
+class PromptError(AdaTPError, ValueError):
     """The question and the video don't make a prompt that the model takes. The message is one line."""
 
 

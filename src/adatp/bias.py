@@ -22,6 +22,7 @@ from adatp.adatp_steps.debias import allocate, segment_weights, select
 from adatp.adatp_steps.relevance import pool_by_segment
 from adatp.ask import build_inputs, check_prompt
 from adatp.budget import Schedule, everything
+from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import AdaTP, Method
@@ -39,7 +40,7 @@ CONTROLS = ("shuffled", "identical", "black")
 black frames."""
 
 
-class BiasError(ValueError):
+class BiasError(AdaTPError, ValueError):
     """The clips can't be measured together. The message is one line."""
 
 

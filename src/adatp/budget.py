@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from .flops import DecoderShape, prefill_flops
+from adatp.errors import AdaTPError
+from adatp.flops import DecoderShape, prefill_flops
 
 # Steps on from the bisected schedule within which a cheaper one (no scores where counts are equal) is sought.
 _LOOKAHEAD = 64
 
 
-class BudgetError(ValueError):
+class BudgetError(AdaTPError, ValueError):
     """The target cannot be met, or makes no sense.
 
     Attributes:

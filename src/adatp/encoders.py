@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel
 
+from adatp.errors import AdaTPError
 from adatp.flops import siglip_text_flops, siglip_vision_flops
 
 # A tower by (width, image size, patch size) and the checkpoint that it comes from.
 PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}
 
 
-class EncoderError(ValueError):
+class EncoderError(AdaTPError, ValueError):
     """There is no text encoder for this model's vision tower."""
 
 

@@ -10,6 +10,8 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
+from adatp.errors import AdaTPError
+
 Grid = tuple[int, int, int]
 """Frames, rows and columns of one video's visual tokens, as the language model sees them."""
 
@@ -18,7 +20,7 @@ NO_CELL = -1
 """In place of a grid cell: a placeholder that shows none, a newline for one."""
 
 
-class LayoutError(ValueError):
+class LayoutError(AdaTPError, ValueError):
     """The prompt and its videos do not fit together."""
 
 

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adatp.attention import ReceivedProbe
 from adatp.engine import Engine, attention_module
+from adatp.errors import AdaTPError
 from adatp.flops import (
     DecoderShape,
     decode_flops,
@@ -36,7 +37,7 @@ _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_enc
 _ACTIVE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-class PruningError(RuntimeError):
+class PruningError(AdaTPError, RuntimeError):
     """The model can't be pruned this way."""
 
 

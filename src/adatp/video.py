@@ -23,6 +23,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from adatp.errors import AdaTPError
+
 # FFmpeg also opens playlists, which name other files and hosts, and text, which it draws: no videos.
 _CONTAINERS = (
     "mov,matroska,avi,gif,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,wtv,ivf,h264,hevc,obu,m4v,yuv4mpegpipe,"
@@ -36,7 +38,7 @@ _CUT_SHORT = "the video is cut short or damaged; copy or download it again"
 _NO_VIDEO = "not a video that FFmpeg can read; give an MP4, MKV, WebM or AVI file"
 
 
-class VideoError(ValueError):
+class VideoError(AdaTPError, ValueError):
     """A file that cannot be read as a video. The message is one line that says what to do."""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from adatp.cli import ask, bias, demo, evaluate, flops, models, show
-from adatp.cli.console import RefusedError
+from adatp.errors import RefusedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 

@@ -19,7 +19,6 @@ from adatp.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    RefusedError,
     check_dtype,
     check_folder,
     check_writable,
@@ -33,6 +32,7 @@ from adatp.cli.console import (
     table_of,
     write,
 )
+from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp.video import Video

@@ -29,6 +29,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from adatp.errors import AdaTPError, RefusedError
+
 # torch and transformers take seconds to import: only the commands that need them do, when they run.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +40,6 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 EMBEDDED = "the small one that ships with adatp"
-
-
-class RefusedError(Exception):
-    """Input that can't be used, in one line."""
 
 
 ModelOption = Annotated[
@@ -119,33 +117,11 @@ def one_line_errors() -> Iterator[None]:
     """Turn what the library says of bad input into one line; all else is a bug and keeps its traceback."""
     import torch
 
-    from adatp.ask import LoadError, PromptError
-    from adatp.bias import BiasError
-    from adatp.budget import BudgetError
-    from adatp.encoders import EncoderError
-    from adatp.evaluation import ResultsError
-    from adatp.layout import LayoutError
-    from adatp.methods import GridError
-    from adatp.models import UnsupportedModelError
-    from adatp.pruner import PruningError
-    from adatp.video import VideoError
-
-    refusals = (
-        BiasError,
-        BudgetError,
-        EncoderError,
-        GridError,
-        LayoutError,
-        LoadError,
-        PromptError,
-        PruningError,
-        ResultsError,
-        UnsupportedModelError,
-        VideoError,
-    )
     try:
         yield
-    except refusals as error:
+    except RefusedError:
+        raise
+    except AdaTPError as error:
         raise RefusedError(str(error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RefusedError("out of memory: ask for fewer --frames, or use a smaller model") from error

@@ -13,13 +13,13 @@ from adatp.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    RefusedError,
     check_dtype,
     importing,
     one_line_errors,
     progress,
     quiet_libraries,
 )
+from adatp.errors import RefusedError
 
 
 def demo(

@@ -21,7 +21,6 @@ from adatp.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    RefusedError,
     TargetsOption,
     check_dtype,
     check_writable,
@@ -36,6 +35,7 @@ from adatp.cli.console import (
     table_of,
     write,
 )
+from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp.evaluation import Entrant, Results

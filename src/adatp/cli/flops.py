@@ -15,7 +15,6 @@ from adatp.cli.console import (
     CONVENTIONS,
     PRESET,
     ModelOption,
-    RefusedError,
     TargetsOption,
     fractions,
     importing,
@@ -24,6 +23,7 @@ from adatp.cli.console import (
     quiet_libraries,
     table_of,
 )
+from adatp.errors import RefusedError
 from adatp.units import amount
 
 

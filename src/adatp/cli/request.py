@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from adatp.cli.console import RefusedError, progress
+from adatp.cli.console import progress
+from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp.ask import Answer

@@ -13,7 +13,6 @@ from adatp.cli.console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    RefusedError,
     check_dtype,
     check_folder,
     draw,
@@ -37,6 +36,7 @@ from adatp.cli.request import (
     prepare,
     show_answers,
 )
+from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp.methods import Method

@@ -14,14 +14,11 @@ import gradio as gr
 import torch
 from fastapi import FastAPI, Request, Response
 
-from adatp.ask import PromptError
 from adatp.demo import results
-from adatp.demo.asking import MOST_BYTES, MOST_FRAMES, MOST_SECONDS, PRUNING, RefusedError, Served, told
+from adatp.demo.asking import MOST_BYTES, MOST_FRAMES, MOST_SECONDS, PRUNING, Served, told
 from adatp.demo.examples import write_examples
-from adatp.encoders import EncoderError
+from adatp.errors import AdaTPError
 from adatp.methods import AdaTP
-from adatp.pruner import PruningError
-from adatp.video import VideoError
 
 GoOn = Callable[[Request], Awaitable[Response]]
 
@@ -72,7 +69,7 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
         try:
             comparison = served.compare(path, question or "", percent / 100, int(frames), names, progress)
             return results.answers(comparison), results.gallery(comparison)
-        except (EncoderError, PromptError, PruningError, RefusedError, VideoError) as error:
+        except AdaTPError as error:
             return results.message(told(error, path)), ""
         except (MemoryError, torch.OutOfMemoryError):
             return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from adatp import ask
 from adatp.budget import BudgetError
+from adatp.errors import RefusedError
 from adatp.methods import METHODS, Method, Vanilla
 from adatp.tiny import CHECKPOINT
 from adatp.video import Video, read_video
@@ -30,10 +31,6 @@ MOST_NEW_TOKENS = 64
 
 PRUNING: dict[str, type[Method]] = {name: method for name, method in METHODS.items() if method is not Vanilla}
 """The methods that have a FLOPs target."""
-
-
-class RefusedError(Exception):
-    """What was asked can't be answered. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from adatp.errors import AdaTPError
+
 KINDS = {
     "pin": ("value",),
     "question": ("frames", "seed", "kind", "text", "answer", "third"),
@@ -27,7 +29,7 @@ SYNC_SECONDS = 1.0
 """How much work a power cut may cost; a killed process loses nothing."""
 
 
-class ResultsError(ValueError):
+class ResultsError(AdaTPError, ValueError):
     """The work file can't be used. The message is one line; the file is left as it is."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from adatp.budget import Schedule
+from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.plan import Plan
@@ -44,7 +45,7 @@ class Prefill:
     tower_attention: Callable[[int], Tensor]
 
 
-class GridError(ValueError):
+class GridError(AdaTPError, ValueError):
     """A method needs frames with all their tokens, and some have not. The message is one line."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adatp.errors import AdaTPError
 from adatp.models.family import Family, TowerCall
 from adatp.models.gemma3 import Gemma3
 from adatp.models.glm4v import Glm4v
@@ -54,7 +55,7 @@ CHECKPOINTS = {
 """One of each on the Hugging Face hub, as transformers' own documentation names them."""
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(AdaTPError, ValueError):
     """No family file knows this model."""
 
 

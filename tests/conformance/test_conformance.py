@@ -27,20 +27,6 @@ from adatp.methods.vanilla import Vanilla
 from adatp.plan import Selection
 from adatp.pruner import PruningError
 from agreement import Agree
-from conformance import (
-    EQUAL,
-    GREEDY,
-    LATE,
-    ONE,
-    RAGGED,
-    STEPS,
-    batches,
-    continued,
-    dropped,
-    engine,
-    feature,
-    generated_logits,
-)
 from families import (
     ENGINE,
     FAMILIES,
@@ -58,6 +44,20 @@ from families import (
     build,
 )
 from oracle import hidden_columns, masked_logits, masking_error, recorded
+from suite import (
+    EQUAL,
+    GREEDY,
+    LATE,
+    ONE,
+    RAGGED,
+    STEPS,
+    batches,
+    continued,
+    dropped,
+    engine,
+    feature,
+    generated_logits,
+)
 
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import test_conformance as checks
 import torch
 from torch import Tensor
 
 import fake_flash
-import test_conformance as suite
 from adatp import engine
 from adatp.engine import Engine, Kept, _DeepStack, _PrunedCache
 from adatp.methods.adatp import AdaTPPlan
 from adatp.plan import Selection
 from agreement import Agree, DisagreementError
-from conformance import EARLY, EQUAL, LATE, ONE, RAGGED
 from families import LlavaOnevision, Qwen3VL
+from suite import EARLY, EQUAL, LATE, ONE, RAGGED
 
 Patch = pytest.MonkeyPatch
-first_scores = suite.first_scores
+first_scores = checks.first_scores
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Red:
 
 def dropping(attention: str, prompts: Any, cache: str | None = None, **more: Any) -> Red:
     arguments = {"attention": attention, "prompts": prompts, "cache": cache, "dtype": torch.float32}
-    return Red(suite.test_dropping_equals_masking, arguments, **more)
+    return Red(checks.test_dropping_equals_masking, arguments, **more)
 
 
 def decode_mask_unmapped(monkeypatch: Patch) -> Red:
@@ -93,7 +93,7 @@ def first_layer_pruned(monkeypatch: Patch) -> Red:
     """Transformers sizes masks and counts positions by the first layer's cache, cut short."""
     monkeypatch.setattr(_PrunedCache, "_missing", lambda self, layer: 0)
     return Red(
-        suite.test_a_pruned_cache_looks_like_a_whole_one,
+        checks.test_a_pruned_cache_looks_like_a_whole_one,
         {"static": False, "prune": EARLY},
         by="get_seq_length",
     )
@@ -129,7 +129,7 @@ def masks_where_none_is_needed(monkeypatch: Patch) -> Red:
         return remap_mask(mask, Kept(kept.index, kept.end, ragged=True), *rest)
 
     monkeypatch.setattr(engine, "remap_mask", always)
-    return Red(suite.test_equal_prompts_keep_the_mask_free_kernel, {}, by=r"== \[False")
+    return Red(checks.test_equal_prompts_keep_the_mask_free_kernel, {}, by=r"== \[False")
 
 
 def neighbours_scored(monkeypatch: Patch) -> Red:
@@ -147,7 +147,7 @@ def neighbours_scored(monkeypatch: Patch) -> Red:
             arm(self, call, plan, number)
 
     monkeypatch.setattr(Engine, "_arm", arm_wrongly)
-    return Red(suite.test_scores_equal_eager_rows, {"attention": "sdpa"}, at_least=1e-4)
+    return Red(checks.test_scores_equal_eager_rows, {"attention": "sdpa"}, at_least=1e-4)
 
 
 def states_left_where_they_are(monkeypatch: Patch) -> Red:
@@ -157,7 +157,7 @@ def states_left_where_they_are(monkeypatch: Patch) -> Red:
         return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
 
     monkeypatch.setattr(engine, "scatter_rows", in_a_row)
-    return Red(suite.test_outputs_stand_at_their_positions, {"attention": "sdpa"}, by=None)
+    return Red(checks.test_outputs_stand_at_their_positions, {"attention": "sdpa"}, by=None)
 
 
 def states_touched_when_all_are_kept(monkeypatch: Patch) -> Red:
@@ -170,7 +170,7 @@ def states_touched_when_all_are_kept(monkeypatch: Patch) -> Red:
         return (hidden * (1 + 2**-23), *args[1:]), kwargs
 
     monkeypatch.setattr(Engine, "_before", nudged)
-    return Red(suite.test_keep_all_is_bit_identical, {"attention": "sdpa", "prompts": EQUAL}, at_least=0)
+    return Red(checks.test_keep_all_is_bit_identical, {"attention": "sdpa", "prompts": EQUAL}, at_least=0)
 
 
 def deepstack_misaddressed(monkeypatch: Patch) -> Red:
@@ -187,13 +187,13 @@ def deepstack_misaddressed(monkeypatch: Patch) -> Red:
 def rows_forgotten(monkeypatch: Patch) -> Red:
     """The cache's rows move, what it knows of them does not."""
     monkeypatch.setattr(_PrunedCache, "_map", lambda self, change: None)
-    return Red(suite.test_a_cache_whose_rows_move_remembers_them, {"change": "reorder"})
+    return Red(checks.test_a_cache_whose_rows_move_remembers_them, {"change": "reorder"})
 
 
 def hooks_left_behind(monkeypatch: Patch) -> Red:
     """Leaving takes nothing away."""
     monkeypatch.setattr(Engine, "remove", lambda self: None)
-    return Red(suite.test_leaving_restores_everything, {"fails": False}, by="Differing items")
+    return Red(checks.test_leaving_restores_everything, {"fails": False}, by="Differing items")
 
 
 MUTATIONS = [

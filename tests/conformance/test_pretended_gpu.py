@@ -13,9 +13,9 @@ import torch
 import adatp
 from adatp import AdaTP
 from adatp.report import Stopwatch
-from conformance import EARLY, LATE, ONE, RAGGED
 from families import FAMILIES, LlavaOnevision, Prompt, Qwen3VL, batch, build
 from pretend_gpu import DEVICE, PretendedGPU
+from suite import EARLY, LATE, ONE, RAGGED
 
 SOURCE = adatp.__file__.removesuffix("__init__.py")
 GREEDY: dict[str, Any] = {"do_sample": False, "min_new_tokens": 3, "max_new_tokens": 3}

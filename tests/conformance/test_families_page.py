@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-
 import test_conformance
 import test_conformance_settings
+
 from adatp.models import CHECKPOINTS
 from adatp.models import FAMILIES as REGISTRY
 from agreement import MARK, PAGE, SEEN, families_section, families_seen
-from conformance import FEATURES
 from families import FAMILIES
 from result_tables import written
+from suite import FEATURES
 
 
 def test_page_and_command_tell_of_every_family_and_feature() -> None:

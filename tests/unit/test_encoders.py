@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_layout import frames, prompt
 from transformers import SiglipConfig, SiglipModel
 
 from adatp import AdaTP
@@ -14,7 +15,6 @@ from adatp.encoders import EncoderError, load_partner, partner_of
 from families import END, PAD, START, VIDEO, LlavaOnevision, Prompt, batch, build
 from flop_counting import flop_counter
 from processors import llava_onevision, tokenizer
-from test_layout import frames, prompt
 
 
 @pytest.fixture

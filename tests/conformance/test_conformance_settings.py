@@ -14,7 +14,9 @@ from adatp import AdaTP
 from adatp.methods.random import Random
 from adatp.pruner import PruningError
 from agreement import Agree
-from conformance import (
+from families import FAMILIES, LlavaOnevision, batch, build
+from oracle import masked_logits, recorded
+from suite import (
     EARLY,
     GREEDY,
     LATE,
@@ -26,8 +28,6 @@ from conformance import (
     feature,
     generated_logits,
 )
-from families import FAMILIES, LlavaOnevision, batch, build
-from oracle import masked_logits, recorded
 
 
 def keep_all(model: Any, inputs: dict[str, torch.Tensor], agree: Agree) -> None:

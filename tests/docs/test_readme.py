@@ -26,7 +26,7 @@ from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, batch,
 from flop_counting import flop_counter
 from oracle import masking_error, recorded
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -1,7 +1,7 @@
 """What the suite says of itself: by how much numbers disagree, and which family has passed which feature.
 
 Every comparison goes through the fixture ``agree``, which records its error; tests of a feature carry its
-mark (``conformance.feature``). The summary prints the largest error of each feature, and
+mark (``suite.feature``). The summary prints the largest error of each feature, and
 ``--families`` writes the table of families and features.
 """
 
@@ -21,7 +21,7 @@ from oracle import Record, masking_error
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 MARK = "families"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SEEN, PAGE = ROOT / "src" / "adatp" / "models" / "tested.json", ROOT / "docs" / "families.md"
 
 Results = Mapping[tuple[str, str], str]
@@ -138,8 +138,8 @@ def families_seen(results: Results) -> dict[str, Any]:
     """What ``adatp models`` and the page of families tell: by family and feature ``yes``, or why not."""
     import transformers  # not before torchvision is on the path
 
-    from conformance import FEATURES
     from families import FAMILIES
+    from suite import FEATURES
 
     def cell(family: Any, feature: str) -> str:
         told = {"passed": "yes", "failed": "fails in the suite"}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import measure
 import prefill
 import scaling
