@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from adatp.layout import VideoLayout
     from adatp.methods.adatp import AdaTP
     from adatp.models import UnsupportedModelError
-    from adatp.pruner import Pruner, PruningError
+    from adatp.pruning import Pruner, PruningError, Run
     from adatp.report import Report
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Pruner",
     "PruningError",
     "Report",
+    "Run",
     "UnsupportedModelError",
     "VideoLayout",
 ]
@@ -27,9 +28,10 @@ _HOMES = {
     "AdaTP": "methods.adatp",
     "BudgetError": "budget",
     "EncoderError": "encoders",
-    "Pruner": "pruner",
-    "PruningError": "pruner",
+    "Pruner": "pruning",
+    "PruningError": "pruning",
     "Report": "report",
+    "Run": "pruning",
     "UnsupportedModelError": "models",
     "VideoLayout": "layout",
 }

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
-from adatp.methods import Method, check_frames
+from adatp.methods import Method
 from adatp.models import UnsupportedModelError, family_of
 from adatp.report import Report
 from adatp.tiny import TinyProcessor
@@ -222,15 +222,9 @@ def check_prompt(config: Any, inputs: Mapping[str, Any], method: Method, max_new
     family = family_of(config.model_type)
     grids = family.grids(config, inputs, None)
     layouts = family.layouts(config, inputs, inputs["attention_mask"].bool(), grids)
-    check_frames(method, layouts)
+    method.check_layouts(layouts)
     for layout in layouts:
-        visual = len(layout.index)
-        method.schedule(
-            DecoderShape.from_config(text),
-            visual=visual,
-            other=len(layout.real) - visual,
-            question=len(layout.question),
-        )
+        method.schedule(DecoderShape.from_config(text), layout.counts)
 
 
 @dataclass(frozen=True, eq=False)

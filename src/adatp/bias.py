@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -18,17 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adatp.adatp_steps.debias import allocate, segment_weights, select
+from adatp.adatp_steps.debias import segment_weights, select, select_overall
 from adatp.adatp_steps.relevance import pool_by_segment
 from adatp.ask import build_inputs, check_prompt
-from adatp.budget import Schedule, everything
+from adatp.budget import Schedule
 from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import AdaTP, Method
 from adatp.methods.adatp import segments_of
-from adatp.methods.base import Prefill
-from adatp.plan import Selection
+from adatp.methods.selection import allocate
+from adatp.methods.token_plan import Cut, Rule, TokenPlan
+from adatp.prefill import Prefill
 from adatp.report import Report
 from adatp.video import Video
 
@@ -129,83 +130,93 @@ def debiased_attention(attention: Tensor, segment: Tensor, position: Tensor, sha
 
 
 @dataclass(frozen=True)
-class Watch(Method):
-    """Keeps every token and takes down what AdaTP would have decided by.
+class AttentionRecorder(Method):
+    """Keeps every token and records what AdaTP would have decided by.
 
     Attributes:
         layers: whose attention to score.
         relevance: as of `AdaTP`.
     """
 
-    name: ClassVar[str] = "watch"
+    name: ClassVar[str] = "attention_recorder"
 
+    flops: None = field(default=None, init=False)
     layers: tuple[int, ...] = ()
     relevance: str = AdaTP.relevance
 
-    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """Everything."""
-        return everything(shape, visual=visual, other=other)
+    @property
+    def query_rows(self) -> int:
+        """As many as AdaTP's."""
+        return AdaTP.max_queries
+
+    @property
+    def relevance_signal(self) -> str:
+        """`relevance`."""
+        return self.relevance
+
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """After each of the layers: there its scores are known."""
+        return tuple(layer + 1 for layer in self.layers)
 
     def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
         """Those asked for."""
         return self.layers
 
-    def plan(self, prefill: Prefill) -> WatchPlan:
-        """Look."""
-        return WatchPlan(self, prefill)
+    def plan(self, prefill: Prefill) -> TokenPlan:
+        """Drop nothing, score all the same."""
+        return TokenPlan(self, prefill)
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Record the scores of one prompt."""
+        segment = segments_of(prefill, sample, AdaTP.tau_s)
+        relevance = prefill.relevance(sample)
+        return _Record(segment, None if relevance is None else pool_by_segment(relevance.cpu(), segment))
 
 
-class WatchPlan:
-    """One prefill that is looked at (see ``adatp.plan.Plan``)."""
+class _Record:
+    """One prompt: the segment of each frame, each segment's relevance, each layer's attention by token."""
 
-    def __init__(self, method: Watch, prefill: Prefill) -> None:
-        self.real: Sequence[Tensor] = [layout.real for layout in prefill.layouts]
-        self.queries: Sequence[Tensor] = [layout.question[-AdaTP.max_queries :] for layout in prefill.layouts]
-        self.scored = frozenset(method.layers)
-        self.cuts = frozenset(layer + 1 for layer in method.layers)
-        self.layouts = prefill.layouts
-        self.seen: list[dict[str, Any]] = []
-        for sample in range(len(self.layouts)):
-            segment = segments_of(prefill, sample, AdaTP.tau_s)
-            relevance = prefill.relevance(sample)
-            pooled = None if relevance is None else pool_by_segment(relevance.cpu(), segment)
-            self.seen.append({"segment": segment, "relevance": pooled, "attention": {}})
+    def __init__(self, segment: Tensor, relevance: Tensor | None) -> None:
+        self.segment, self.relevance = segment, relevance
+        self.attention: dict[int, Tensor] = {}
 
-    def select(
-        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
-    ) -> Selection:
-        """Keep everything; note the scores of the layer before."""
-        assert scores is not None
-        index = self.layouts[sample].index  # pads are not among the living
-        self.seen[sample]["attention"][layer - 1] = scores[torch.searchsorted(alive, index)].cpu()
-        return Selection(alive)
+    def __call__(self, cut: Cut) -> Tensor:
+        assert cut.scores is not None
+        self.attention[cut.layer - 1] = cut.scores.cpu()
+        return torch.arange(len(cut.token))
 
-    def notes(self) -> list[dict[str, Any]]:
-        """Tensors: the segment of each frame, each segment's relevance, each layer's attention by token."""
-        return self.seen
+    def notes(self) -> dict[str, Any]:
+        return {
+            "segments": self.segment.tolist(),
+            "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
+            "attention": {str(layer): scores.tolist() for layer, scores in self.attention.items()},
+        }
 
 
-def look(report: Report, layout: VideoLayout) -> Iterator[tuple[int, float, Statistics, Statistics]]:
-    """Read one watched prefill.
+def statistics_by_layer(
+    report: Report, layout: VideoLayout
+) -> Iterator[tuple[int, float, Statistics, Statistics]]:
+    """Evaluate one recorded prefill.
 
     Args:
-        report: of a run under `Watch` with one prompt.
+        report: of a run under `AttentionRecorder` with one prompt.
         layout: of that prompt, with one video.
 
     Yields:
         For each layer its number, the share of all attention that visual tokens receive, and the statistics
         before and after debiasing.
     """
-    [seen] = report.notes
+    [notes] = report.notes
     frame, position = layout.frame.cpu(), layout.position.cpu()
-    segment = seen["segment"][frame]
+    segment = torch.tensor(notes["segments"])[frame]
+    relevance = notes["segment_relevance"]
     sizes = segment.bincount()
-    weights = segment_weights(seen["relevance"], AdaTP.tau_r, sizes)
+    weights = segment_weights(None if relevance is None else torch.tensor(relevance), AdaTP.tau_r, sizes)
     keep = max(1, round(TOP * len(frame)))
     share = allocate(sizes, weights, keep)
-    whole, all_of_it = sizes.sum()[None], torch.tensor([keep])
-    for layer, attention in sorted(seen["attention"].items()):
-        top = select(attention, segment, position, whole, all_of_it, local=False)
+    for layer, scores in sorted((int(layer), scores) for layer, scores in notes["attention"].items()):
+        attention = torch.tensor(scores)
+        top = select_overall(attention, segment, position, keep, local=False)
         chosen = select(attention, segment, position, sizes, share, local=True)
         debiased = debiased_attention(attention, segment, position, sizes * weights)
         yield (
@@ -318,7 +329,7 @@ def measure(
         raise BiasError(
             f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
         )
-    watch = Watch(layers=watched, relevance=relevance)
+    recorder = AttentionRecorder(layers=watched, relevance=relevance)
     conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
     follows: dict[int, dict[str, list[float]]] = {layer: {"slot": [], "content": []} for layer in watched}
     frames = steps = done = 0
@@ -332,14 +343,14 @@ def measure(
         for condition in conditions:
             shuffled = order(frames, unit, seed=done)
             shown = replace(video, frames=altered(video.frames, condition, shuffled))
-            report, layout = _watched(model, processor, watch, shown, question)
-            for layer, mass, before, after in look(report, layout):
+            report, layout = _recorded(model, processor, recorder, shown, question)
+            for layer, mass, before, after in statistics_by_layer(report, layout):
                 conditions[condition][layer].add(mass, before, after)
                 profiles[condition, layer] = before.mass_by_frame
             if condition == "original":
                 steps = layout.frames
                 unit = math.ceil(frames / steps)
-                segments.append(int(report.notes[0]["segment"][-1]) + 1)
+                segments.append(int(report.notes[0]["segments"][-1]) + 1)
                 signal = report.relevance
             if condition == "shuffled":
                 source = torch.from_numpy(shuffled[::unit] // unit)
@@ -370,14 +381,14 @@ def measure(
 
 
 @torch.no_grad()
-def _watched(
-    model: Any, processor: Any, watch: Watch, video: Video, question: str
+def _recorded(
+    model: Any, processor: Any, recorder: AttentionRecorder, video: Video, question: str
 ) -> tuple[Report, VideoLayout]:
     """Read one prompt."""
     # Of what is left out no attention is known, and a control would leave out more than its original.
     inputs = build_inputs(processor, model.config, video, question, whole=True)
-    check_prompt(model.config, inputs, watch, max_new_tokens=0)
-    with watch(model, processor, question=question) as run:
+    check_prompt(model.config, inputs, recorder, max_new_tokens=0)
+    with recorder(model, processor, question=question) as run:
         model(
             **{name: value.to(model.device) for name, value in inputs.items()},
             logits_to_keep=1,

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape, prefill_flops
+from adatp.layout import PromptCounts
 
 # Steps on from the bisected schedule within which a cheaper one (no scores where counts are equal) is sought.
 _LOOKAHEAD = 64
@@ -81,19 +82,27 @@ def nearest_cut(shape: DecoderShape, layer: int) -> int:
     return min(shape.cut_layers, key=lambda cut: abs(cut - layer))
 
 
-def everything(shape: DecoderShape, *, visual: int, other: int) -> Schedule:
+def scaled_cut(shape: DecoderShape, layer: int, of: int) -> int:
+    """The cut that stands for ``layer`` of a decoder of ``of`` layers: the nearest in proportion.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    return nearest_cut(shape, round(layer * shape.layers / of))
+
+
+def everything(shape: DecoderShape, counts: PromptCounts) -> Schedule:
     """Vanilla: all tokens in all layers."""
-    vanilla = prefill_flops(shape, [visual + other] * shape.layers)
-    return Schedule((visual,) * shape.layers, vanilla, vanilla)
+    vanilla = prefill_flops(shape, [counts.tokens] * shape.layers)
+    return Schedule((counts.visual,) * shape.layers, vanilla, vanilla)
 
 
 def fit(
     shape: DecoderShape,
+    counts: PromptCounts,
     *,
-    visual: int,
-    other: int,
     target: float,
-    counts: Callable[[int], Sequence[int]],
+    layer_counts: Callable[[int], Sequence[int]],
     most: int,
     queries: int = 0,
     scored: Iterable[int] = (),
@@ -102,30 +111,29 @@ def fit(
 
     Args:
         shape: the decoder.
-        visual: visual tokens of the prompt.
-        other: its other tokens, never dropped.
+        counts: the prompt's tokens; all but the visual ones are never dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
-        counts: x -> visual tokens that each layer processes; a higher x keeps no fewer in any layer.
+        layer_counts: x -> visual tokens that each layer processes; a higher x keeps no fewer in any layer.
         most: the highest x.
         queries: query rows scored in each of the scored layers.
         scored: layers whose attention is scored, whatever x.
 
     Raises:
-        BudgetError: if an argument is out of range, or even ``counts(1)`` above the target.
+        BudgetError: if an argument is out of range, or even ``layer_counts(1)`` above the target.
     """
     check_target(target)
-    vanilla = everything(shape, visual=visual, other=other)
+    vanilla = everything(shape, counts)
     if target == 1:
         return vanilla
     rows = dict.fromkeys(scored, queries)
 
     def schedule(x: int) -> Schedule:
-        kept = tuple(counts(x))
-        return Schedule(kept, prefill_flops(shape, [n + other for n in kept], rows), vanilla.flops)
+        kept = tuple(layer_counts(x))
+        return Schedule(kept, prefill_flops(shape, [n + counts.other for n in kept], rows), vanilla.flops)
 
     limit = math.floor(Fraction(target) * vanilla.flops)
     if (least := schedule(1)).flops > limit:
-        raise out_of_reach(target, least, visual=visual, other=other)
+        raise out_of_reach(target, least, counts)
     low, high = 1, most + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -143,13 +151,13 @@ def check_target(target: float) -> None:
         raise BudgetError(f"the FLOPs target is a fraction of vanilla, in (0, 1], not {target}")
 
 
-def out_of_reach(target: float, least: Schedule, *, visual: int, other: int) -> BudgetError:
+def out_of_reach(target: float, least: Schedule, counts: PromptCounts) -> BudgetError:
     """The error that says that not even the ``least`` schedule is within the target."""
     lowest = math.ceil(Fraction(min(least.flops, least.vanilla_flops), least.vanilla_flops) * 10_000) / 10_000
-    first = next((layer for layer, n in enumerate(least.visual) if n < visual), 0)
+    first = next((layer for layer, n in enumerate(least.visual) if n < counts.visual), 0)
     return BudgetError(
-        f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({visual} visual and "
-        f"{other} other tokens, layer {first} the first to drop): raise the target"
+        f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({counts.visual} visual "
+        f"and {counts.other} other tokens, layer {first} the first to drop): raise the target"
         f"{' or drop earlier' if first else ''}",
         lowest,
     )
@@ -159,9 +167,8 @@ def out_of_reach(target: float, least: Schedule, *, visual: int, other: int) -> 
 @lru_cache(maxsize=1024)
 def solve(
     shape: DecoderShape,
+    counts: PromptCounts,
     *,
-    visual: int,
-    other: int,
     target: float,
     start: int,
     end: int,
@@ -182,8 +189,7 @@ def solve(
 
     Args:
         shape: the decoder.
-        visual: visual tokens of the prompt.
-        other: its other tokens, never dropped.
+        counts: the prompt's tokens; all but the visual ones are never dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
         start: first layer before which tokens may be dropped by scores, at least 1 (the layer before it
             scores).
@@ -198,39 +204,40 @@ def solve(
     """
     check_target(target)
     cuts = cuts_between(shape, start, end)
+    visual, other = counts.visual, counts.other
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
-    vanilla = everything(shape, visual=visual, other=other)
+    vanilla = everything(shape, counts)
     if target == 1:
         return vanilla
-    whole = visual if first is None else first
+    read = visual if first is None else first
 
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
-        n = _by_layer(whole, cut, cuts, shape.layers)
+        n = _by_layer(read, cut, cuts, shape.layers)
         scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
         return Schedule(tuple(n), prefill_flops(shape, [k + other for k in n], scored), vanilla.flops)
 
     limit = math.floor(Fraction(target) * vanilla.flops)
-    if (least := schedule([min(1, whole)] * len(cuts))).flops > limit:
-        raise out_of_reach(target, least, visual=visual, other=other)
+    if (least := schedule([min(1, read)] * len(cuts))).flops > limit:
+        raise out_of_reach(target, least, counts)
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...
     low, high = 0.0, 1.0
-    while sum(_decayed(whole, high, len(cuts))) - sum(_decayed(whole, low, len(cuts))) > 1:
+    while sum(_decayed(read, high, len(cuts))) - sum(_decayed(read, low, len(cuts))) > 1:
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if schedule(_decayed(whole, middle, len(cuts)), score_all=True).flops <= limit:
+        if schedule(_decayed(read, middle, len(cuts)), score_all=True).flops <= limit:
             low = middle
         else:
             high = middle
     # ... and then look ahead for those that are within the target as some cuts need no scores.
-    cut = _decayed(whole, low, len(cuts))
+    cut = _decayed(read, low, len(cuts))
     best = schedule(cut)
     for _ in range(_LOOKAHEAD):
-        if cut[-1] == whole:
+        if cut[-1] == read:
             break
-        cut = _next(whole, cut)
+        cut = _next(read, cut)
         if (found := schedule(cut)).flops <= limit:
             best = found
     return best
@@ -239,9 +246,8 @@ def solve(
 @lru_cache(maxsize=1024)
 def solve_early(
     shape: DecoderShape,
+    counts: PromptCounts,
     *,
-    visual: int,
-    other: int,
     target: float,
     start: int,
     end: int,
@@ -255,8 +261,7 @@ def solve_early(
 
     Args:
         shape: the decoder.
-        visual: visual tokens of the prompt.
-        other: its other tokens, never dropped.
+        counts: the prompt's tokens; all but the visual ones are never dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
         start: first layer before which tokens may be dropped by scores.
         end: last such layer.
@@ -270,16 +275,22 @@ def solve_early(
     """
     cuts = cuts_between(shape, start, end)
 
-    def counts(x: int) -> list[int]:
+    def layer_counts(x: int) -> list[int]:
         return _by_layer(x, _decayed(x, survive ** (1 / len(cuts)), len(cuts)), cuts, shape.layers)
 
-    prompt = {"visual": visual, "other": other, "queries": queries}
     try:
-        scored = [cut - 1 for cut in cuts]
-        found = fit(shape, **prompt, target=target, counts=counts, most=visual, scored=scored).visual[0]
+        found = fit(
+            shape,
+            counts,
+            target=target,
+            layer_counts=layer_counts,
+            most=counts.visual,
+            queries=queries,
+            scored=[cut - 1 for cut in cuts],
+        ).visual[0]
     except BudgetError:  # a single token needs no scores: that may still be within reach
-        found = min(1, visual)
-    return solve(shape, **prompt, target=target, start=start, end=end, first=found)
+        found = min(1, counts.visual)
+    return solve(shape, counts, target=target, start=start, end=end, queries=queries, first=found)
 
 
 def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: int) -> list[int]:

@@ -24,6 +24,26 @@ class LayoutError(AdaTPError, ValueError):
     """The prompt and its videos do not fit together."""
 
 
+@dataclass(frozen=True)
+class PromptCounts:
+    """How many tokens of each kind a prompt has; pads are not counted.
+
+    Attributes:
+        visual: its visual tokens, the only ones that may be dropped.
+        other: all its other tokens.
+        question: those of the other tokens that follow the last visual token.
+    """
+
+    visual: int
+    other: int
+    question: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.visual + self.other
+
+
 @dataclass(frozen=True, eq=False)
 class VideoLayout:
     """One sample's prompt. All positions are columns of the sample's row of ``input_ids``, pads counted.
@@ -59,6 +79,12 @@ class VideoLayout:
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
     length: int
+
+    @property
+    def counts(self) -> PromptCounts:
+        """How many tokens of each kind the sample has."""
+        visual = len(self.index)
+        return PromptCounts(visual, len(self.real) - visual, len(self.question))
 
     @property
     def frames(self) -> int:

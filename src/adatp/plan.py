@@ -31,7 +31,7 @@ class Plan(Protocol):
         queries: per sample, the positions of the query rows to score; they must never be dropped.
         scored: layers whose attention the plan asks for.
         cuts: layers before which tokens may be dropped; before layer 0 they are input embeddings. The number
-            of layers may be among them, for plans that look at the last layer's scores.
+            of layers may be among them, for plans that read the last layer's scores.
     """
 
     real: Sequence[Tensor]
@@ -42,15 +42,15 @@ class Plan(Protocol):
     def select(
         self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
     ) -> Selection:
-        """Choose the positions that ``layer`` and those behind it process, out of ``alive``.
+        """Choose the positions that ``layer`` and all later layers process, out of ``alive``.
 
         Args:
             layer: the layer about to run.
             sample: number of the sample.
             alive: (n,) int64 positions that the layer before processed, ascending.
             scores: (n,) float32 attention they received there, mean over heads and query rows; None if that
-                layer is not in ``scored``, as always in front of layer 0.
-            hidden: (n, d) their hidden states in front of ``layer``; not to be changed.
+                layer is not in ``scored``, as always before layer 0.
+            hidden: (n, d) their hidden states before ``layer``; not to be changed.
         """
         ...
 

@@ -31,7 +31,7 @@ class Signal:
     questions: Sequence[str] | None
 
 
-def settle(
+def choose_signal(
     kind: str, model: Any, tower: nn.Module, tokenizer: Any, questions: Sequence[str] | None
 ) -> Signal:
     """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.

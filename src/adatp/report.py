@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,7 @@ class Report:
     Attributes:
         method: name of the method.
         settings: its parameters.
+        merges: whether it averages tokens into kept ones, not only drops them.
         relevance: the text-relevance signal that was used.
         prompt_tokens: tokens of each sample's prompt, pads excluded.
         prompt_visual_tokens: how many of them are visual tokens.
@@ -108,7 +109,7 @@ class Report:
             this call's tokens of sample b that decoder layer l processed; int64.
         visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
         notes: per sample, what the method has to tell (segments, relevance, schedule).
-        flops: what it cost.
+        cost: FLOPs of the request after a number of decode steps; `flops` is what it has cost so far.
         stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, that part
             of prefill which scores, selects and gathers; decode.
         past: tokens that the cache held before the prefill.
@@ -117,16 +118,22 @@ class Report:
 
     method: str
     settings: dict[str, Any]
+    merges: bool
     relevance: str
     prompt_tokens: list[int]
     prompt_visual_tokens: list[int]
     kept: list[list[Tensor]]
     visual_tokens: list[list[int]]
     notes: list[dict[str, Any]]
-    flops: Flops
+    cost: Callable[[int], Flops]
     stopwatch: Stopwatch
     past: int = 0
     decode_steps: int = 0
+
+    @property
+    def flops(self) -> Flops:
+        """What the request has cost so far."""
+        return self.cost(self.decode_steps)
 
     @property
     def tokens(self) -> list[list[int]]:
@@ -136,7 +143,8 @@ class Report:
     @property
     def flops_ratio(self) -> float:
         """Real FLOPs of the decoder's prefill over vanilla's."""
-        return self.flops.decoder / self.flops.decoder_vanilla
+        flops = self.flops
+        return flops.decoder / flops.decoder_vanilla
 
     @property
     def milliseconds(self) -> dict[str, float]:
@@ -145,15 +153,16 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
+        flops = self.flops
         return {
             "method": self.method,
             "settings": self.settings,
             "relevance": self.relevance,
             "flops_ratio": self.flops_ratio,
             "flops": {
-                **vars(self.flops),
-                "request": self.flops.request,
-                "request_vanilla": self.flops.request_vanilla,
+                **vars(flops),
+                "request": flops.request,
+                "request_vanilla": flops.request_vanilla,
             },
             "milliseconds": self.milliseconds,
             "decode_steps": self.decode_steps,
@@ -170,11 +179,11 @@ class Report:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        first = sum(self.prompt_visual_tokens)
+        first, flops = sum(self.prompt_visual_tokens), self.flops
         last = sum(self.visual_tokens[-1])
         time = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in self.milliseconds.items())
         return (
             f"{self.method}: {first} -> {last} visual tokens, {self.flops_ratio:.1%} of the prefill's FLOPs "
-            f"({self.flops.decoder / 1e12:.3g} of {self.flops.decoder_vanilla / 1e12:.3g} T), "
+            f"({flops.decoder / 1e12:.3g} of {flops.decoder_vanilla / 1e12:.3g} T), "
             f"relevance {self.relevance}; {time}"
         )

@@ -5,7 +5,6 @@ Scores are not negative; NaN counts as the lowest.
 """
 
 import math
-from bisect import bisect_right
 
 import torch
 from torch import Tensor
@@ -45,86 +44,6 @@ def segment_weights(relevance: Tensor | None, tau_r: float, sizes: Tensor) -> Te
     return (r_hat / tau_r).clamp(-_MAX_EXPONENT, _MAX_EXPONENT).exp()
 
 
-def allocate(
-    sizes: Tensor, weights: Tensor, keep: int, floor: int = 1, capacity: Tensor | None = None
-) -> Tensor:
-    """Split a budget between segments in proportion to sizes x weights, within bounds (water-filling).
-
-    The real-valued shares are clamp(lambda x sizes x weights, min(floor, capacity), capacity) with the lambda
-    that spends the budget; they are rounded by largest remainder, ties to the earlier segment. Where the
-    budget is less than the floors, the floor is lowered to what all can have; below one each, the segments of
-    largest sizes x weights get one each.
-
-    Computed on the host, in float64. Inputs on the CPU (the live tokens after `select` are the shares
-    themselves) make it free of synchronisation.
-
-    Args:
-        sizes: (S,) int64 tokens of each segment.
-        weights: (S,) non-negative, e.g. from `segment_weights`; only their ratios matter.
-        keep: tokens to keep in all.
-        floor: tokens that each segment keeps at least, as far as it has them.
-        capacity: (S,) int64, most tokens that each segment can keep; by default sizes. Note that sizes =
-            capacity = live tokens, applied layer after layer, compounds the weights; pass the sizes that
-            the segments had at first and the live tokens as capacity to apply them once.
-
-    Returns:
-        (S,) int64 on the device of sizes, 0 <= share <= capacity, summing to min(keep, capacity.sum()).
-
-    Raises:
-        ValueError: if keep or floor is negative, or a weight is negative or not finite.
-
-    Source: ours.
-    """
-    if keep < 0 or floor < 0:
-        raise ValueError(f"keep and floor must not be negative: keep={keep}, floor={floor}")
-    # Plain numbers: for the few segments of a video a tensor operation costs more than its arithmetic.
-    high: list[int] = (sizes if capacity is None else capacity).tolist()
-    weight: list[float] = weights.tolist()
-    if not all(0 <= each < math.inf for each in weight):
-        raise ValueError("weights must be finite and not negative")
-    if keep >= sum(high):
-        return torch.tensor(high, dtype=torch.int64, device=sizes.device)
-
-    demand = [size * each for size, each in zip(sizes.tolist(), weight, strict=True)]
-    # The least positive demand keeps ratios finite; segments without any get what the others cannot hold.
-    most = max(*demand, 1e-300)
-    demand = [max(each / most, 1e-30) for each in demand]
-    low = [min(each, floor) for each in high]
-    if sum(low) > keep:
-        even = keep // sum(each > 0 for each in high)
-        low = [min(each, even) for each in high]
-        if not even:
-            wanted = [d if h else -1.0 for d, h in zip(demand, high, strict=True)]
-            return torch.tensor(_one_each(wanted, keep), device=sizes.device)
-
-    ideal = _water_fill(demand, low, high, keep)
-    share = [int(each) for each in ideal]
-    more = _one_each([i - s for i, s in zip(ideal, share, strict=True)], keep - sum(share))
-    return torch.tensor([s + m for s, m in zip(share, more, strict=True)], device=sizes.device)
-
-
-def _one_each(key: list[float], count: int) -> list[int]:
-    """1 for the `count` largest keys, ties to the earlier, else 0."""
-    chosen = {*sorted(range(len(key)), key=lambda number: -key[number])[:count]}
-    return [int(number in chosen) for number in range(len(key))]
-
-
-def _water_fill(demand: list[float], low: list[int], high: list[int], keep: int) -> list[float]:
-    """clamp(level * demand, low, high) that sums to keep, for sum(low) <= keep < sum(high)."""
-    bounds = [(d, float(least), float(most)) for d, least, most in zip(demand, low, high, strict=True)]
-
-    def filled(level: float) -> list[float]:
-        # Not min and max, which take three times as long.
-        return [least if (x := level * d) < least else most if x > most else x for d, least, most in bounds]
-
-    # The total is piecewise linear in the level and bends only here: find the piece, then interpolate.
-    levels = sorted([least / d for d, least, _ in bounds] + [most / d for d, _, most in bounds])
-    right = bisect_right(levels, float(keep), key=lambda level: sum(filled(level)))
-    left_level, right_level = levels[right - 1], levels[right]
-    below, above = sum(filled(left_level)), sum(filled(right_level))
-    return filled(left_level + (keep - below) / (above - below) * (right_level - left_level))
-
-
 def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
     """Rank of each token among those at its own spatial position of its own segment, best first.
 
@@ -161,7 +80,7 @@ def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tens
 def select(
     scores: Tensor, segment: Tensor, position: Tensor, sizes: Tensor, share: Tensor, local: bool
 ) -> Tensor:
-    """The tokens that stay: of each segment its share of tokens, the best by the local rule.
+    """The tokens that stay when each segment has its share of the budget: of each the best by the local rule.
 
     With `local` a segment's tokens are ordered by (position rank, score): each position's best frame, then
     each position's second best. Up to the number of distinct positions that is one token a position (the
@@ -174,9 +93,7 @@ def select(
         segment: (n,) int64 segment of each token, below 2^16.
         position: (n,) int64 spatial position of each token, below 2^16.
         sizes: (S,) int64, on the CPU, tokens of each segment.
-        share: (S,) int64, on the CPU, tokens to keep of each segment, no more than it has (`allocate`). Of
-            one entry, as is `sizes` then: one share for all segments together; a position is still a position
-            of its own segment.
+        share: (S,) int64, on the CPU, tokens to keep of each segment, no more than it has.
         local: whether local debiasing is on.
 
     Returns:
@@ -184,17 +101,36 @@ def select(
 
     Source: the paper's one representative a position; the order is ours.
     """
-    owned = _SEGMENT if len(share) > 1 else 0
-    if local:
-        order, key, rank = _by_position(_keys(scores, segment, position))
-        key = torch.empty_like(key).scatter_(0, order, (key & (owned | _SCORE)) + (rank << _SCORE_BITS))
-    else:
-        key = _keys(scores, segment if owned else None)
-    order = key.argsort(stable=True)
-    # A segment's tokens now lie side by side, and where is known here: of each its first `share`.
+    order = _order(scores, segment, position, local, by_segment=True)
+    # One segment's tokens now follow the other's, and where each begins is known here.
     before = (sizes.cumsum(0) - sizes) - (share.cumsum(0) - share)
     best = torch.arange(int(share.sum())) + before.repeat_interleave(share)
     return order[best.to(order.device, non_blocking=True)].sort().values
+
+
+def select_overall(scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool) -> Tensor:
+    """The tokens that stay when all segments share one budget (global debiasing off).
+
+    Args:
+        scores, segment, position, local: as of `select`; a position is still one of its own segment.
+        keep: tokens to keep, no more than there are.
+
+    Returns:
+        (keep,) int64 indices, ascending.
+    """
+    order = _order(scores, segment, position, local, by_segment=False)
+    return order[:keep].sort().values
+
+
+def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_segment: bool) -> Tensor:
+    """(n,) int64: the tokens by segment if asked, then by position rank if `local`, then by score."""
+    if local:
+        order, key, rank = _by_position(_keys(scores, segment, position))
+        compared = _SEGMENT | _SCORE if by_segment else _SCORE
+        key = torch.empty_like(key).scatter_(0, order, (key & compared) + (rank << _SCORE_BITS))
+    else:
+        key = _keys(scores, segment if by_segment else None)
+    return key.argsort(stable=True)
 
 
 # A key holds segment, then position or rank, then score, so that one sort of one number compares all three.

@@ -1,4 +1,4 @@
-"""Which input embeddings tell something new: the early stage, before the decoder offers any attention."""
+"""Which input embeddings show something new: the early stage, before the decoder offers any attention."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ _PART = 1 << 24
 
 
 def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor]:
-    """How unlike what is already told each token of one segment is.
+    """Novelty of each token relative to the tokens of its segment already selected as representatives.
 
     Frame by frame, a token is compared with the representatives of its spatial position so far. One whose
     cosine with all of them is below tau_d becomes a representative itself; others are near-duplicates.
     Novelty is one minus the highest cosine with those representatives and with the segment's mean direction,
-    which stands for what the whole segment shows anyway. So a plain still background ranks last, its repeats
-    behind its first frame, and what shows in one place for one frame ranks first.
+    which stands for what the segment shows anyway. So a plain still background ranks last, its repeats after
+    its first frame, and what shows in one place for one frame ranks first.
 
     Args:
         tokens: (T, P, d) projected tokens of T frames with P positions each, in order of time.
@@ -33,15 +33,15 @@ def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor
     parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
     total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
     mean = F.normalize(total, dim=-1)
-    alikes, nearest = [], []
+    cosines, nearest = [], []
     for part in parts:
         unit = F.normalize(part.float(), dim=-1)
-        alikes.append(torch.einsum("tpd,spd->tps", unit, unit))
+        cosines.append(torch.einsum("tpd,spd->tps", unit, unit))
         nearest.append(unit @ mean)
-    alike, closest = torch.cat(alikes, 1), torch.cat(nearest, 1)
-    distinct = there.clone()
+    cosine, closest = torch.cat(cosines, 1), torch.cat(nearest, 1)
+    representative = there.clone()
     for t in range(1, len(tokens)):
-        told = alike[t, :, :t].masked_fill(~distinct[:t].T, -torch.inf).amax(1)
-        distinct[t] &= told < tau_d
-        closest[t] = torch.maximum(closest[t], told)
-    return (1 - closest).clamp(0, 2), distinct
+        highest = cosine[t, :, :t].masked_fill(~representative[:t].T, -torch.inf).amax(1)
+        representative[t] &= highest < tau_d
+        closest[t] = torch.maximum(closest[t], highest)
+    return (1 - closest).clamp(0, 2), representative

@@ -3,8 +3,6 @@
 The scale does not matter: `adatp.adatp_steps.debias.segment_weights` standardises it.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,32 +85,19 @@ def attention_relevance(mass: Tensor, frame: Tensor, frames: int) -> Tensor:
     return total / tokens.clamp_min(1)
 
 
-def pool_by_segment(
-    relevance: Tensor,
-    segment: Tensor,
-    reduce: Literal["mean", "max"] = "mean",
-    *,
-    weight: Tensor | None = None,
-) -> Tensor:
-    """Relevance of each segment from that of its frames.
+def pool_by_segment(relevance: Tensor, segment: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Relevance of each segment: the mean of its frames'.
 
     Args:
         relevance: (T,) of each frame.
         segment: (T,) int64 segment of each frame, from 0, ascending (`segment_frames`).
-        reduce: "mean" or "max" over the segment's frames.
-        weight: (T,) how much each frame counts in the mean; None: all alike.
+        weight: (T,) how much each frame counts in the mean; None: all the same.
 
     Returns:
         (S,) of relevance's type; the mean of frames without weight is 0.
-
-    Raises:
-        ValueError: if reduce is neither.
     """
     segments = int(segment[-1]) + 1 if len(segment) else 0
     member = segment == torch.arange(segments, device=segment.device)[:, None]
-    if reduce == "mean":  # a masked sum, not a scatter: its order, and so its rounding, is fixed on a GPU too
-        share = member * (torch.ones_like(relevance) if weight is None else weight)
-        return (share * relevance).sum(1) / share.sum(1).clamp_min(torch.finfo(share.dtype).tiny)
-    if reduce == "max":
-        return relevance.masked_fill(~member, float("-inf")).amax(1)
-    raise ValueError(f'reduce must be "mean" or "max", not {reduce!r}')
+    # A masked sum, not a scatter: its order, and so its rounding, is fixed on a GPU too.
+    share = member * (torch.ones_like(relevance) if weight is None else weight)
+    return (share * relevance).sum(1) / share.sum(1).clamp_min(torch.finfo(share.dtype).tiny)

@@ -42,6 +42,7 @@ def flops(
         from adatp import ask as asking
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape, paper_macs
+        from adatp.layout import PromptCounts
         from adatp.methods import AdaTP
         from adatp.tiny import CHECKPOINT
     with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
@@ -55,7 +56,7 @@ def flops(
         for method in methods:
             target = Text(f"{method.flops:.1%}" if method.flops < 1 else "vanilla")
             try:
-                plan = method.schedule(shape, visual=visual, other=text_tokens, question=text_tokens)
+                plan = method.schedule(shape, PromptCounts(visual, text_tokens, text_tokens))
             except BudgetError as error:
                 if error.lowest is None:
                     raise

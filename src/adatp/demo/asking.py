@@ -99,7 +99,7 @@ class Served:
         refused: dict[str, str] = {}
         methods: list[Method] = [Vanilla()]
         for name in names:
-            method = PRUNING[name](flops=flops)  # type: ignore[call-arg]
+            method = PRUNING[name](flops=flops)
             try:
                 ask.check_prompt(self.config, inputs, method, MOST_NEW_TOKENS)
                 methods.append(method)

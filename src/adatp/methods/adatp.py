@@ -10,21 +10,24 @@ stage for targets that the decoder's own cuts cannot reach well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from adatp.adatp_steps.debias import allocate, distinct_positions, segment_weights, select
+from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
 from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
 from adatp.budget import BudgetError, Schedule, cuts_between, default_range, solve, solve_early
 from adatp.flops import DecoderShape
-from adatp.methods.base import Method, Prefill
-from adatp.plan import Selection
+from adatp.layout import PromptCounts
+from adatp.methods.base import Method
+from adatp.methods.selection import allocate
+from adatp.methods.token_plan import Cut, Rule
+from adatp.prefill import Prefill
 
 Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
 Early = Literal["auto", "on", "off"]
@@ -62,10 +65,6 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
-        reuse_frames: the vision tower does not encode a frame none of whose patches differs from the last
-            encoded frame's by more than this (mean absolute difference of pixels, in the processor's
-            normalised units); it takes that one's features. 0: only identical frames; None: every frame is
-            encoded. For towers that look at each frame by itself (LLaVA-OneVision's).
     """
 
     name: ClassVar[str] = "adatp"
@@ -82,11 +81,9 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
-    reuse_frames: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.flops <= 1:
-            raise BudgetError(f"flops is a fraction of vanilla, in (0, 1], not {self.flops}")
+        super().__post_init__()
         for name in ("tau_s", "tau_d"):
             if not -1 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {getattr(self, name)}")
@@ -94,87 +91,66 @@ class AdaTP(Method):
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
         if self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, not {self.max_queries}")
-        if self.reuse_frames is not None and not self.reuse_frames >= 0:
-            raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {self.reuse_frames}")
         for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
 
+    @property
+    def query_rows(self) -> int:
+        """`max_queries`."""
+        return self.max_queries
+
+    @property
+    def relevance_signal(self) -> str:
+        """`relevance`."""
+        return self.relevance
+
     def layer_range(self, shape: DecoderShape) -> tuple[int, int]:
-        """First and last layer before which tokens may be dropped; between them, before those that follow
-        full attention.
-        """
+        """First and last layer before which tokens may be dropped by scores."""
         start, end = default_range(shape.layers)
         return start if self.start is None else self.start, end if self.end is None else self.end
 
-    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
-        """The layer in front of each cut; none if nothing is to be dropped."""
-        if self.flops == 1:
-            return ()
-        return [cut - 1 for cut in cuts_between(shape, *self.layer_range(shape))]
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """The first layer for the early stage, then every layer of the range that follows full attention."""
+        return 0, *cuts_between(shape, *self.layer_range(shape))
 
-    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """See ``Method.schedule``."""
+    def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
+        """Those before which the schedule drops something."""
+        before = (visual, *schedule.visual)
+        return [layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]]
+
+    def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
+        """Geometric decay over the cuts, after an early cut where the target asks for one."""
         start, end = self.layer_range(shape)
-        prompt = {"visual": visual, "other": other, "queries": min(self.max_queries, question)}
-        layers = {"start": start, "end": end}
+        queries = min(self.max_queries, counts.question)
         if self.early != "on":
             try:
-                late = solve(shape, target=self.flops, **prompt, **layers)
-                if self.early == "off" or late.visual[-1] >= _SCARCE * visual:
+                late = solve(shape, counts, target=self.flops, start=start, end=end, queries=queries)
+                if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
             except BudgetError:
                 if self.early == "off":
                     raise
-        return solve_early(shape, target=self.flops, **prompt, **layers, survive=_SURVIVE)
-
-    def plan(self, prefill: Prefill) -> AdaTPPlan | None:
-        """Solve the budget of every sample on its own, so that a batch equals its single runs."""
-        if self.flops == 1:
-            return None
-        return AdaTPPlan(self, [_Sample(self, prefill, b) for b in range(len(prefill.layouts))])
-
-
-class AdaTPPlan:
-    """One prefill of AdaTP (see ``adatp.plan.Plan``)."""
-
-    def __init__(self, method: AdaTP, samples: Sequence[_Sample]) -> None:
-        self.samples = samples
-        self.real: Sequence[Tensor] = [sample.layout.real for sample in samples]
-        self.queries: Sequence[Tensor] = [sample.layout.question[-method.max_queries :] for sample in samples]
-        self.cuts = frozenset(layer for sample in samples for layer in sample.cuts)
-        self.scored = frozenset(layer - 1 for layer in self.cuts if layer > 0)
-
-    def select(
-        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
-    ) -> Selection:
-        """The tokens of one sample that go on to ``layer``."""
-        return Selection(self.samples[sample].select(layer, alive, scores, hidden))
-
-    def notes(self) -> list[dict[str, Any]]:
-        """Segment and relevance of each frame, relevance and weight of each segment, and the schedule."""
-        return [sample.notes() for sample in self.samples]
-
-
-class _Sample:
-    """What AdaTP knows of one sample."""
-
-    def __init__(self, method: AdaTP, prefill: Prefill, number: int) -> None:
-        self.method, self.layout = method, prefill.layouts[number]
-        self.cuts: list[int] = []
-        if not len(self.layout.index):
-            return
-        layout = self.layout
-        visual = len(layout.index)
-        self.schedule = method.schedule(
-            prefill.shape, visual=visual, other=len(layout.real) - visual, question=len(layout.question)
+        return solve_early(
+            shape, counts, target=self.flops, start=start, end=end, queries=queries, survive=_SURVIVE
         )
-        kept = self.schedule.visual
-        before = (visual, *kept)
-        self.cuts = [layer for layer in range(len(kept)) if kept[layer] < before[layer]]
-        # What is counted by segment stays on the host, so that a GPU is not waited for at every cut.
-        self.segment_of_frame = segments_of(prefill, number, method.tau_s)
-        self.frame_relevance = prefill.relevance(number) if method.global_debias else None
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """Both debiasing rules, with the segments and their relevance of one prompt."""
+        return _Debiasing(self, prefill, sample, schedule)
+
+
+class _Debiasing:
+    """What AdaTP knows of one prompt on its way through the layers.
+
+    What is counted by segment stays on the CPU, so that a GPU is not waited for at every cut.
+    """
+
+    def __init__(self, method: AdaTP, prefill: Prefill, sample: int, schedule: Schedule) -> None:
+        self.method, self.layout, self.schedule = method, prefill.layouts[sample], schedule
+        layout = self.layout
+        self.segment_of_frame = segments_of(prefill, sample, method.tau_s)
+        self.frame_relevance = prefill.relevance(sample) if method.global_debias else None
         self.relevance: Tensor | None = None
         if self.frame_relevance is not None:
             self.frame_relevance = self.frame_relevance.cpu()
@@ -182,36 +158,36 @@ class _Sample:
             self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
-        # Shares follow a segment's tokens in the prompt (behind the early stage, those of them that are no
+        # Shares follow a segment's tokens in the prompt (after the early stage, those of them that are no
         # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
         # raise the weights to the power of the number of cuts.
         self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
         self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
         self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
-        self.live = self.sizes
-        # Of the visual tokens still alive their numbers, and their rows among all that is alive.
-        self.token = torch.arange(visual, device=layout.index.device)
-        self.row = torch.searchsorted(layout.real, layout.index)
-        is_text = torch.ones_like(layout.real).index_fill_(0, self.row, 0)
-        self.text = layout.real[is_text.argsort(descending=True, stable=True)[: len(is_text) - visual]]
+        self.live = self.sizes  # visual tokens of each segment still processed
 
-    def select(self, layer: int, alive: Tensor, scores: Tensor | None, hidden: Tensor) -> Tensor:
-        if layer not in self.cuts:
-            return alive
-        keep = self.schedule.visual[layer]
-        if layer == 0:
-            chosen = self._choose_early(hidden[self.row.to(hidden.device)], keep)
-        else:
-            assert scores is not None
-            chosen = self._choose(scores[self.row], self.segment[self.token], self.position[self.token], keep)
-        self.token = self.token[chosen]
-        visual = self.layout.index[self.token]
-        alive = torch.cat([self.text, visual]).sort().values
-        self.row = torch.searchsorted(alive, visual)
-        return alive
+    def __call__(self, cut: Cut) -> Tensor:
+        if cut.layer == 0:
+            return self._choose_early(cut.states, cut.keep)
+        assert cut.scores is not None
+        return self._choose(cut.scores, self.segment[cut.token], self.position[cut.token], cut.keep)
 
     def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
         """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
+        score, distinct = self._novelty(visual)
+        there, self.sizes = self.sizes, distinct
+        # Duplicates only fill what budget is left when every segment has what is new.
+        room = torch.zeros_like(there) if self.method.adaptive else there - distinct
+        if not self.method.global_debias:
+            keep = min(keep, int((distinct + room).sum()))
+            return self._choose_overall(score, self.segment, self.position, keep, local=False)
+        share = allocate(distinct, self.weights, keep, capacity=distinct)
+        share += allocate(distinct, self.weights, keep - int(share.sum()), floor=0, capacity=room)
+        self.live = share
+        return select(score, self.segment, self.position, there, share, local=False)
+
+    def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """The early stage's score of each token (n,), duplicates lowest; representatives by segment (S,)."""
         layout, positions = self.layout, self.layout.positions_by_frame
         tokens = layout.by_cell(visual)
         there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
@@ -219,25 +195,13 @@ class _Sample:
         for count in self.segment_of_frame.bincount().tolist():
             shape = count, positions[frame]
             cells = slice(first, first + math.prod(shape))
-            new, told_first = novelty(
+            new, representative = novelty(
                 tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
             )
-            scores.append((new + 2 * told_first).flatten())  # novelty is at most 2: no duplicate comes first
-            distinct.append(told_first.sum())
+            scores.append((new + 2 * representative).flatten())  # novelty is 2 at most
+            distinct.append(representative.sum())
             frame, first = frame + count, cells.stop
-        score = torch.cat(scores).to(self.segment.device)[layout.cell]
-        there, self.sizes = self.sizes, torch.stack(distinct).cpu()
-        # Duplicates only fill what budget is left when every segment has what is new.
-        room = torch.zeros_like(there) if self.method.adaptive else there - self.sizes
-        if not self.method.global_debias:
-            share = torch.tensor([min(keep, int((self.sizes + room).sum()))])
-            chosen = select(score, self.segment, self.position, there.sum()[None], share, local=False)
-            self.live = self.segment[chosen].bincount(minlength=len(there)).cpu()
-            return chosen
-        share = allocate(self.sizes, self.weights, keep, capacity=self.sizes)
-        share += allocate(self.sizes, self.weights, keep - int(share.sum()), floor=0, capacity=room)
-        self.live = share
-        return select(score, self.segment, self.position, there, share, local=False)
+        return torch.cat(scores).to(self.segment.device)[layout.cell], torch.stack(distinct).cpu()
 
     def _choose(self, scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
         method = self.method
@@ -246,10 +210,8 @@ class _Sample:
         else:
             capacity = self.live
         if not method.global_debias:
-            share = torch.tensor([min(keep, int(capacity.sum()))])
-            chosen = select(scores, segment, position, self.live.sum()[None], share, method.local_debias)
-            self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
-            return chosen
+            keep = min(keep, int(capacity.sum()))
+            return self._choose_overall(scores, segment, position, keep, method.local_debias)
         weights = self.weights
         if method.relevance == "attention":
             received = attention_relevance(scores, segment, len(self.sizes)).cpu()
@@ -257,16 +219,23 @@ class _Sample:
         there, self.live = self.live, allocate(self.sizes, weights, keep, capacity=capacity)
         return select(scores, segment, position, there, self.live, method.local_debias)
 
+    def _choose_overall(
+        self, scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool
+    ) -> Tensor:
+        """With one budget for all segments."""
+        chosen = select_overall(scores, segment, position, keep, local)
+        self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
+        return chosen
+
     def notes(self) -> dict[str, Any]:
-        if not len(self.layout.index):
-            return {}
+        """Segment and relevance of each frame, relevance and weight of each segment."""
+        kept = self.schedule.visual
         return {
             "segments": self.segment_of_frame.tolist(),
             "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
-            "schedule": list(self.schedule.visual),
-            "early": 0 in self.cuts,
+            "early": kept[0] < len(self.layout.index),
             "queries": min(self.method.max_queries, len(self.layout.question)),
         }
 

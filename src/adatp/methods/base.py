@@ -1,102 +1,170 @@
-"""What a pruning method is: a frozen dataclass that plans one prefill."""
+"""What a pruning method is: a frozen dataclass that says where tokens are dropped, how many, and which."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
-from adatp.budget import Schedule
+from adatp.budget import BudgetError, Schedule, check_target, everything, fit
 from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
-from adatp.layout import VideoLayout
-from adatp.plan import Plan
+from adatp.layout import PromptCounts, VideoLayout
+from adatp.methods.token_plan import Choice, Cut, Rule, TokenPlan
+from adatp.prefill import Prefill
 
 if TYPE_CHECKING:
-    from adatp.pruner import Pruner
-
-
-@dataclass(frozen=True, eq=False)
-class Prefill:
-    """What a method may know of the prompts before the decoder reads them.
-
-    Attributes:
-        shape: sizes of the decoder.
-        layouts: one a sample.
-        frame_features: for a sample, the (frames, d) features of its frames, pooled over positions, as the
-            vision tower made them, before the projector.
-        relevance: for a sample, the (frames,) relevance of its frames to its question by the signal that the
-            run settled on, in that signal's own scale; None if it gives none before the decoder runs.
-        visual: for a sample, its (n, d) projected visual tokens, as the decoder will read them, in the order
-            of its layout's ``index``.
-        tower_attention: for a sample, the (n,) float32 attention that each visual token's patches receive in
-            the layer of the vision tower whose output is projected: the softmax's mean over heads and query
-            patches, and over the patches that make up a token. Only for methods that set ``tower_attention``.
-    """
-
-    shape: DecoderShape
-    layouts: Sequence[VideoLayout]
-    frame_features: Callable[[int], Tensor]
-    relevance: Callable[[int], Tensor | None]
-    visual: Callable[[int], Tensor]
-    tower_attention: Callable[[int], Tensor]
+    from adatp.pruning import Pruner
 
 
 class GridError(AdaTPError, ValueError):
     """A method needs frames with all their tokens, and some have not. The message is one line."""
 
 
-class Method(ABC):
+@dataclass(frozen=True)
+class Method:
     """Base of all methods. Calling one gives a context manager that prunes a model while it is open.
 
     >>> with AdaTP(flops=0.273)(model, processor) as run:
     ...     ids = model.generate(**inputs)
     >>> run.report
+
+    A method of one's own gives the layers before which tokens are dropped (`cuts`) and which ones stay
+    (`choose`). One number, how many tokens later layers process, is solved for the FLOPs target; a method
+    with another free parameter says what it leaves to each layer (`layer_counts`).
+
+    Attributes:
+        flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]; met
+            from below. 1.0 keeps everything; None: the method has no target and keeps everything.
     """
 
     name: ClassVar[str]
     tower_attention: ClassVar[bool] = False
-    """Whether ``plan`` asks for the vision tower's attention, which costs a second softmax in one layer."""
+    """Whether the rule reads the vision tower's attention, which costs a second softmax in one layer."""
     merges: ClassVar[bool] = False
     """Whether tokens are averaged into kept ones, not only dropped."""
     whole_frames: ClassVar[bool] = False
     """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
 
-    flops: float = 1.0
-    relevance: str = "none"
-    reuse_frames: float | None = None
+    flops: float | None = 0.273
 
-    @abstractmethod
-    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """What each layer processes of one sample; known before anything runs.
+    def __post_init__(self) -> None:
+        if self.flops is not None:
+            check_target(self.flops)
 
-        Args:
-            shape: the decoder.
-            visual: visual tokens of the prompt.
-            other: its other tokens.
-            question: those of them behind the video.
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether there is nothing to drop."""
+        return self.flops is None or self.flops == 1
+
+    @property
+    def query_rows(self) -> int:
+        """At most this many of the prompt's last text tokens score."""
+        return 1
+
+    @property
+    def relevance_signal(self) -> str:
+        """The text-relevance signal that the rule reads (see `AdaTP.relevance`)."""
+        return "none"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters, as plain values; without the target where the method has none."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("flops", None)}
+
+    # Where tokens are dropped, and how many stay.
+
+    def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """The layers before which tokens may be dropped, ascending; 0: before the first.
+
+        Raises:
+            BudgetError: the decoder lacks the layers that the method needs.
+        """
+        return (0,)
+
+    def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+        """Visual tokens that each layer processes if the free parameter is ``x``, of 1 .. ``visual``."""
+        (cut,) = self.cuts(shape)
+        return [visual] * cut + [x] * (shape.layers - cut)
+
+    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
+        """The layers whose attention is scored: the one before each cut but the one before the first layer.
+
+        Raises:
+            BudgetError: the decoder lacks the layers that the method needs.
+        """
+        if self.keeps_everything:
+            return ()
+        cuts = [cut for cut in self.cuts(shape) if cut]
+        if lacking := [cut for cut in cuts if cut not in shape.cut_layers]:
+            raise BudgetError(
+                f"tokens can't be dropped before layers {lacking}: the decoder has {shape.layers}, and only "
+                "those behind full attention have scores to drop by"
+            )
+        return tuple(cut - 1 for cut in cuts)
+
+    def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
+        """What each layer processes of one prompt; known before anything runs.
 
         Raises:
             BudgetError: the target is out of reach.
         """
+        if self.flops is None or self.flops == 1 or not counts.visual:
+            return everything(shape, counts)
+        return fit(
+            shape,
+            counts,
+            target=self.flops,
+            layer_counts=lambda x: self.layer_counts(shape, counts.visual, x),
+            most=counts.visual,
+            queries=min(self.query_rows, counts.question),
+            scored=self.scored_layers(shape),
+        )
 
-    @abstractmethod
-    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
-        """The layers whose attention ``plan`` may ask for, among ``shape.full_layers``.
+    def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
+        """The same for a prompt whose frames are known."""
+        return self.schedule(shape, layout.counts)
+
+    def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
+        """Of the cuts those that a prompt of so many visual tokens with this schedule uses."""
+        return self.cuts(shape)
+
+    # Which tokens stay.
+
+    def choose(self, cut: Cut) -> Choice:
+        """The tokens that stay at one cut, for methods that remember nothing from cut to cut."""
+        raise NotImplementedError(f"{type(self).__name__} has neither choose nor rule")
+
+    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+        """How the tokens of one prompt of a prefill are chosen: by `choose`, if not overridden."""
+        return self.choose
+
+    def plan(self, prefill: Prefill) -> TokenPlan | None:
+        """Decide on one prefill; None processes every token."""
+        return None if self.keeps_everything else TokenPlan(self, prefill)
+
+    def check_layouts(self, layouts: Iterable[VideoLayout]) -> None:
+        """Refuse prompts that the method can't prune.
 
         Raises:
-            BudgetError: the decoder lacks the layers that it needs.
+            GridError: the method needs all tokens of a frame where some were left out.
         """
+        if self.whole_frames and not self.keeps_everything and not all(layout.whole for layout in layouts):
+            from adatp.methods import METHODS
 
-    @abstractmethod
-    def plan(self, prefill: Prefill) -> Plan | None:
-        """Decide on one prefill; None processes every token."""
+            others = [name for name, kind in METHODS.items() if not kind.whole_frames]
+            raise GridError(
+                f"{self.name} needs every token of a frame, and the processor left out some: switch its "
+                f"compression off, or use one of {', '.join(others)}"
+            )
 
     def __call__(
-        self, model: Any, processor: Any = None, *, question: str | Sequence[str] | None = None
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        question: str | Sequence[str] | None = None,
+        reuse_frames: float | None = None,
     ) -> Pruner:
         """Prepare to prune ``model`` inside a ``with`` block. Nothing changes before the block is entered.
 
@@ -104,12 +172,17 @@ class Method(ABC):
             model: a Video LLM of transformers, of a supported family, unmodified.
             processor: its processor or tokenizer. Needed to read the question out of the prompt, so without
                 it text relevance falls back to what needs no words.
-            question: the question, or one for each sample, where the prompt's own text behind the video is
+            question: the question, or one for each sample, where the prompt's own text after the video is
                 not it.
+            reuse_frames: the vision tower does not encode a frame none of whose patches differs from the last
+                encoded frame's by more than this (mean absolute difference of pixels, in the processor's
+                normalised units); it takes that one's features. 0: only identical frames; None: every frame
+                is encoded. For towers that encode each frame by itself (LLaVA-OneVision's).
 
         Raises:
             UnsupportedModelError: no family file knows the model.
+            ValueError: ``reuse_frames`` is negative.
         """
-        from adatp.pruner import Pruner
+        from adatp.pruning import Pruner
 
-        return Pruner(self, model, processor, question)
+        return Pruner(self, model, processor, question, reuse_frames)

@@ -21,15 +21,17 @@ from torch import Tensor
 from adatp.budget import Schedule, fit
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_video, numbered
-from adatp.methods.similarity import share_out, top
+from adatp.methods.base import Method
+from adatp.methods.grouping import numbers_by_video, split_by_video
+from adatp.methods.selection import split_in_proportion, top
+from adatp.methods.token_plan import Rule
+from adatp.prefill import Prefill
 
 WINDOW = 4
 
 
 @dataclass(frozen=True)
-class DyCoke(Peer):
+class DyCoke(Method):
     """Keep the tokens that change within windows of four frames; solved: the share that goes.
 
     The first frame of each window stays whole, so about a quarter of the tokens is the least.
@@ -38,36 +40,31 @@ class DyCoke(Peer):
     name: ClassVar[str] = "dycoke"
     whole_frames: ClassVar[bool] = True
 
-    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+    def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """From a quarter of the tokens on, as if frames came in whole windows."""
         return [min(visual, math.ceil(visual / WINDOW) - 1 + x)] * shape.layers
 
     def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
         """From the tokens of the frames that stay whole on."""
-        visual, least = len(layout.index), sum(whole for whole, _ in frame_sizes(layout))
+        assert self.flops is not None
+        counts, least = layout.counts, sum(stay for stay, _ in frame_sizes(layout))
         return fit(
             shape,
-            visual=visual,
-            other=len(layout.real) - visual,
+            counts,
             target=self.flops,
-            counts=lambda x: [least - 1 + x] * shape.layers,
-            most=visual - least + 1,
+            layer_counts=lambda x: [least - 1 + x] * shape.layers,
+            most=counts.visual - least + 1,
         )
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split what the whole frames leave evenly over the others."""
         layout = prefill.layouts[sample]
         sizes = frame_sizes(layout)
-        shares = share_out(
+        shares = split_in_proportion(
             schedule.visual[-1] - sum(whole for whole, _ in sizes), [rest for _, rest in sizes]
         )
 
-        def choose(
-            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
-        ) -> tuple[Tensor, Tensor | None]:
-            return least_like(layout, hidden, shares), None
-
-        return choose
+        return lambda cut: least_like(layout, cut.states, shares)
 
 
 def frame_sizes(layout: VideoLayout) -> list[tuple[int, int]]:
@@ -88,7 +85,9 @@ def least_like(layout: VideoLayout, states: Tensor, shares: list[int]) -> Tensor
         shares: how many tokens of each frame stay; whatever it says, the first of each window stays whole.
     """
     parts, share = [], iter(shares)
-    for numbers, video in zip(numbered(layout, states.device), by_video(layout, states.float()), strict=True):
+    for numbers, video in zip(
+        numbers_by_video(layout, states.device), split_by_video(layout, states.float()), strict=True
+    ):
         for frame, tokens in enumerate(numbers):
             keep, place = next(share), frame % WINDOW
             if place:

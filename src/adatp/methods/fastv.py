@@ -10,14 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adatp.budget import BudgetError, Schedule
+from torch import Tensor
+
+from adatp.budget import BudgetError, scaled_cut
 from adatp.flops import DecoderShape
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_attention, scaled
+from adatp.methods.base import Method
+from adatp.methods.selection import top
+from adatp.methods.token_plan import Cut
 
 
 @dataclass(frozen=True)
-class FastV(Peer):
+class FastV(Method):
     """Keep the visual tokens that the last token attends to most after layer K; solved: how many.
 
     Attributes:
@@ -36,8 +39,9 @@ class FastV(Peer):
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """K."""
-        return (scaled(2, 32, shape) if self.layer is None else self.layer,)
+        return (scaled_cut(shape, 2, of=32) if self.layer is None else self.layer,)
 
-    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+    def choose(self, cut: Cut) -> Tensor:
         """Keep the highest scores."""
-        return by_attention(schedule)
+        assert cut.scores is not None
+        return top(cut.scores, cut.keep)

@@ -24,13 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatp.budget import BudgetError, Schedule
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_frame
-from adatp.methods.similarity import density_peaks, distances, kept_of, nearest, pour, share_out, top
+from adatp.methods.base import Method
+from adatp.methods.clustering import density_peaks, distances, nearest
+from adatp.methods.grouping import numbers_by_frame
+from adatp.methods.selection import kept_and_into, split_evenly, split_in_proportion, top
+from adatp.methods.token_plan import Choice, Cut, Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class FastVID(Peer):
+class FastVID(Method):
     """Salient tokens of every frame, density peaks of anchor frames; solved: tokens a frame.
 
     Attributes:
@@ -63,12 +66,11 @@ class FastVID(Peer):
         features = torch.split(prefill.frame_features(sample), [grid[0] for grid in layout.grids])
         cuts = [segment_lengths(video, self.segments, self.tau) for video in features]
 
-        def choose(
-            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
-        ) -> tuple[Tensor, Tensor | None]:
-            videos, received = by_frame(layout, hidden.device), attention.to(hidden.device)
-            shares = iter(share_out(keep, [len(frame) for video in videos for frame in video]))
-            owner = torch.full_like(token, -1, device=hidden.device)
+        def choose(cut: Cut) -> Choice:
+            hidden = cut.states
+            videos, received = numbers_by_frame(layout, hidden.device), attention.to(hidden.device)
+            shares = iter(split_in_proportion(keep, [len(frame) for video in videos for frame in video]))
+            owner = torch.full_like(cut.token, -1, device=hidden.device)
             for video, lengths in zip(videos, cuts, strict=True):
                 frames = iter(video)
                 for segment in (list(islice(frames, length)) for length in lengths):
@@ -76,7 +78,7 @@ class FastVID(Peer):
                     share = list(islice(shares, len(segment)))
                     owners = self.prune_segment(hidden[inside], received[inside], sizes, share)
                     owner[inside] = inside[owners.clamp(min=0)].where(owners >= 0, -1)
-            return kept_of(owner)
+            return kept_and_into(owner)
 
         return choose
 
@@ -120,8 +122,8 @@ class FastVID(Peer):
             room: tokens of each frame that are not salient.
         """
         anchor = [back % self.anchors == 0 for back in reversed(range(len(room)))]
-        first = pour(total, [n * is_anchor for n, is_anchor in zip(room, anchor, strict=True)])
-        left = pour(
+        first = split_evenly(total, [n * is_anchor for n, is_anchor in zip(room, anchor, strict=True)])
+        left = split_evenly(
             total - sum(first), [n * (not is_anchor) for n, is_anchor in zip(room, anchor, strict=True)]
         )
         return [a + b for a, b in zip(first, left, strict=True)]

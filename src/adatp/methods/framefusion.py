@@ -24,13 +24,15 @@ from torch import Tensor
 from adatp.budget import BudgetError, Schedule, nearest_cut
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, Spending
-from adatp.methods.similarity import kept_of, top
+from adatp.methods.base import Method
+from adatp.methods.selection import kept_and_into, top
+from adatp.methods.spent_flops import SpentFlops
+from adatp.methods.token_plan import Choice, Cut, Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class FrameFusion(Peer):
+class FrameFusion(Method):
     """Merge alike tokens of neighbouring frames, then prune by attention once, to the target.
 
     What each layer keeps depends on the video: ``schedule`` is that of one in which nothing is alike.
@@ -52,11 +54,11 @@ class FrameFusion(Peer):
             raise BudgetError("similarity is a cosine, in [-1, 1], least_merged a share, in [0, 1]")
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """The first layer, and of the first half and the first one behind it those behind full attention."""
+        """Layer 0, then every layer that can be cut up to just past half the depth."""
         last = nearest_cut(shape, shape.layers // 2)
         return 0, *(layer for layer in shape.cut_layers if layer <= last)
 
-    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+    def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """Nothing to merge before the first layer: pruned before the next."""
         cut = self.cuts(shape)[1]
         return [visual] * cut + [x] * (shape.layers - cut)
@@ -73,30 +75,27 @@ class _Fusion:
         self, method: FrameFusion, prefill: Prefill, layout: VideoLayout, schedule: Schedule
     ) -> None:
         self.method, self.layout = method, layout
-        self.spending = Spending(method, prefill.shape, layout, schedule)
+        self.spent = SpentFlops(method, prefill.shape, layout.counts, schedule)
         self.cuts = method.cuts(prefill.shape)
         self.merging = self.pruning = True
 
-    def __call__(
-        self, layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        n = len(token)
-        self.spending.counts += [n] * (layer - len(self.spending.counts))
+    def __call__(self, cut: Cut) -> Choice:
+        n = len(cut.token)
+        self.spent.counts += [n] * (cut.layer - len(self.spent.counts))
+        choice: Choice = torch.arange(n, device=cut.token.device)
         if self.merging:
-            kept, into = self.merge(layer, token, hidden)
+            choice = self.merge(cut.layer, cut.token, cut.states)
         elif self.pruning:
-            assert scores is not None  # and at later cuts there is room for all that are left
-            kept, into = top(scores, self.spending.room(n)), None
-        else:
-            kept, into = torch.arange(n, device=token.device), None
-        self.spending.counts.append(len(kept))
-        return kept, into
+            assert cut.scores is not None  # and at later cuts there is room for all that are left
+            choice = top(cut.scores, self.spent.room(n))
+        self.spent.counts.append(len(choice[0]) if isinstance(choice, tuple) else len(choice))
+        return choice
 
     def merge(self, layer: int, token: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Merge what is alike, as far as the budget asks for it; decide whether to go on."""
         n = len(token)
         before, like = same_place_before(self.layout, token, hidden)
-        merged, surplus = int((like >= self.method.similarity).sum()), n - self.spending.room(n)
+        merged, surplus = int((like >= self.method.similarity).sum()), n - self.spent.room(n)
         if merged >= surplus:
             merged, self.pruning = surplus, False
         later = [cut for cut in self.cuts if cut > layer]
@@ -104,9 +103,9 @@ class _Fusion:
             self.pruning
             and merged >= self.method.least_merged * n
             and len(later) > 1
-            and self.spending.can_wait(n - merged, until=later[1])
+            and self.spent.can_wait(n - merged, until=later[1])
         )
-        return kept_of(merge_runs(before, top(like, merged)))
+        return kept_and_into(merge_runs(before, top(like, merged)))
 
 
 def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,16 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.adatp_steps.debias import allocate, select
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import BudgetError, Schedule, scaled_cut
 from adatp.flops import DecoderShape
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, Spending, by_video, numbered, scaled
-from adatp.methods.similarity import cluster, kept_of
+from adatp.methods.base import Method
+from adatp.methods.clustering import cluster
+from adatp.methods.grouping import numbers_by_video, split_by_video
+from adatp.methods.selection import allocate, kept_and_into, top_by_group
+from adatp.methods.spent_flops import SpentFlops
+from adatp.methods.token_plan import Choice, Cut, Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class PruneVid(Peer):
+class PruneVid(Method):
     """Static tokens merged over time, clusters over space, the rest by the question; solved: clusters.
 
     Attributes:
@@ -47,7 +50,6 @@ class PruneVid(Peer):
     name: ClassVar[str] = "prunevid"
     whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
-    max_queries: ClassVar[int] = 32
 
     layer: int | None = None
     alpha: float = 0.4
@@ -62,11 +64,16 @@ class PruneVid(Peer):
         if self.layer is not None and self.layer < 1:
             raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
 
+    @property
+    def query_rows(self) -> int:
+        """As many as AdaTP's."""
+        return 32
+
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Before the first layer, and where the question prunes."""
-        return 0, scaled(11, 32, shape) if self.layer is None else self.layer
+        return 0, scaled_cut(shape, 11, of=32) if self.layer is None else self.layer
 
-    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+    def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """x merged tokens, then alpha of them."""
         _, cut = self.cuts(shape)
         return [x] * cut + [max(1, int(self.alpha * x))] * (shape.layers - cut)
@@ -75,25 +82,23 @@ class PruneVid(Peer):
         """Merge before the first layer, prune behind it."""
         layout = prefill.layouts[sample]
         group_of = torch.full_like(layout.index, -1)
-        spending = Spending(self, prefill.shape, layout, schedule)
+        spent = SpentFlops(self, prefill.shape, layout.counts, schedule)
 
-        def choose(
-            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
-        ) -> tuple[Tensor, Tensor | None]:
-            if layer:
-                assert scores is not None
-                spending.counts = [len(token)] * layer
-                keep = spending.room(len(token))
-                group = group_of[token]
+        def choose(cut: Cut) -> Choice:
+            if cut.layer:
+                assert cut.scores is not None
+                spent.counts = [len(cut.token)] * cut.layer
+                group = group_of[cut.token]
                 sizes = group.bincount().cpu()
-                shares = allocate(sizes, torch.ones(len(sizes)), keep, floor=0)
-                return select(scores, group, group, sizes, shares, local=False), None
-            videos = zip(numbered(layout, hidden.device), by_video(layout, hidden.float()), strict=True)
-            groups = [members for numbers, states in videos for members in self._groups(numbers, states)]
-            owner = self._merge(hidden.float(), groups, schedule.visual[0])
+                shares = allocate(sizes, torch.ones(len(sizes)), spent.room(len(cut.token)), floor=0)
+                return top_by_group(cut.scores, group, sizes, shares)
+            states = cut.states.float()
+            videos = zip(numbers_by_video(layout, states.device), split_by_video(layout, states), strict=True)
+            groups = [members for numbers, frames in videos for members in self._groups(numbers, frames)]
+            owner = self._merge(states, groups, schedule.visual[0])
             for number, members in enumerate(groups):
                 group_of[members.flatten().to(group_of.device)] = number
-            return kept_of(owner)
+            return kept_and_into(owner)
 
         return choose
 

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adatp.budget import BudgetError, Schedule, nearest_cut
+from torch import Tensor
+
+from adatp.budget import BudgetError, nearest_cut
 from adatp.flops import DecoderShape
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_attention
+from adatp.methods.base import Method
+from adatp.methods.selection import top
+from adatp.methods.token_plan import Cut
 
 
 @dataclass(frozen=True)
-class PyramidDrop(Peer):
+class PyramidDrop(Method):
     """Keep a ratio lambda of the visual tokens at the end of each stage; solved: lambda.
 
     Attributes:
@@ -39,12 +42,13 @@ class PyramidDrop(Peer):
         """The first layer of each stage but the first."""
         return tuple(sorted({nearest_cut(shape, round(stage * shape.layers)) for stage in self.stages}))
 
-    def counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
+    def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """lambda = x / visual, to the power of the stages behind a layer."""
         cuts = self.cuts(shape)
         stage_of = [sum(cut <= layer for cut in cuts) for layer in range(shape.layers)]
         return [max(1, visual * x**stage // visual**stage) for stage in stage_of]
 
-    def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
+    def choose(self, cut: Cut) -> Tensor:
         """Keep the highest scores."""
-        return by_attention(schedule)
+        assert cut.scores is not None
+        return top(cut.scores, cut.keep)

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 
 from adatp.budget import Schedule
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule
+from adatp.methods.base import Method
+from adatp.methods.token_plan import Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class Random(Peer):
+class Random(Method):
     """Uniformly random visual tokens, chosen before the first layer.
 
     Attributes:
@@ -29,4 +30,4 @@ class Random(Peer):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(prefill.layouts[sample].index), generator=generator)
         kept = order[: schedule.visual[-1]].sort().values
-        return lambda layer, token, scores, hidden: (kept, None)
+        return lambda cut: kept

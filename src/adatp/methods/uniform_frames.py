@@ -8,13 +8,15 @@ from typing import ClassVar
 import torch
 
 from adatp.budget import Schedule
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, numbered
-from adatp.methods.similarity import evenly, share_out
+from adatp.methods.base import Method
+from adatp.methods.grouping import numbers_by_video
+from adatp.methods.selection import evenly_spaced, split_in_proportion
+from adatp.methods.token_plan import Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class UniformFrames(Peer):
+class UniformFrames(Method):
     """Evenly spaced whole frames of each video, before the first layer.
 
     The last of them is kept in part where the budget ends within it: as many tokens of it as are left,
@@ -26,13 +28,13 @@ class UniformFrames(Peer):
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the same frames whatever they show."""
-        videos = numbered(prefill.layouts[sample], torch.device("cpu"))
+        videos = numbers_by_video(prefill.layouts[sample], torch.device("cpu"))
         parts = []
         for video, share in zip(
-            videos, share_out(schedule.visual[-1], [video.numel() for video in videos]), strict=True
+            videos, split_in_proportion(schedule.visual[-1], [video.numel() for video in videos]), strict=True
         ):
             whole, rest = divmod(share, video.shape[1])
-            frames = video[evenly(whole + (rest > 0), len(video))]
-            parts += [frames[:whole].flatten(), frames[whole:, evenly(rest, video.shape[1])].flatten()]
+            frames = video[evenly_spaced(whole + (rest > 0), len(video))]
+            parts += [frames[:whole].flatten(), frames[whole:, evenly_spaced(rest, video.shape[1])].flatten()]
         kept = torch.cat(parts)
-        return lambda layer, token, scores, hidden: (kept, None)
+        return lambda cut: kept

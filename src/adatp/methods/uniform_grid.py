@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from adatp.budget import Schedule
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, numbered
-from adatp.methods.similarity import evenly, share_out
+from adatp.methods.base import Method
+from adatp.methods.grouping import numbers_by_video
+from adatp.methods.selection import evenly_spaced, split_in_proportion
+from adatp.methods.token_plan import Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class UniformGrid(Peer):
+class UniformGrid(Method):
     """Evenly spaced tokens of every frame, as many of each, before the first layer."""
 
     name: ClassVar[str] = "uniform_grid"
@@ -27,17 +29,17 @@ class UniformGrid(Peer):
         layout = prefill.layouts[sample]
         frames = [
             (frame, grid)
-            for video, grid in zip(numbered(layout, torch.device("cpu")), layout.grids, strict=True)
+            for video, grid in zip(numbers_by_video(layout, torch.device("cpu")), layout.grids, strict=True)
             for frame in video
         ]
-        shares = share_out(schedule.visual[-1], [len(frame) for frame, _ in frames])
+        shares = split_in_proportion(schedule.visual[-1], [len(frame) for frame, _ in frames])
         kept = torch.cat(
             [
                 frame[grid_points(share, rows, columns)]
                 for (frame, (_, rows, columns)), share in zip(frames, shares, strict=True)
             ]
         )
-        return lambda layer, token, scores, hidden: (kept, None)
+        return lambda cut: kept
 
 
 def grid_points(count: int, rows: int, columns: int) -> Tensor:
@@ -45,7 +47,9 @@ def grid_points(count: int, rows: int, columns: int) -> Tensor:
     used = max(math.ceil(count / columns), min(rows, round(math.sqrt(count * rows / columns))), 1)
     return torch.cat(
         [
-            row * columns + evenly(share, columns)
-            for row, share in zip(evenly(used, rows), share_out(count, [columns] * used), strict=True)
+            row * columns + evenly_spaced(share, columns)
+            for row, share in zip(
+                evenly_spaced(used, rows), split_in_proportion(count, [columns] * used), strict=True
+            )
         ]
     )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from adatp.budget import Schedule, everything
-from adatp.flops import DecoderShape
-from adatp.methods.base import Method, Prefill
+from adatp.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -17,14 +14,4 @@ class Vanilla(Method):
 
     name: ClassVar[str] = "vanilla"
 
-    def schedule(self, shape: DecoderShape, *, visual: int, other: int, question: int) -> Schedule:
-        """Everything in every layer."""
-        return everything(shape, visual=visual, other=other)
-
-    def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
-        """None."""
-        return ()
-
-    def plan(self, prefill: Prefill) -> None:
-        """Process every token."""
-        return None
+    flops: None = field(default=None, init=False)

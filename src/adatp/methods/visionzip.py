@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from adatp.budget import BudgetError, Schedule
-from adatp.methods.base import Prefill
-from adatp.methods.peer import Peer, Rule, by_frame
-from adatp.methods.similarity import kept_of, nearest, share_out, top
+from adatp.methods.base import Method
+from adatp.methods.clustering import nearest
+from adatp.methods.grouping import numbers_by_frame
+from adatp.methods.selection import kept_and_into, split_in_proportion, top
+from adatp.methods.token_plan import Choice, Cut, Rule
+from adatp.prefill import Prefill
 
 
 @dataclass(frozen=True)
-class VisionZip(Peer):
+class VisionZip(Method):
     """Dominant tokens by the tower's attention, contextual ones merged; solved: tokens a frame.
 
     Attributes:
@@ -47,16 +50,15 @@ class VisionZip(Peer):
         layout, keep = prefill.layouts[sample], schedule.visual[-1]
         attention = prefill.tower_attention(sample)
 
-        def choose(
-            layer: int, token: Tensor, scores: Tensor | None, hidden: Tensor
-        ) -> tuple[Tensor, Tensor | None]:
-            frames = [frame for video in by_frame(layout, hidden.device) for frame in video]
+        def choose(cut: Cut) -> Choice:
+            hidden = cut.states
+            frames = [frame for video in numbers_by_frame(layout, hidden.device) for frame in video]
             received = attention.to(hidden.device)
-            owner = torch.full_like(token, -1, device=hidden.device)
-            for frame, share in zip(frames, share_out(keep, list(map(len, frames))), strict=True):
+            owner = torch.full_like(cut.token, -1, device=hidden.device)
+            for frame, share in zip(frames, split_in_proportion(keep, list(map(len, frames))), strict=True):
                 owners = zip_frame(hidden[frame], received[frame], share, round(share * self.contextual))
                 owner[frame] = frame[owners.clamp(min=0)].where(owners >= 0, -1)
-            return kept_of(owner)
+            return kept_and_into(owner)
 
         return choose
 

@@ -1,62 +1,14 @@
-"""The maths that several methods share: choosing, sharing out, clustering. Tensors in, tensors out.
-
-What becomes of tokens is written as their ``owner``: for each token the number of the token it is averaged
-into; a kept token owns itself, -1 is dropped.
-"""
+"""Similarity of tokens and clusters of similar ones. Tensors in, tensors out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def top(scores: Tensor, keep: int) -> Tensor:
-    """Indices of the ``keep`` highest scores (n,), ascending; equal ones: the earlier first, NaN last."""
-    lowest_last = scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    return lowest_last.argsort(descending=True, stable=True)[:keep].sort().values
-
-
-def evenly(count: int, length: int) -> Tensor:
-    """(count,) int64: indices spread evenly over ``length``, the middles of ``count`` equal parts of it."""
-    return (torch.arange(count) * 2 + 1) * length // max(1, 2 * count)
-
-
-def share_out(total: int, sizes: Sequence[int]) -> list[int]:
-    """Split ``total`` in proportion to ``sizes``, remainders spread evenly; no share exceeds its size.
-
-    Args:
-        total: at most the sum of sizes.
-        sizes: (S,) of the parts.
-    """
-    whole = max(1, sum(sizes))
-    ends = [total * end // whole for end in accumulate(sizes, initial=0)]
-    return [end - begin for begin, end in pairwise(ends)]
-
-
-def pour(total: int, capacities: Sequence[int]) -> list[int]:
-    """Split ``total`` as evenly as the capacities allow; what exceeds their sum is left over."""
-    shares = [0] * len(capacities)
-    left = total
-    for done, part in enumerate(sorted(range(len(capacities)), key=lambda part: capacities[part])):
-        shares[part] = min(capacities[part], left // (len(capacities) - done))
-        left -= shares[part]
-    return shares
-
-
-def kept_of(owner: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens that stay, ascending (k,), and for each token the index among them of its owner (n,), or -1.
-
-    Args:
-        owner: (n,) int64, see above.
-    """
-    stays = owner == torch.arange(len(owner), device=owner.device)
-    number = stays.cumsum(0) - 1
-    return stays.nonzero().squeeze(1), number[owner.clamp(min=0)].where(owner >= 0, -1)
+from adatp.methods.selection import top
 
 
 def nearest(tokens: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,123 @@
+"""A cache that remembers what its layers hold, so that it survives copies, beams and turns."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+from typing_extensions import override
+
+from adatp.engine.slots import CacheSlots, map_slots, missing_slots, shown_slots
+
+
+class PrunedCache(Cache):  # type: ignore[misc]
+    """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold.
+
+    To transformers, which sizes masks and numbers positions by the first layer that has slots, every layer is
+    as long as the complete sequence. Layers of linear attention have none: their state is all they hold.
+    """
+
+    held: dict[int, CacheSlots]
+    """By layer; layers before the first cut are not in it."""
+    entered: bool
+    """Whether a context that prunes runs on it now."""
+
+    def _slotted(self, layer: int) -> int:
+        """The layer that transformers means by ``layer``: by the first one, the first that has slots."""
+        slotted = (number for number, each in enumerate(self.layers) if isinstance(each, CacheLayerMixin))
+        return layer or next(slotted, 0)
+
+    @override
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        return super().get_seq_length(layer_idx) + missing_slots(self.held.get(self._slotted(layer_idx)))
+
+    @override
+    def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        layer = self._slotted(layer_idx)
+        slots = self.layers[layer]
+        fixed = getattr(slots, "max_cache_len", None)
+        if getattr(slots, "is_sliding", False):
+            seen = self.get_seq_length(layer)
+            shown = shown_slots(slots, seen)
+            return max(shown + query_length, fixed or 0), seen - shown
+        return length if fixed is not None else length + missing_slots(self.held.get(layer)), offset
+
+    def _check_entered(self) -> None:
+        if self.held and not self.entered:
+            raise RuntimeError(
+                "this cache was filled under pruning, its layers hold different tokens: "
+                "go on with it inside `with AdaTP(...)(model):`"
+            )
+
+    @override
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_entered()
+        return super().update(*args, **kwargs)
+
+    @override
+    def get_conv_state(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_entered()  # before linear attention overwrites its state
+        return super().get_conv_state(*args, **kwargs)
+
+    @override
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.held = map_slots(self.held, lambda index: index.index_select(0, beam_idx.to(index.device)))
+
+    @override
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.held = map_slots(self.held, lambda index: index.repeat_interleave(repeats, 0))
+
+    @override
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.held = map_slots(self.held, lambda index: index[indices.to(index.device)])
+
+    @override
+    def crop(self, max_length: int) -> None:
+        """Take back the last tokens, which no layer may have dropped.
+
+        Raises:
+            ValueError: some layers hold fewer of them than others.
+        """
+        seen = int(self.get_seq_length())
+        # Up to transformers 5.13 a positive number is what is left of the sequence, not of each layer.
+        length = min(max_length, seen) if max_length > 0 else seen + max_length
+        for slots in {id(slots): slots for slots in self.held.values()}.values():
+            last = torch.arange(min(length, slots.end), slots.end, device=slots.index.device)
+            if (
+                len(last) > slots.index.shape[1]
+                or not (slots.index[:, slots.index.shape[1] - len(last) :] == last).all()
+            ):
+                raise ValueError("a cache filled under pruning can't be cropped to within what was pruned")
+        super().crop(length - seen)
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        self.held = {}
+
+
+@cache
+def _pruned_class(cls: Any) -> type:
+    return type(f"Pruned{cls.__name__}", (PrunedCache, cls), {})
+
+
+def remember(cache: Any, layer: int, slots: CacheSlots) -> None:
+    """Have a cache remember what one layer holds; the first time it becomes a `PrunedCache`."""
+    if not isinstance(cache, PrunedCache):
+        cache.__class__ = _pruned_class(cast(Hashable, type(cache)))
+        cache.held, cache.entered = {}, True
+    cache.held[layer] = slots
+
+
+def cache_among(kwargs: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a call, under any name: `cache` from transformers 5.24 on; or None."""
+    return next((value for value in kwargs.values() if isinstance(value, Cache)), None)

@@ -1,0 +1,247 @@
+"""The hooks of a decoder's layers: what they gather, score and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adatp.engine.attention import Probe
+from adatp.engine.cache import PrunedCache, cache_among, remember
+from adatp.engine.call import DecoderCall
+from adatp.engine.deepstack import DeepStack
+from adatp.engine.masks import remap_mask
+from adatp.engine.rows import (
+    FILLER,
+    contiguous_positions,
+    gather_rotary,
+    merge_rows,
+    scatter_rows,
+    stack_rows,
+    take_rows,
+)
+from adatp.engine.slots import CacheSlots, shown_slots, slots_after
+from adatp.plan import Plan
+
+
+class Engine:
+    """The hooks of one decoder.
+
+    Args:
+        decoder: the text model, with ``layers``.
+        scored: the layers that plans may ask the attention of.
+        begin: called at the start of each call with the decoder's keyword arguments and the length of what
+            is cached; returns the plan, or None to process every token.
+        end: called at the end of each call with, per layer and sample, the positions it processed; None if
+            there was no plan.
+        timed: opened around all that pruning adds to a call: scoring, selecting, gathering, scattering back.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        scored: Iterable[int],
+        begin: Callable[[dict[str, Any], int], Plan | None],
+        end: Callable[[list[list[Tensor]] | None], None],
+        timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.decoder = decoder
+        self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
+        types = getattr(decoder.config, "layer_types", None) or ()
+        self.linear = frozenset(number for number, kind in enumerate(types) if kind == "linear_attention")
+        self.begin = begin
+        self.end = end
+        self.timed = timed
+        self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
+        self.handles: list[RemovableHandle] = []
+        self.call: DecoderCall | None = None
+
+    def install(self) -> None:
+        """Put the hooks in place."""
+        self.handles = [
+            self.decoder.register_forward_pre_hook(self.enter, with_kwargs=True),
+            self.decoder.register_forward_hook(self.leave, with_kwargs=True, always_call=True),
+            *(
+                layer.register_forward_pre_hook(partial(self.before_layer, number), with_kwargs=True)
+                for number, layer in enumerate(self.layers)
+            ),
+        ]
+        for probe in self.probes.values():
+            probe.install()
+
+    def remove(self) -> None:
+        """Take everything away again."""
+        for handle in self.handles:
+            handle.remove()
+        for probe in self.probes.values():
+            probe.remove()
+        self.handles, self.call = [], None
+
+    def enter(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The decoder is about to run: ask for a plan."""
+        cache = cache_among(kwargs)
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        self.call = DecoderCall(self.begin(kwargs, past), cache, past)
+        if isinstance(cache, PrunedCache):
+            cache.entered = True
+        features = kwargs.get("deepstack_visual_embeds")
+        if self.call.plan is None or not features:
+            return None
+        # The decoder would add them by the whole sequence's positions: we add them, to what is left.
+        self.call.deepstack = DeepStack(kwargs["visual_pos_masks"], features)
+        return args, {**kwargs, "deepstack_visual_embeds": None}
+
+    def leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """The decoder is done: put states back, and say what each layer processed."""
+        call, self.call = self.call, None
+        depth = len(self.layers)
+        if call is not None and call.plan is not None and output is not None and depth in call.plan.cuts:
+            output.last_hidden_state = self._cut(call, call.plan, depth, output.last_hidden_state)
+        for probe in self.probes.values():
+            probe.disarm()
+        if call is None:
+            return
+        if isinstance(call.cache, PrunedCache):
+            call.cache.entered = False
+        if output is None:  # an exception is on its way out
+            return
+        if len(call.processed) < depth:
+            raise RuntimeError(
+                "some layers ran without the hooks that prune them, as code does that was compiled before: "
+                "call torch._dynamo.reset() when a context is entered and left, or do not compile"
+            )
+        with self.timed() if call.plan is not None else nullcontext():
+            self._scatter(call, output)
+        self.end([alive for alive, _ in call.processed] if call.plan else None)
+
+    def _scatter(self, call: DecoderCall, output: Any) -> None:
+        """Put every state back where callers look for it by position."""
+        if call.index is not None:
+            output.last_hidden_state = scatter_rows(output.last_hidden_state, call.index, call.length)
+        if output.get("hidden_states") is not None:
+            # The state in front of layer l is what layer l - 1 left; the last one is the decoder's output.
+            made_by = [None, *(index for _, index in call.processed[:-1])]
+            states = [
+                state if state is None or index is None else scatter_rows(state, index, call.length)
+                for state, index in zip(output.hidden_states[:-1], made_by, strict=True)
+            ]
+            output.hidden_states = (*states, output.last_hidden_state)
+
+    def before_layer(
+        self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A layer is about to run: cut, have it scored, and hand it the arguments that are left."""
+        call = self.call
+        if call is None:  # the layer is called by itself
+            return None
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        if number == 0:
+            call.length = hidden.shape[1]
+            if call.cache is None:  # the decoder has made one if it was given none
+                call.cache = cache_among(kwargs)
+        elif call.deepstack is not None:
+            hidden = call.deepstack.add(number - 1, hidden, call.index)
+        plan = call.plan
+        busy = plan is not None and (number in plan.cuts or number in plan.scored)
+        with self.timed() if busy else nullcontext():
+            if plan is not None and number in plan.cuts:
+                hidden = self._cut(call, plan, number, hidden)
+            call.processed.append((call.alive, call.index))
+            if plan is not None and number in plan.scored:
+                self._arm(call, plan, number)
+            changed = self._remap(call, number, kwargs)
+        if not changed and call.deepstack is None:
+            return None
+        if args:
+            return (hidden, *args[1:]), {**kwargs, **changed}
+        return args, {**kwargs, **changed, "hidden_states": hidden}
+
+    def _cut(self, call: DecoderCall, plan: Plan, number: int, hidden: Tensor) -> Tensor:
+        """Ask the plan which tokens go on and gather their hidden states."""
+        scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
+        if scores is not None:  # layers may lie on several devices
+            scores = scores.to(call.alive[0].device)
+        states, chosen = [], []
+        for sample, alive in enumerate(call.alive):
+            rows = call.rows_alive(sample, hidden.shape[1])
+            received = None if scores is None else scores[sample, call.past_slots(number - 1) :][rows]
+            states.append(hidden[sample, rows if isinstance(rows, slice) else rows.to(hidden.device)])
+            with torch.no_grad():
+                chosen.append(plan.select(number, sample, alive, received, states[-1].detach()))
+        counts = [len(selection.kept) for selection in chosen]
+        if counts == [len(alive) for alive in call.alive]:
+            return hidden
+        longest = max(counts)
+        # A filler copies the first row.
+        rows = stack_rows([call.rows_of(selection.kept, sample) for sample, selection in enumerate(chosen)])
+        gathered = take_rows(hidden, rows)
+        for sample, selection in enumerate(chosen):
+            if selection.into is not None:
+                gathered[sample, longest - counts[sample] :] = merge_rows(states[sample], selection)
+        call.alive = [selection.kept for selection in chosen]
+        call.index = stack_rows(call.alive, FILLER)
+        call.ragged = min(counts) < longest
+        call.memo.clear()
+        return gathered
+
+    def _arm(self, call: DecoderCall, plan: Plan, number: int) -> None:
+        """Have the layer score the plan's query rows."""
+        rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
+        if call.weight is None:
+            call.weight = stack_rows(
+                [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
+            )
+        self.probes[number].arm(stack_rows(rows), call.weight, call.past_slots(number))
+
+    def _remap(self, call: DecoderCall, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The layer's keyword arguments as the tokens that it processes and holds need them."""
+        if number in self.linear:  # no keys of the past, no positions: fillers are zeroed as padding is
+            if call.index is None:
+                return {}
+            return {"attention_mask": call.index >= 0 if call.ragged else None}
+        held, mask = call.held(number), kwargs.get("attention_mask")
+        if call.index is None and (held is None or (mask is None and not held.ragged)):
+            return {}
+        changed: dict[str, Any] = {}
+        if call.index is not None:
+            for name, gather in (
+                ("position_embeddings", gather_rotary),
+                ("position_ids", contiguous_positions),
+            ):
+                if kwargs.get(name) is not None:
+                    changed[name] = call.once(gather, (kwargs[name], call.index))
+        device = kwargs["position_embeddings"][0].device if call.index is None else call.index.device
+        slots: CacheSlots = call.once(
+            slots_after, (held, call.index), call.past, call.length, call.ragged, device
+        )
+        layer = call.layer_cache(number)
+        new = call.length if call.index is None else call.index.shape[1]
+        shown: CacheSlots = call.once(CacheSlots.last, (slots,), call.past_slots(number) + new)
+        first = call.past - shown_slots(layer, call.past)
+        fixed = getattr(layer, "max_cache_len", None)
+        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
+        changed["attention_mask"] = call.once(
+            remap_mask, (mask, shown, call.index), call.past, call.length, first, fixed, flash
+        )
+        if call.index is not None and call.cache is not None:
+            remember(call.cache, number, slots)
+        return changed
+
+
+def attention_module(layer: nn.Module) -> nn.Module:
+    """The self-attention of a decoder layer.
+
+    Raises:
+        ValueError: the layer has none that the cache knows by a layer number.
+    """
+    for module in layer.children():
+        if hasattr(module, "layer_idx") and hasattr(module, "config"):
+            return module
+    raise ValueError(f"{type(layer).__name__} has no self-attention that can be scored")

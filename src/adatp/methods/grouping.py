@@ -1,0 +1,31 @@
+"""The visual tokens of a prompt by video and by frame."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from adatp.layout import VideoLayout
+
+
+def numbers_by_frame(layout: VideoLayout, device: torch.device) -> list[list[Tensor]]:
+    """The numbers of each frame's visual tokens, (n,) int64, frame by frame of each video."""
+    numbers = torch.arange(len(layout.index), device=device)
+    frames = iter(torch.split(numbers, layout.tokens_by_frame.tolist()))
+    return [list(islice(frames, grid[0])) for grid in layout.grids]
+
+
+def split_by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
+    """Values (n, ...) of all the visual tokens of whole frames as (frames, positions, ...) of each video."""
+    sizes = [frames * rows * columns for frames, rows, columns in layout.grids]
+    return [
+        part.view(grid[0], -1, *part.shape[1:])
+        for part, grid in zip(torch.split(values, sizes), layout.grids, strict=True)
+    ]
+
+
+def numbers_by_video(layout: VideoLayout, device: torch.device) -> list[Tensor]:
+    """The number of each visual token of whole frames, (frames, positions) int64 of each video."""
+    return split_by_video(layout, torch.arange(len(layout.index), device=device))

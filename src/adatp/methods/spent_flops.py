@@ -1,0 +1,40 @@
+"""FLOPs of a prefill whose token counts come out only as its layers run."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from fractions import Fraction
+
+from adatp.budget import Schedule
+from adatp.flops import DecoderShape, prefill_flops
+from adatp.layout import PromptCounts
+from adatp.methods.base import Method
+
+
+class SpentFlops:
+    """What one sample's prefill costs when counts come out only as the layers run.
+
+    Attributes:
+        counts: visual tokens of each layer so far; to be appended to.
+    """
+
+    def __init__(self, method: Method, shape: DecoderShape, counts: PromptCounts, schedule: Schedule) -> None:
+        self.shape = shape
+        self.other = counts.other
+        self.limit = math.floor(Fraction(method.flops or 1) * schedule.vanilla_flops)
+        self.scored = dict.fromkeys(method.scored_layers(shape), min(method.query_rows, counts.question))
+        self.counts: list[int] = []
+
+    def room(self, n: int) -> int:
+        """How many of n visual tokens the layers from here on can process, if none drops any more."""
+        rest = self.shape.layers - len(self.counts)
+        return bisect_right(range(n + 1), self.limit, key=lambda k: self.cost([k] * rest)) - 1
+
+    def can_wait(self, n: int, until: int) -> bool:
+        """Whether all layers before ``until`` may process n visual tokens, and the target still be met."""
+        return self.cost([n] * (until - len(self.counts)) + [1] * (self.shape.layers - until)) <= self.limit
+
+    def cost(self, rest: list[int]) -> int:
+        """FLOPs of the prefill if the layers from here on process so many visual tokens."""
+        return prefill_flops(self.shape, [count + self.other for count in self.counts + rest], self.scored)

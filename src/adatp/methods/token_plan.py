@@ -1,0 +1,151 @@
+"""The one plan of all methods: visual tokens are chosen by a rule for each prompt, text always stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from adatp.budget import Schedule
+from adatp.layout import VideoLayout
+from adatp.plan import Selection
+from adatp.prefill import Prefill
+
+if TYPE_CHECKING:
+    from adatp.methods.base import Method
+
+Choice = Tensor | tuple[Tensor, Tensor]
+"""The visual tokens that stay, as rows of `Cut.token` (k,) int64 ascending; with it, where tokens are merged,
+the index among them of the token that each is averaged into, (n,) int64, -1 where it is dropped."""
+
+
+class LiveTokens:
+    """The visual tokens of one prompt that are still processed.
+
+    Attributes:
+        token: (n,) int64, ascending: which ones, as numbers into the layout's ``index``.
+        row: (n,) int64: where they are among all the tokens that are still processed.
+    """
+
+    def __init__(self, layout: VideoLayout) -> None:
+        self.layout = layout
+        visual = len(layout.index)
+        self.token = torch.arange(visual, device=layout.index.device)
+        self.row = torch.searchsorted(layout.real, layout.index)
+        # Sorting stably by "is it text?" waits for no GPU, as picking by a mask would.
+        is_text = torch.ones_like(layout.real).index_fill_(0, self.row, 0)
+        self._text = layout.real[is_text.argsort(descending=True, stable=True)[: len(is_text) - visual]]
+
+    def keep(self, alive: Tensor, kept: Tensor, into: Tensor | None = None) -> Selection:
+        """Go on with the visual tokens ``kept`` and all text.
+
+        Args:
+            alive: (m,) int64 positions of all tokens that were processed so far, ascending.
+            kept: (k,) int64 rows of ``token``, ascending.
+            into: (n,) int64, see `Choice`.
+
+        Returns:
+            The same in positions of the prompt, text included.
+        """
+        before, self.token = self.row, self.token[kept]
+        visual = self.layout.index[self.token]
+        left = torch.cat([self._text, visual]).sort().values
+        self.row = torch.searchsorted(left, visual)
+        if into is None:
+            return Selection(left)
+        number = torch.searchsorted(left, alive)  # right for all that stays, text included
+        number[before] = self.row[into.clamp(min=0)].where(into >= 0, -1)
+        return Selection(left, number)
+
+
+class Cut:
+    """One prompt at one cut, in visual tokens alone: what a rule chooses from.
+
+    Attributes:
+        layer: the layer about to run.
+        keep: how many tokens the schedule leaves this layer.
+        token: (n,) int64, ascending: the visual tokens still processed, as numbers into the layout's
+            ``index``.
+        scores: (n,) float32 attention that they received in the layer before, mean over heads and query
+            rows; None before the first layer and where the layer before was not scored.
+    """
+
+    def __init__(
+        self, layer: int, keep: int, live: LiveTokens, scores: Tensor | None, hidden: Tensor
+    ) -> None:
+        self.layer, self.keep, self.token = layer, keep, live.token
+        self.scores = None if scores is None else scores[live.row]
+        self._row, self._hidden = live.row, hidden
+
+    @property
+    def states(self) -> Tensor:
+        """(n, d) their hidden states, on the layer's device; before the first layer their embeddings."""
+        return self._hidden[self._row.to(self._hidden.device)]
+
+
+Rule = Callable[[Cut], Choice]
+"""How one prompt's tokens are chosen at each of its cuts. It may have a method ``notes() -> dict``: what it
+adds to the report, plain numbers and lists."""
+
+
+@dataclass(eq=False)
+class _Sample:
+    """One prompt that has visual tokens."""
+
+    live: LiveTokens
+    schedule: Schedule
+    cuts: frozenset[int]
+    rule: Rule
+
+
+class TokenPlan:
+    """One prefill of a method (see `adatp.plan.Plan`).
+
+    Every prompt is decided on by itself, so that a batch equals its single runs.
+
+    Args:
+        method: whose schedules, cuts and rules are used.
+        prefill: the prompts.
+
+    Attributes:
+        samples: by prompt, None for those without visual tokens.
+    """
+
+    def __init__(self, method: Method, prefill: Prefill) -> None:
+        self.real: Sequence[Tensor] = [layout.real for layout in prefill.layouts]
+        self.queries: Sequence[Tensor] = [layout.question[-method.query_rows :] for layout in prefill.layouts]
+        self.samples: list[_Sample | None] = []
+        for number, layout in enumerate(prefill.layouts):
+            if not len(layout.index):
+                self.samples.append(None)
+                continue
+            schedule = method.schedule_of(prefill.shape, layout)
+            cuts = frozenset(method.cuts_of(prefill.shape, schedule, len(layout.index)))
+            rule = method.rule(prefill, number, schedule)
+            self.samples.append(_Sample(LiveTokens(layout), schedule, cuts, rule))
+        self.cuts: frozenset[int] = frozenset().union(*(each.cuts for each in self.samples if each))
+        self.scored = frozenset(cut - 1 for cut in self.cuts if cut)
+
+    def select(
+        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+    ) -> Selection:
+        """The tokens of one prompt that go on to ``layer``: all text, and what its rule chooses."""
+        of = self.samples[sample]
+        if of is None or layer not in of.cuts:
+            return Selection(alive)
+        keep = of.schedule.visual[min(layer, len(of.schedule.visual) - 1)]
+        choice = of.rule(Cut(layer, keep, of.live, scores, hidden))
+        kept, into = choice if isinstance(choice, tuple) else (choice, None)
+        device = alive.device
+        return of.live.keep(alive, kept.to(device), None if into is None else into.to(device))
+
+    def notes(self) -> list[dict[str, Any]]:
+        """The schedule of each prompt, and what its rule has to say."""
+        found: list[dict[str, Any]] = []
+        for of in self.samples:
+            rule_notes: Callable[[], dict[str, Any]] = getattr(of.rule if of else None, "notes", dict)
+            found.append({**rule_notes(), "schedule": list(of.schedule.visual)} if of else {})
+        return found

@@ -1,0 +1,7 @@
+"""The context in which one model prunes: admission, the vision tower, planning, accounting."""
+
+from adatp.pruning.admission import PruningError
+from adatp.pruning.pruner import Pruner
+from adatp.pruning.run import Run
+
+__all__ = ["Pruner", "PruningError", "Run"]

@@ -1,0 +1,127 @@
+"""What a prefill and the decode steps after it cost, and the report that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from adatp.flops import (
+    DecoderShape,
+    decode_flops,
+    lm_head_flops,
+    paper_macs,
+    prefill_flops,
+)
+from adatp.models import Family
+from adatp.prefill import PruningMethod
+from adatp.pruning.prompts import Reading
+from adatp.report import Flops, Report, Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class RequestCost:
+    """FLOPs of one request as a function of its decode steps.
+
+    Attributes:
+        shape: the decoder's.
+        prefill: FLOPs of everything but decoding.
+        context: ``context[b][l]``: tokens of sample b that layer l holds before the first decode step.
+        context_vanilla: ``context_vanilla[b]``: without pruning, in every layer.
+    """
+
+    shape: DecoderShape
+    prefill: Flops
+    context: Sequence[Sequence[int]]
+    context_vanilla: Sequence[int]
+
+    def __call__(self, steps: int) -> Flops:
+        """FLOPs after so many decode steps."""
+        vanilla = ([n] * self.shape.layers for n in self.context_vanilla)
+        return replace(
+            self.prefill,
+            decode=sum(decode_flops(self.shape, sample, steps) for sample in self.context),
+            decode_vanilla=sum(decode_flops(self.shape, sample, steps) for sample in vanilla),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Accountant:
+    """What is the same for all reports of a context.
+
+    Attributes:
+        method: which pruned.
+        config: the model's.
+        family: the model's.
+        shape: the decoder's.
+        relevance: the relevance signal that plans read.
+        every_logit: whether the model computes the logits of all the prompt's tokens, not of the last alone.
+    """
+
+    method: PruningMethod
+    config: Any
+    family: Family
+    shape: DecoderShape
+    relevance: str
+    every_logit: bool
+
+    def report(
+        self,
+        reading: Reading,
+        kept: list[list[Tensor]] | None,
+        stopwatch: Stopwatch,
+        *,
+        tower_scoring: int = 0,
+        vision_saved: int = 0,
+    ) -> Report:
+        """The report of one prefill.
+
+        Args:
+            reading: its prompts.
+            kept: ``kept[l][b]``: positions in the call that layer l processed; None: all of them.
+            stopwatch: of the request.
+            tower_scoring: FLOPs of recording the vision tower's attention.
+            vision_saved: FLOPs that frames which were not encoded would have taken.
+        """
+        layouts, plan, past = reading.layouts, reading.plan, reading.past
+        if kept is None or plan is None:
+            kept = [[layout.real for layout in layouts]] * self.shape.layers
+        counts = [layout.counts for layout in layouts]
+        tokens = [[len(layer[b]) for layer in kept] for b in range(len(layouts))]
+        flops = self._prefill(reading, tokens)
+        flops.relevance = reading.relevance.flops
+        flops.vision = self.family.vision_flops(self.config, reading.grids) + tower_scoring - vision_saved
+        flops.vision_saved = vision_saved
+        prompts = [count.tokens for count in counts]
+        return Report(
+            method=self.method.name,
+            settings=self.method.settings,
+            merges=self.method.merges,
+            relevance=self.relevance if plan is not None else "none",
+            prompt_tokens=prompts,
+            prompt_visual_tokens=[count.visual for count in counts],
+            kept=kept if not past else [[positions + past for positions in layer] for layer in kept],
+            visual_tokens=[[len(p) - counts[b].other for b, p in enumerate(layer)] for layer in kept],
+            notes=plan.notes() if plan is not None else [],
+            cost=RequestCost(
+                self.shape, flops, [[n + past for n in by] for by in tokens], [n + past for n in prompts]
+            ),
+            stopwatch=stopwatch,
+            past=past,
+        )
+
+    def _prefill(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> Flops:
+        """FLOPs of the decoder's part; ``tokens[b][l]`` are those of sample b in layer l."""
+        flops, plan, shape = Flops(), reading.plan, self.shape
+        for b, layout in enumerate(reading.layouts):
+            counts = layout.counts
+            rows = len(plan.queries[b]) if plan is not None else 0
+            scored = dict.fromkeys(plan.scored, rows) if plan is not None else {}
+            flops.decoder += prefill_flops(shape, tokens[b], scored, reading.past)
+            flops.decoder_vanilla += prefill_flops(shape, [counts.tokens] * shape.layers, None, reading.past)
+            flops.paper += paper_macs(shape, [n - counts.other for n in tokens[b]])
+            flops.paper_vanilla += paper_macs(shape, [counts.visual] * shape.layers)
+            flops.lm_head += lm_head_flops(shape, counts.tokens if self.every_logit else 1)
+        return flops

@@ -1,0 +1,88 @@
+"""Which models can be pruned, and one context a model at a time."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from adatp.engine import attention_module
+from adatp.errors import AdaTPError
+from adatp.flops import layer_types
+from adatp.models import Family, UnsupportedModelError, family_of
+
+_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention"}
+_claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+class PruningError(AdaTPError, RuntimeError):
+    """The model can't be pruned this way."""
+
+
+def family_for(model: Any) -> Family:
+    """The model's family.
+
+    Raises:
+        UnsupportedModelError: it is not known; where a family file is all that is missing, the message says
+            so.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    try:
+        return family_of(model_type)
+    except UnsupportedModelError as error:
+        try:
+            attention_module(model.get_decoder().layers[0])
+        except (AttributeError, ValueError):
+            raise error from None
+        raise UnsupportedModelError(
+            f"{error}; its decoder is a standard one, so a class that answers the questions of "
+            f"adatp.models.Family is all it takes: adatp.models.FAMILIES[{model_type!r}] = ..."
+        ) from None
+
+
+def check_decoder(config: Any) -> None:
+    """Refuse decoders that can't be pruned exactly.
+
+    Args:
+        config: the text model's.
+
+    Raises:
+        PruningError: the message names the reason.
+    """
+    kinds = {*layer_types(config)}
+    if unknown := kinds - _LAYER_TYPES:
+        raise PruningError(f"decoder layers of type {', '.join(sorted(unknown))} can't be pruned")
+    implementation = str(config._attn_implementation)
+    if implementation == "flex_attention" or implementation.startswith("paged|"):
+        raise PruningError(
+            f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
+        )
+    if "sliding_attention" in kinds and implementation not in ("eager", "sdpa"):
+        raise PruningError(  # only a mask can tell which of the keys left lie in the window
+            f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
+            "dropped between them: load the model with 'sdpa'"
+        )
+    if any(getattr(config, name, None) for name in ("kv_lora_rank", "index_topk")):
+        raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
+
+
+@contextmanager
+def claimed(model: nn.Module) -> Iterator[None]:
+    """Keep other contexts off a model while the block runs.
+
+    Raises:
+        PruningError: another context is open on it.
+    """
+    with _lock:
+        if model in _claimed:
+            raise PruningError("this model is being pruned already: leave that context first")
+        _claimed.add(model)
+    try:
+        yield
+    finally:
+        _claimed.discard(model)
