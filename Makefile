@@ -44,10 +44,11 @@ test: lint types  ## everything that continuous integration checks
 	$(BIN)/python -m pytest --numprocesses 2
 
 # Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
+EXACT_TESTS := tests/conformance/test_keep_all.py tests/conformance/test_dropping.py tests/conformance/test_batches.py
 EXACT := (keep_all and ragged) or (dropping and ragged and late and not float64) or (padded and late)
 
 versions: RUN = $(ALWAYS)
-versions: SUITE = --exitfirst tests/conformance -k "$(EXACT)"
+versions: SUITE = --exitfirst $(EXACT_TESTS) -k "$(EXACT)"
 versions: $(ALWAYS:%=$(VENV)/transformers-%/.done)  ## exactness on other versions of transformers
 versions-full: RUN = $(VERSIONS)
 versions-full: SUITE = tests/conformance tests/unit/engine tests/unit/test_layout.py

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from adatp import AdaTP
-from adatp.attention import Probe
 from adatp.budget import BudgetError
+from adatp.engine.attention import Probe
 from adatp.methods import METHODS, FastV, Method
-from adatp.pruner import Pruner
+from adatp.pruning import Pruner, Run
 from adatp.report import Report, Stopwatch
 from shapes import Case
 
@@ -41,17 +41,19 @@ class FastVOfficial(FastV):
 
     name: ClassVar[str] = "fastv_official"
 
-    def __call__(self, model: Any, processor: Any = None, *, question: Any = None) -> Pruner:
-        return _EagerScores(self, model, processor, question)
+    def __call__(
+        self, model: Any, processor: Any = None, *, question: Any = None, reuse_frames: float | None = None
+    ) -> Pruner:
+        return _EagerScores(self, model, processor, question, reuse_frames)
 
 
 class _EagerScores(Pruner):
-    def __enter__(self) -> Pruner:
-        super().__enter__()
-        assert self.engine is not None
-        for probe in self.engine.probes.values():
-            _score_eagerly(probe)
-        return self
+    def __enter__(self) -> Run:
+        run = super().__enter__()
+        for module in self._model.modules():
+            if isinstance(probe := getattr(getattr(module, "config", None), "adatp_tap", None), Probe):
+                _score_eagerly(probe)
+        return run
 
 
 def _score_eagerly(probe: Probe) -> None:

@@ -17,7 +17,11 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from adatp import AdaTP
+    from adatp.methods.token_plan import TokenPlan
+    from adatp.plan import Selection
 
 pytest_plugins = ["agreement", "browser", "pytester"]
 
@@ -73,3 +77,22 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(family).save_pretrained(folder / family.name)
         PROCESSORS[family]().save_pretrained(folder / family.name)
     return folder
+
+
+@pytest.fixture
+def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Query rows, tokens and scores that the first cut of each sample is made by, in order."""
+    from adatp.methods.token_plan import TokenPlan
+
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    select = TokenPlan.select
+
+    def spy(
+        plan: TokenPlan, layer: int, sample: int, alive: Tensor, scores: Tensor, hidden: Tensor
+    ) -> Selection:
+        if layer == min(plan.cuts - {0}):
+            seen.append((plan.queries[sample], alive, scores))
+        return select(plan, layer, sample, alive, scores, hidden)
+
+    monkeypatch.setattr(TokenPlan, "select", spy)
+    return seen

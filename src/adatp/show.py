@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adatp.ask import Answer
-from adatp.plots.tokens import first_frames, merges, shrink, survival
+from adatp.plots.tokens import first_frames, shrink, survival
 from adatp.video import Video
 
 _SIDE, _SIDE_OF_MANY, _MANY = 256, 128, 64
@@ -74,7 +74,7 @@ def _method(answer: Answer, survival: np.ndarray) -> dict[str, Any]:
         "flops": report.flops_ratio,
         "milliseconds": answer.milliseconds,
         "prefill": report.milliseconds.get("prefill"),
-        "merges": merges(report),
+        "merges": report.merges,
         "survival": base64.b64encode(survival.astype(np.uint8).tobytes()).decode(),
         "relevance": report.relevance,
         **{key: notes.get(key) for key in ("segments", "frame_relevance", "segment_relevance")},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
-import test_conformance
-import test_conformance_settings
 
 from adatp.models import CHECKPOINTS
 from adatp.models import FAMILIES as REGISTRY
@@ -44,7 +44,8 @@ def test_what_did_not_run_or_failed_is_not_claimed() -> None:
 def test_every_feature_has_a_test() -> None:
     marks = {
         mark.args[0]
-        for module in (test_conformance, test_conformance_settings)
+        for file in sorted(Path(__file__).parent.glob("test_*.py"))
+        for module in [importlib.import_module(file.stem)]
         for test in vars(module).values()
         for mark in getattr(test, "pytestmark", [])
         if mark.name == "feature"

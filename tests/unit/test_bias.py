@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatp import bias, cli, tiny
-from adatp.bias import Watch, altered, correlation, debiased_attention, describe, measure, order
+from adatp.bias import AttentionRecorder, altered, correlation, debiased_attention, describe, measure, order
+from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout, build_layouts
 from adatp.plots import plot_bias
 from adatp.tiny.world import benchmark, make_clip
@@ -138,17 +139,21 @@ def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, 
     inputs = batch(family, [Prompt(before=1, seed=1), Prompt(before=4, seed=2)])
     model, eager = build(family, attention), build(family, "eager")
     expected = model(**inputs).logits
-    with Watch(layers=family.full)(model) as run:
+    with AttentionRecorder(layers=family.full)(model) as run:
         assert torch.equal(model(**inputs).logits, expected)
     rows = eager(**inputs, output_attentions=True).attentions
-    attentions = dict(zip(run.shape.key_layers, rows, strict=True))
+    attentions = dict(
+        zip(DecoderShape.from_config(model.config.get_text_config()).key_layers, rows, strict=True)
+    )
     for sample, (seen, layout) in enumerate(zip(run.report.notes, run.layouts, strict=True)):
-        assert sorted(seen["attention"]) == list(family.full)
-        for layer, scores in seen["attention"].items():
-            expected = attentions[layer][sample][:, layout.question].mean((0, 1))
+        assert sorted(map(int, seen["attention"])) == list(family.full)
+        for layer, plain in seen["attention"].items():
+            scores = torch.tensor(plain)
+            expected = attentions[int(layer)][sample][:, layout.question].mean((0, 1))
             assert (scores - expected[layout.index]).abs().max() < 1e-5
             assert scores.shape == layout.index.shape
-    assert run.report.flops_ratio > 1  # looking costs, and is counted
+    assert run.report.flops_ratio > 1  # scoring costs, and is counted
+    assert json.loads(run.report.to_json())["samples"] == run.report.notes
 
 
 # What the controls tell apart.
@@ -157,19 +162,19 @@ def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, 
 def simulated(monkeypatch: pytest.MonkeyPatch, attention: Any) -> None:
     """Let the model be one whose attention on a frame is a function of its slot and of its pixels."""
 
-    def watched(
-        model: Any, processor: Any, watch: Watch, shown: Video, question: str
+    def recorded(
+        model: Any, processor: Any, recorder: AttentionRecorder, shown: Video, question: str
     ) -> tuple[Any, VideoLayout]:
         layout = layout_of(len(shown.frames), 2, 2)
         by_frame = torch.tensor([attention(slot, int(f.max())) for slot, f in enumerate(shown.frames)])
         seen = {
-            "segment": torch.arange(len(shown.frames)),
-            "relevance": None,
-            "attention": dict.fromkeys(watch.layers, by_frame.float().repeat_interleave(4)),
+            "segments": list(range(len(shown.frames))),
+            "segment_relevance": None,
+            "attention": dict.fromkeys(map(str, recorder.layers), by_frame.repeat_interleave(4).tolist()),
         }
         return SimpleNamespace(notes=[seen], relevance="none"), layout
 
-    monkeypatch.setattr(bias, "_watched", watched)
+    monkeypatch.setattr(bias, "_recorded", recorded)
 
 
 def stills(clips: int) -> Iterator[tuple[Video, str]]:

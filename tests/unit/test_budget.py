@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp.budget import BudgetError, Schedule, default_range, fit, nearest_cut, solve, solve_early
+from adatp import budget
+from adatp.budget import BudgetError, Schedule, default_range, fit, nearest_cut
 from adatp.flops import DecoderShape, DeltaNet, prefill_flops
+from adatp.layout import PromptCounts
 
 unhurried = settings(deadline=None)
 
@@ -22,6 +24,14 @@ QWEN35_9B = DecoderShape(32, 4096, 16, 4, 256, 12288, 248320, delta_net=LINEAR)
 
 shapes = st.sampled_from([QWEN2_7B, QWEN2_05B, TINY, QWEN35_9B])
 fractions = st.floats(0, 1)
+
+
+def solve(shape: DecoderShape, *, visual: int, other: int, **rest: Any) -> Schedule:
+    return budget.solve(shape, PromptCounts(visual, other), **rest)
+
+
+def solve_early(shape: DecoderShape, *, visual: int, other: int, **rest: Any) -> Schedule:
+    return budget.solve_early(shape, PromptCounts(visual, other), **rest)
 
 
 @st.composite
@@ -293,10 +303,9 @@ def test_fit_finds_the_last_schedule_within_the_target(
     def found() -> Schedule:
         return fit(
             shape,
-            visual=visual,
-            other=other,
+            PromptCounts(visual, other),
             target=target,
-            counts=counts,
+            layer_counts=counts,
             most=visual,
             queries=queries,
             scored=scored,
@@ -319,4 +328,4 @@ def test_fit_finds_the_last_schedule_within_the_target(
 @pytest.mark.parametrize("target", [math.nan, 0, -0.1, 1.01])
 def test_fit_refuses_targets_that_make_no_sense(target: float) -> None:
     with pytest.raises(BudgetError, match="fraction of vanilla"):
-        fit(TINY, visual=10, other=1, target=target, counts=lambda x: [x] * 12, most=10)
+        fit(TINY, PromptCounts(10, 1), target=target, layer_counts=lambda x: [x] * 12, most=10)

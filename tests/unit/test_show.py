@@ -22,7 +22,7 @@ from adatp import AdaTP, ask, cli
 from adatp.ask import Answer
 from adatp.layout import VideoLayout
 from adatp.methods import METHODS, FastV, FrameFusion, Method, Vanilla
-from adatp.methods.peer import PeerPlan
+from adatp.methods.token_plan import TokenPlan
 from adatp.plots import plot_tokens
 from adatp.plots.tokens import changing_layers, first_frames, survival
 from adatp.report import Report
@@ -72,8 +72,9 @@ def shown(embedded: Ask) -> tuple[Video, list[Answer]]:
 
 
 def random_run(family: Any, frames: int, method: Method) -> tuple[VideoLayout, Report]:
-    with method(build(family)) as run, torch.no_grad():
-        run.model(**batch(family, [Prompt(frames=frames)]))
+    model = build(family)
+    with method(model) as run, torch.no_grad():
+        model(**batch(family, [Prompt(frames=frames)]))
     return run.layouts[0], run.report
 
 
@@ -154,7 +155,7 @@ def test_frame_relevance_is_told_and_its_mean_is_the_segments(shown: tuple[Video
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("adatp", "vanilla")])
 def test_methods_that_merge_say_so(embedded: Ask, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    merged, select = [], PeerPlan.select
+    merged, select = [], TokenPlan.select
 
     def spied(*arguments: Any) -> Any:
         selection = select(*arguments)
@@ -163,10 +164,10 @@ def test_methods_that_merge_say_so(embedded: Ask, monkeypatch: pytest.MonkeyPatc
             merged.append(bool((selection.into[~kept] >= 0).any()))
         return selection
 
-    monkeypatch.setattr(PeerPlan, "select", spied)
+    monkeypatch.setattr(TokenPlan, "select", spied)
     method: Any = METHODS[name]
-    embedded(read_video(CLIP, 8), QUESTION, [method(flops=0.5)])
-    assert any(merged) == method.merges
+    [answer] = embedded(read_video(CLIP, 8), QUESTION, [method(flops=0.5)])
+    assert any(merged) == method.merges == answer.report.merges
 
 
 # The picture.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from adatp.layout import VideoLayout
-from adatp.methods import METHODS
 from adatp.plots.style import INK, OURS, evenly
 from adatp.report import Report
 
@@ -39,12 +38,6 @@ def survival(layout: VideoLayout, report: Report) -> np.ndarray:
         raise ValueError("what is kept is shown of one prompt with one video")
     processed = [layout.on_grid(kept - report.past)[0] for (kept,) in report.kept]
     return torch.stack(processed).sum(0).cpu().numpy()
-
-
-def merges(report: Report) -> bool:
-    """Whether the run's method merges tokens into kept ones instead of only dropping them."""
-    method = METHODS.get(report.method)
-    return method is not None and method.merges
 
 
 def first_frames(images: int, frames: int) -> np.ndarray:
@@ -134,7 +127,7 @@ def plot_tokens(
     centres = (np.arange(len(picked)) + 0.5) * (images.shape[2] + gap) - gap / 2
     axes.set_xticks(centres, picked + 1)
     axes.tick_params(length=0, pad=2, labelsize=8)
-    gone = "dropped, or merged into kept ones" if merges(report) else "dropped"
+    gone = "dropped, or merged into kept ones" if report.merges else "dropped"
     gone += "" if layout.whole else ", or left out by the processor"
     axes.set_xlabel(f"Patches that are clear are kept; grey and hatched: {gone}.", fontsize=8, loc="left")
     return figure

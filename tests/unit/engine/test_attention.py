@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.attention import Probe, ReceivedProbe, attention_rows
+from adatp.engine.attention import Probe, ReceivedProbe, attention_rows
 from adatp.models import family_of
 from families import LlavaOnevision, build
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adatp.engine import FILLER, Kept, merge_rows, remap_mask, scatter_rows, take_rows
+from adatp.engine.masks import remap_mask
+from adatp.engine.rows import FILLER, merge_rows, scatter_rows, take_rows
+from adatp.engine.slots import CacheSlots
 from adatp.plan import Selection
 
 PAST, LENGTH, FIXED = 4, 6, 15
@@ -29,7 +31,7 @@ def test_a_mask_is_remapped_to_the_layer(data: st.DataObject, ragged: bool, stat
     old = data.draw(rows(PAST, ragged))
     index = data.draw(rows(LENGTH, ragged))
     columns = torch.cat([old, index.where(index < 0, index + PAST)], 1)
-    kept = Kept(columns, PAST + LENGTH, ragged=bool((columns < 0).any()))
+    kept = CacheSlots(columns, PAST + LENGTH, ragged=bool((columns < 0).any()))
     width = FIXED if static else PAST + LENGTH
     allowed = torch.ones(LENGTH, width, dtype=torch.bool).tril(PAST).repeat(2, 1, 1, 1)
     if kind != "none":
@@ -60,7 +62,7 @@ def test_a_mask_is_remapped_to_the_layer(data: st.DataObject, ragged: bool, stat
 @given(st.data())
 def test_a_padding_mask_is_remapped_to_the_layer(data: st.DataObject) -> None:
     index = data.draw(rows(LENGTH, True))
-    kept = Kept(index, LENGTH, ragged=bool((index < 0).any()))
+    kept = CacheSlots(index, LENGTH, ragged=bool((index < 0).any()))
     padding = torch.tensor(data.draw(st.lists(st.booleans(), min_size=2 * LENGTH, max_size=2 * LENGTH)))
     for mask in (None, padding.view(2, LENGTH), padding.view(2, LENGTH).long()):
         remapped = remap_mask(mask, kept, index, 0, LENGTH, 0, None, flash=True)
@@ -85,9 +87,9 @@ def test_scattering_undoes_taking(data: st.DataObject) -> None:
 
 
 def test_what_a_cache_holds_grows_and_shrinks_with_the_sequence() -> None:
-    kept = Kept(torch.tensor([[0, 3, 5], [FILLER, 1, 5]]), 6, ragged=True)
-    assert kept.slots(6) == 3
-    assert kept.slots(8) == 5
+    kept = CacheSlots(torch.tensor([[0, 3, 5], [FILLER, 1, 5]]), 6, ragged=True)
+    assert kept.count(6) == 3
+    assert kept.count(8) == 5
     assert kept.until(8).tolist() == [[0, 3, 5, 6, 7], [FILLER, 1, 5, 6, 7]]
     assert kept.until(5).tolist() == [[0, 3], [FILLER, 1]]  # the last token was taken back
 

@@ -13,13 +13,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adatp import AdaTP, Report
-from adatp.adatp_steps.debias import allocate
 from adatp.budget import BudgetError
 from adatp.encoders import EncoderError
 from adatp.flops import DecoderShape
-from adatp.layout import build_layouts
-from adatp.methods.adatp import AdaTPPlan
-from adatp.methods.base import Prefill
+from adatp.layout import PromptCounts, build_layouts
+from adatp.methods.selection import allocate
+from adatp.methods.token_plan import TokenPlan
+from adatp.prefill import Prefill
 from adatp.relevance import PromptRelevance
 from families import ENGINE, FAMILIES, Prompt, batch, build
 from flop_counting import flop_counter
@@ -277,11 +277,10 @@ def test_ties_go_to_the_earlier_token() -> None:
         layouts=[layout],
         frame_features=lambda _: torch.ones(6, 4),
         relevance=lambda _: None,
-        visual=lambda _: torch.ones(24, 8),
         tower_attention=lambda _: torch.ones(24),
     )
     plan = AdaTP(flops=0.6, start=2, end=3).plan(prefill)
-    assert isinstance(plan, AdaTPPlan)
+    assert isinstance(plan, TokenPlan)
     alive = plan.real[0]
     kept = plan.select(2, 0, alive, torch.zeros(len(alive)), torch.zeros(len(alive), 8)).kept
     visual = len(kept) - 3
@@ -335,16 +334,16 @@ def test_auto_drops_early_only_where_the_target_needs_it() -> None:
 
 def test_the_early_stage_at_the_papers_budget() -> None:
     shape = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)  # Qwen2-7B, 32 frames
-    prompt = {"visual": 6272, "other": 30, "question": 16}
-    auto, off, on = (AdaTP(early=early).schedule(shape, **prompt) for early in ("auto", "off", "on"))
+    prompt = PromptCounts(6272, 30, 16)
+    auto, off, on = (AdaTP(early=early).schedule(shape, prompt) for early in ("auto", "off", "on"))
     assert auto == on
     assert off.visual[0] == 6272 > on.visual[0]
-    half = AdaTP(flops=0.5).schedule(shape, **prompt)
-    assert half == AdaTP(flops=0.5, early="off").schedule(shape, **prompt)
-    low = AdaTP(flops=0.05).schedule(shape, **prompt)
+    half = AdaTP(flops=0.5).schedule(shape, prompt)
+    assert half == AdaTP(flops=0.5, early="off").schedule(shape, prompt)
+    low = AdaTP(flops=0.05).schedule(shape, prompt)
     assert 0.0495 < low.ratio <= 0.05
     with pytest.raises(BudgetError, match="out of reach"):
-        AdaTP(flops=0.05, early="off").schedule(shape, **prompt)
+        AdaTP(flops=0.05, early="off").schedule(shape, prompt)
 
 
 @families
@@ -385,7 +384,6 @@ def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
         layouts=[layout],
         frame_features=lambda _: torch.ones(8, 4),
         relevance=lambda _: None,
-        visual=lambda _: torch.ones(42, 8),
         tower_attention=lambda _: torch.ones(42),
     )
     plan = AdaTP(flops=0.2, early="on").plan(prefill)
@@ -429,7 +427,6 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
         layouts=[layout],
         frame_features=lambda _: torch.eye(2)[of_frame],
         relevance=lambda _: None,
-        visual=lambda _: torch.ones(count, 8),
         tower_attention=lambda _: torch.ones(count),
     )
     hidden = torch.randn(count + 3, 8, generator=generator)

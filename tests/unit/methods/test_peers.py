@@ -16,36 +16,33 @@ from torch import Tensor
 
 from adatp.budget import BudgetError
 from adatp.flops import DecoderShape, prefill_flops
-from adatp.layout import Grid, build_layouts
+from adatp.layout import Grid, PromptCounts, build_layouts
 from adatp.methods import METHODS, AdaTP, Vanilla
-from adatp.methods.base import Prefill
+from adatp.methods.base import Method
+from adatp.methods.clustering import cluster, density_peaks, distances, nearest
 from adatp.methods.dycoke import DyCoke, least_like
 from adatp.methods.fastv import FastV
 from adatp.methods.fastvid import FastVID, segment_lengths
 from adatp.methods.framefusion import FrameFusion, merge_runs, same_place_before
-from adatp.methods.peer import Peer, PeerPlan, by_video
+from adatp.methods.grouping import split_by_video
 from adatp.methods.prunevid import PruneVid, smooth_runs, static_positions
 from adatp.methods.pyramiddrop import PyramidDrop
 from adatp.methods.random import Random
-from adatp.methods.similarity import (
-    cluster,
-    density_peaks,
-    distances,
-    evenly,
-    kept_of,
-    nearest,
-    pour,
-    share_out,
+from adatp.methods.selection import (
+    evenly_spaced,
+    kept_and_into,
+    split_evenly,
+    split_in_proportion,
     top,
 )
+from adatp.methods.token_plan import TokenPlan
 from adatp.methods.uniform_frames import UniformFrames
 from adatp.methods.uniform_grid import UniformGrid, grid_points
 from adatp.methods.visionzip import VisionZip, zip_frame
+from adatp.prefill import Prefill
 from families import FAMILIES, VIDEO, Prompt, batch, build
 
-PEERS: list[Any] = [
-    method for method in METHODS.values() if isinstance(method, type) and issubclass(method, Peer)
-]
+PEERS: list[Any] = [method for method in METHODS.values() if method not in (AdaTP, Vanilla)]
 peers = pytest.mark.parametrize("method", PEERS, ids=lambda method: method.name)
 SHAPE = DecoderShape(layers=12, hidden=192, heads=6, kv_heads=2, head_dim=32, intermediate=512, vocab=300)
 TINY = [(16, 6, 6)]
@@ -70,7 +67,6 @@ def with_gaps(videos: Sequence[Grid], full: float, seed: int) -> tuple[Prefill, 
         layouts=layouts,
         frame_features=lambda _: features,
         relevance=lambda _: None,
-        visual=lambda _: states[layouts[0].index],
         tower_attention=lambda _: attention,
     )
     return prefill, states
@@ -90,7 +86,7 @@ def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[
     layouts = build_layouts(ids, ids > 0, [grid for grids in samples for grid in grids], video_token_id=9)
     for layout in layouts:
         states = torch.randn(layout.length, 8, generator=generator)
-        for numbers in by_video(layout, layout.index):
+        for numbers in split_by_video(layout, layout.index):
             for earlier, later in pairwise(numbers):
                 still = torch.rand(len(later), generator=generator) < 0.5
                 noise = 0.05 * torch.randn(int(still.sum()), 8, generator=generator)
@@ -98,7 +94,7 @@ def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[
         embeds.append(states)
     attention = [torch.rand(len(layout.index), generator=generator) for layout in layouts]
     features = [
-        torch.cat([states[:0], *(video.mean(1) for video in by_video(layout, states[layout.index]))])
+        torch.cat([states[:0], *(video.mean(1) for video in split_by_video(layout, states[layout.index]))])
         for layout, states in zip(layouts, embeds, strict=True)
     ]
     prefill = Prefill(
@@ -106,13 +102,12 @@ def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[
         layouts=layouts,
         frame_features=features.__getitem__,
         relevance=lambda _: None,
-        visual=lambda b: embeds[b][layouts[b].index],
         tower_attention=attention.__getitem__,
     )
     return prefill, embeds
 
 
-def run_plan(plan: PeerPlan, sample: int, embeds: Tensor, seed: int = 0) -> list[Tensor]:
+def run_plan(plan: TokenPlan, sample: int, embeds: Tensor, seed: int = 0) -> list[Tensor]:
     """What each layer processes; merged as an engine does, states stay what they are but for that."""
     generator = torch.Generator().manual_seed(seed)
     alive, layers = plan.real[sample], []
@@ -146,7 +141,7 @@ def check_selection(alive: Tensor, kept: Tensor, into: Tensor | None) -> None:
         assert torch.equal(into[torch.searchsorted(alive, kept)], torch.arange(len(kept)))
 
 
-def flops_of(plan: PeerPlan, sample: int, layers: list[Tensor]) -> float:
+def flops_of(plan: TokenPlan, sample: int, layers: list[Tensor]) -> float:
     whole = len(plan.real[sample])
     spent = prefill_flops(
         SHAPE, [len(alive) for alive in layers], dict.fromkeys(plan.scored, len(plan.queries[sample]))
@@ -159,7 +154,7 @@ def flops_of(plan: PeerPlan, sample: int, layers: list[Tensor]) -> float:
 grids = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
 
 
-def plan_or_lowest(peer: Peer, prefill: Prefill) -> tuple[PeerPlan | None, float | None]:
+def plan_or_lowest(peer: Method, prefill: Prefill) -> tuple[TokenPlan | None, float | None]:
     try:
         return peer.plan(prefill), None
     except BudgetError as error:
@@ -254,7 +249,6 @@ def test_a_batch_is_its_single_samples(method: Any) -> None:
             alone.layouts,
             frame_features=lambda _, number=number: together.frame_features(number),
             relevance=lambda _: None,
-            visual=lambda _, number=number: together.visual(number),
             tower_attention=lambda _, number=number: together.tower_attention(number),
         )
         expected = run_plan(method(flops=0.5).plan(single), 0, states[left:])
@@ -279,7 +273,7 @@ def test_keeping_all_and_no_video(method: Any) -> None:
     prefill, _ = prefill_of(TINY)
     assert method(flops=1.0).plan(prefill) is None
     assert list(method(flops=1.0).scored_layers(SHAPE)) == []
-    schedule = method(flops=1.0).schedule(SHAPE, visual=100, other=10, question=5)
+    schedule = method(flops=1.0).schedule(SHAPE, PromptCounts(100, 10, 5))
     assert schedule.visual == (100,) * 12
     assert schedule.ratio == 1
     prefill, (_, words) = prefill_of(TINY, [])
@@ -316,13 +310,13 @@ def test_targets_that_make_no_sense(method: Any) -> None:
         with pytest.raises(BudgetError, match="in \\(0, 1\\]"):
             method(flops=flops)
     with pytest.raises(BudgetError, match="out of reach"):
-        method(flops=0.001).schedule(SHAPE, visual=100, other=10, question=5)
+        method(flops=0.001).schedule(SHAPE, PromptCounts(100, 10, 5))
 
 
 # Random and uniform.
 
 
-def kept_first(peer: Peer, prefill: Prefill, embeds: Tensor) -> Tensor:
+def kept_first(peer: Method, prefill: Prefill, embeds: Tensor) -> Tensor:
     """Numbers of the visual tokens that the first layer processes."""
     layout = prefill.layouts[0]
     return torch.isin(layout.index, run_plan(peer.plan(prefill), 0, embeds)[0]).nonzero().squeeze(1)
@@ -408,11 +402,11 @@ def test_k_scales_with_the_depth() -> None:
     assert PruneVid().cuts(deep[32]) == (0, 11)
     assert PruneVid().cuts(deep[12]) == (0, 4)
     with pytest.raises(BudgetError, match=r"before layers \[12\]: the decoder has 12"):
-        FastV(layer=12, flops=0.5).schedule(SHAPE, visual=100, other=10, question=5)
+        FastV(layer=12, flops=0.5).schedule(SHAPE, PromptCounts(100, 10, 5))
 
 
 def test_pyramiddrop_keeps_the_same_ratio_from_stage_to_stage() -> None:
-    schedule = PyramidDrop(flops=0.6).schedule(SHAPE, visual=4000, other=10, question=5)
+    schedule = PyramidDrop(flops=0.6).schedule(SHAPE, PromptCounts(4000, 10, 5))
     a, b, c, d = (schedule.visual[layer] for layer in (0, 3, 6, 9))
     assert schedule.visual == (a,) * 3 + (b,) * 3 + (c,) * 3 + (d,) * 3
     assert a == 4000
@@ -421,7 +415,7 @@ def test_pyramiddrop_keeps_the_same_ratio_from_stage_to_stage() -> None:
     half = [4000] * 3 + [2000] * 3 + [1000] * 3 + [500] * 3
     spent = prefill_flops(SHAPE, [n + 10 for n in half], {2: 1, 5: 1, 8: 1})
     target = spent / prefill_flops(SHAPE, [4010] * 12)
-    found = PyramidDrop(flops=target + 1e-9).schedule(SHAPE, visual=4000, other=10, question=5)
+    found = PyramidDrop(flops=target + 1e-9).schedule(SHAPE, PromptCounts(4000, 10, 5))
     assert list(found.visual) == half
 
 
@@ -491,7 +485,7 @@ def test_visionzip_frame_by_frame_where_cells_have_no_token() -> None:
     visual = torch.searchsorted(layout.real, layout.index)
     kept = torch.isin(layout.index, selection.kept)
     sizes = layout.tokens_by_frame.tolist()
-    shares = share_out(int(kept.sum()), sizes)
+    shares = split_in_proportion(int(kept.sum()), sizes)
     assert layout.frame[kept].bincount(minlength=10).tolist() == shares
     for frame, share in enumerate(shares):
         own = (layout.frame == frame).nonzero().squeeze(1)
@@ -593,13 +587,13 @@ def test_prunevid_merges_over_time_then_space() -> None:
     ids = torch.tensor([[9] * 40 + [1] * 3])
     layouts = build_layouts(ids, ids > 0, [(8, 1, 5)], video_token_id=9)
     none: Any = None
-    prefill = Prefill(SHAPE, layouts, none, none, none, none)
+    prefill = Prefill(SHAPE, layouts, none, none, none)
     peer = PruneVid(flops=0.5, neighbours=2)
     owner = torch.full((40,), -1)
     groups = peer._groups(torch.arange(40).view(8, 5), embeds.view(8, 5, 8))
     assert [tuple(members.shape) for members in groups] == [(4, 4), *[(1, 1)] * 4] * 2
     owner = peer._merge(embeds, groups, 12)
-    kept, into = kept_of(owner)
+    kept, into = kept_and_into(owner)
     assert len(kept) == 12
     assert (into >= 0).all()
     for frame in range(8):
@@ -751,7 +745,7 @@ def still(frames: int) -> tuple[Prefill, Tensor]:
     return prefill, embeds
 
 
-def visual_counts(peer: Peer, prefill: Prefill, embeds: Tensor) -> list[int]:
+def visual_counts(peer: Method, prefill: Prefill, embeds: Tensor) -> list[int]:
     layout = prefill.layouts[0]
     words = len(layout.real) - len(layout.index)
     return [len(alive) - words for alive in run_plan(peer.plan(prefill), 0, embeds)]
@@ -793,7 +787,7 @@ def test_framefusion_prunes_once_where_little_is_alike() -> None:
     counts = visual_counts(FrameFusion(flops=0.3), prefill, embeds)
     assert 0.9 * 576 < counts[0] <= 576
     assert len(set(counts[1:])) == 1
-    schedule = FrameFusion(flops=0.3).schedule(SHAPE, visual=576, other=len(embeds) - 576, question=5).visual
+    schedule = FrameFusion(flops=0.3).schedule(SHAPE, PromptCounts(576, len(embeds) - 576, 5)).visual
     assert counts[1] == pytest.approx(schedule[1], rel=0.2)
     assert counts[1] >= schedule[1]
 
@@ -830,7 +824,7 @@ def test_framefusion_goes_on_merging_while_a_tenth_is_alike() -> None:
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=8), share=st.floats(0, 1))
 def test_sharing_out(sizes: list[int], share: float) -> None:
     total = round(share * sum(sizes))
-    proportional, even = share_out(total, sizes), pour(total, sizes)
+    proportional, even = split_in_proportion(total, sizes), split_evenly(total, sizes)
     for shares in (proportional, even):
         assert sum(shares) == total
         assert all(0 <= part <= size for part, size in zip(shares, sizes, strict=True))
@@ -838,12 +832,12 @@ def test_sharing_out(sizes: list[int], share: float) -> None:
         assert abs(part - total * size / max(1, sum(sizes))) < 1
     free = [part for part, size in zip(even, sizes, strict=True) if part < size]
     assert not free or max(even) - min(free) <= 1
-    assert sum(pour(total + 100, sizes)) == sum(sizes)
+    assert sum(split_evenly(total + 100, sizes)) == sum(sizes)
 
 
 @given(length=st.integers(1, 40), share=st.floats(0, 1))
-def test_evenly(length: int, share: float) -> None:
-    points = evenly(round(share * length), length)
+def test_evenly_spaced(length: int, share: float) -> None:
+    points = evenly_spaced(round(share * length), length)
     assert (points.diff() > 0).all()
     assert (points < length).all()
     middles = points + points.flip(0) - (length - 1)  # the same from either end, up to rounding
@@ -851,11 +845,11 @@ def test_evenly(length: int, share: float) -> None:
 
 
 @given(stays=st.lists(st.booleans(), max_size=9), data=st.data())
-def test_kept_of(stays: list[bool], data: st.DataObject) -> None:
+def test_kept_and_into(stays: list[bool], data: st.DataObject) -> None:
     roots = [token for token, stay in enumerate(stays) if stay]
     target = st.sampled_from([-1, *roots])
     owner = [token if stay else data.draw(target) for token, stay in enumerate(stays)]
-    kept, into = kept_of(torch.tensor(owner, dtype=torch.int64))
+    kept, into = kept_and_into(torch.tensor(owner, dtype=torch.int64))
     assert kept.tolist() == roots
     assert [roots[number] if number >= 0 else -1 for number in into.tolist()] == owner
 

@@ -1,0 +1,54 @@
+"""A batch equals its single runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from adatp import AdaTP
+from adatp.flops import layer_types
+from agreement import Agree
+from families import (
+    batch,
+    build,
+)
+from suite import EQUAL, GREEDY, RAGGED, STEPS, dropped, feature, generated_logits
+
+
+@feature("batch", every_attention=True)
+def test_a_padded_batch_equals_its_single_runs(
+    family: Any, attention: str, prune: AdaTP, agree: Agree
+) -> None:
+    model, inputs = build(family, attention), batch(family, RAGGED)
+    with prune(model) as run:
+        together = model.generate(**inputs, **GREEDY)
+        joint = run.report
+        for b, prompt in enumerate(RAGGED):
+            alone = model.generate(**batch(family, [prompt]), **GREEDY)
+            pads = len(inputs["input_ids"][b]) - int(inputs["attention_mask"][b].sum())
+            for together_kept, alone_kept in zip(joint.kept, run.report.kept, strict=True):
+                assert torch.equal(together_kept[b] - pads, alone_kept[0])
+            assert torch.equal(together.sequences[b, -STEPS:], alone.sequences[0, -STEPS:])
+            agree(generated_logits(together)[b], generated_logits(alone)[0], within=1e-5)
+
+
+@feature("batch")
+def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> None:
+    """Wherever transformers runs it unpruned: everywhere, but for Gemma 3's pictures and windows."""
+    model, inputs = build(family), batch(family, EQUAL)
+    masked: list[bool] = []
+    for layer in model.get_decoder().layers:  # what they get in the end
+        mixer = layer.self_attn if hasattr(layer, "self_attn") else layer.linear_attn
+        mixer.register_forward_pre_hook(
+            lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
+        )
+    model.generate(**inputs, **GREEDY)
+    vanilla, masked[:] = [*masked], []
+    with prune(model) as run:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    assert len(masked) == len(family.layers) * STEPS
+    assert masked == vanilla
+    sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
+    assert sum(masked) == (len(family.layers) + (STEPS - 1) * sliding if sliding else 0)

@@ -1,0 +1,155 @@
+"""Entering, nesting, leaving: outside the context the model is what it was."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from transformers import DeepseekV2Config
+
+import fake_flash
+from adatp import AdaTP
+from adatp.pruning import PruningError
+from agreement import Agree
+from families import (
+    LlavaOnevision,
+    batch,
+    build,
+)
+from suite import GREEDY, LATE, ONE, RAGGED, dropped, engine, feature, generated_logits
+
+
+def public(attribute: str) -> bool:
+    # Qwen-VL keeps the rope deltas of its last call, pruned or not.
+    return not attribute.startswith("_") and attribute != "rope_deltas"
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    """Everything about a model that a context could leave behind."""
+    return {
+        name: {
+            "config": id(getattr(module, "config", None)),
+            "implementation": getattr(getattr(module, "config", None), "_attn_implementation", None),
+            "training": module.training,
+            "attributes": {key: id(value) for key, value in vars(module).items() if public(key)},
+            "private": sorted(vars(module)),
+            "hooks": [
+                list(getattr(module, hooks))
+                for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs")
+            ],
+            "always": list(module._forward_hooks_always_called),
+        }
+        for name, module in model.named_modules()
+    } | {"state": {name: (id(t), t.sum().item()) for name, t in model.state_dict(keep_vars=True).items()}}
+
+
+@feature("leaving")
+@pytest.mark.parametrize("fails", [False, True], ids=["leaving", "an-exception"])
+def test_leaving_restores_everything(family: Any, fails: bool, prune: AdaTP, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, RAGGED)
+    expected = model.generate(**inputs, **GREEDY)
+    before = snapshot(model)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), prune(model):
+        model.generate(**inputs, **GREEDY)
+        assert snapshot(model) != before
+        if fails:
+            model.get_decoder().layers[3].mlp.register_forward_hook(lambda *_: 1 / 0)
+            try:
+                model(**inputs)
+            finally:
+                model.get_decoder().layers[3].mlp._forward_hooks.clear()
+    after = snapshot(model)
+    assert after == before
+    again = model.generate(**inputs, **GREEDY)
+    agree(generated_logits(again), generated_logits(expected))
+
+
+@engine
+def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP, agree: Agree) -> None:
+    """Even two that share a config object."""
+    model, inputs = build(family), batch(family, ONE)
+    other = family.model_class(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    expected = other(**inputs).logits
+    with prune(model) as run:
+        agree(other(**inputs).logits, expected)
+        assert not run.reports
+        with AdaTP(flops=0.7)(other) as second:
+            mine, its = model(**inputs).logits, other(**inputs).logits
+        assert not torch.equal(mine, its)
+        assert run.report.flops_ratio <= 0.5 < second.report.flops_ratio <= 0.7
+        agree(other(**inputs).logits, expected)
+        agree(model(**inputs).logits, mine)
+
+
+@engine
+def test_nesting_is_refused(family: Any, prune: AdaTP, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    expected = model(**inputs).logits
+    with prune(model) as run:
+        with pytest.raises(PruningError, match="already"), prune(model):
+            pass
+        model(**inputs)
+        assert dropped(run)
+    agree(model(**inputs).logits, expected)
+
+
+@engine
+@pytest.mark.parametrize("what", ["flex", "chunked", "flash over windows"])
+def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, prune: AdaTP) -> None:
+    model = build(family)
+    config = model.get_decoder().config
+    if what == "flex":
+        config._attn_implementation, reason = "flex_attention", "'flex_attention' can't be"
+    elif what == "chunked":
+        config.layer_types, reason = ["full_attention", "chunked_attention"] * 3, "type chunked_attention"
+    else:
+        config.layer_types, config.sliding_window = ["full_attention", "sliding_attention"] * 3, 24
+        config._attn_implementation, reason = fake_flash.NAME, f"'{fake_flash.NAME}' counts a sliding window"
+    with pytest.raises(PruningError, match=reason):
+        prune(model).__enter__()
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["kv_lora_rank", "index_topk"])
+def test_latent_and_indexed_attention_are_refused(name: str) -> None:
+    model = build(LlavaOnevision)
+    setattr(model.get_decoder().config, name, 16)
+    with pytest.raises(PruningError, match="latent"):
+        LATE(model).__enter__()
+    assert DeepseekV2Config().kv_lora_rank  # what such configs call it
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@feature("leaving")
+def test_nothing_of_a_request_is_held_afterwards(family: Any, prune: AdaTP) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    encoded = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(kwargs.get("mm_encoder_outputs")), with_kwargs=True
+    )
+    with prune(model):
+        model.generate(**inputs, **GREEDY)
+        gone = weakref.ref(next(iter(encoded[0].values()))) if encoded[0] else None
+        encoded.clear()
+        gc.collect()
+        assert gone is None or gone() is None
+
+
+@engine
+def test_after_a_failed_call_the_next_is_reported_right(family: Any, prune: AdaTP) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    with prune(model) as run:
+        hook = model.get_decoder().layers[3].mlp.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**inputs)
+        hook.remove()
+        model(input_ids=torch.arange(1, 9)[None])
+        assert not run.reports
+        model(**inputs)
+        assert len(run.reports) == 1
+        assert dropped(run)

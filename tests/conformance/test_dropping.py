@@ -1,0 +1,203 @@
+"""Dropping equals hiding the dropped columns by masks."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fake_flash
+from adatp import AdaTP
+from adatp.methods import METHODS, GridError
+from adatp.methods.vanilla import Vanilla
+from agreement import Agree
+from families import (
+    ENGINE,
+    FAMILIES,
+    IMAGE,
+    VIDEO,
+    Prompt,
+    Qwen3VL,
+    Qwen35,
+    VideoLlama3,
+    VideoLlama3Whole,
+    batch,
+    build,
+)
+from oracle import recorded
+from suite import GREEDY, ONE, STEPS, batches, dropped, engine, feature, skip_broken_cache
+
+
+def dropping_cases() -> list[Any]:
+    """Every combination where engine and families meet first, for the others each value once at least."""
+    # Transformers has no static cache for flash attention.
+    settings = [
+        ("eager", None),
+        ("eager", "static"),
+        ("sdpa", None),
+        ("sdpa", "static"),
+        (fake_flash.NAME, None),
+    ]
+    every = [(*setting, dtype) for setting in settings for dtype in (torch.float32, torch.float64)]
+    some = [
+        ("eager", None, torch.float64),
+        ("sdpa", "static", torch.float64),
+        ("sdpa", None, torch.float32),
+        (fake_flash.NAME, None, torch.float32),
+    ]
+    return [
+        pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
+        for family in FAMILIES
+        for case in (every if family in (*ENGINE, Qwen3VL, Qwen35) else some)
+        if case[0] in family.attentions
+    ]
+
+
+@pytest.mark.feature("drop")
+@batches
+@pytest.mark.parametrize(("family", "attention", "cache", "dtype"), dropping_cases())
+def test_dropping_equals_masking(
+    family: Any,
+    attention: str,
+    prompts: list[Prompt],
+    cache: str | None,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    prune: AdaTP,
+    agree: Agree,
+) -> None:
+    skip_broken_cache(family, cache)
+    if dtype == torch.float64:
+        no_float32_islands(family, monkeypatch)
+    model, inputs = build(family, attention, dtype), batch(family, prompts, dtype)
+    with prune(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY, cache_implementation=cache)
+    assert dropped(run)
+    real = inputs["attention_mask"].bool()
+    agree.masked(model, record, run.report.kept, real, within=2e-5 if dtype == torch.float32 else 1e-10)
+
+
+def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers norms, softmaxes and updates states in float32 whatever the precision asked for."""
+    modeling = sys.modules[type(build(family).get_decoder()).__module__]
+
+    class Lifted:
+        float = float32 = torch.float64
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    def lifted(self: Tensor) -> Tensor:
+        return self.double() if sys._getframe(1).f_globals is vars(modeling) else to_float(self)
+
+    to_float = Tensor.float
+    monkeypatch.setattr(modeling, "torch", Lifted())
+    monkeypatch.setattr(Tensor, "float", lifted)
+
+
+@pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
+@pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
+def test_frames_of_any_number_of_tokens(
+    relevance: Any, setting: dict[str, Any], prune: AdaTP, agree: Agree
+) -> None:
+    """Even of none: the last frame's, and all those of a segment."""
+    model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=12)])
+    mask = inputs["video_compression_mask"].view(12, 16)
+    mask[:5] = True
+    mask[[6, 11]] = False
+    left = (mask.sum(1).tolist(), inputs["input_ids"][0].tolist())
+    ids = [token for token in left[1] if token != VIDEO]
+    times = [place for place, token in enumerate(ids) if 80 <= token < 88]
+    for place, count in sorted(zip(times, left[0], strict=True), reverse=True):
+        ids[place + 1 : place + 1] = [VIDEO] * count
+    inputs |= {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+    method = replace(prune, relevance=relevance, tau_s=1, **setting)
+    with method(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert run.report.flops_ratio <= method.flops
+    assert dropped(run)
+    assert run.report.prompt_visual_tokens == [int(mask.sum())]
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=2e-5)
+    [notes] = run.report.notes
+    assert notes["segments"] == list(range(12))
+    if notes["frame_relevance"] is not None:
+        assert notes["segment_relevance"] == pytest.approx(notes["frame_relevance"])
+        assert notes["frame_relevance"][11] == 0
+        assert len(set(notes["segment_weights"])) > 2
+    [kept] = run.layouts[0].on_grid(run.report.kept[-1][0])
+    assert not (kept.flatten(1) & ~mask).any()
+    assert 0 < kept.sum() == run.report.visual_tokens[-1][0]
+
+
+@pytest.mark.parametrize(
+    "method", [kind for kind in METHODS.values() if kind.name != "adatp"], ids=lambda m: m.name
+)
+def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: Any) -> None:
+    """All others prune them."""
+    model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=8), Prompt(frames=12)])
+    whole = batch(VideoLlama3Whole, [Prompt(frames=8)])
+    chosen = method() if method is Vanilla else method(flops=0.75)
+    with chosen(model) as run, recorded(model) as record:
+        if method.whole_frames:
+            with pytest.raises(
+                GridError, match=f"^{method.name} needs .* one of adatp, vanilla, .*visionzip"
+            ):
+                model(**inputs)
+            assert not record.logits
+        else:
+            model(**inputs)
+            assert all(
+                low < high for low, high in zip(*[run.report.visual_tokens[i] for i in (-1, 0)], strict=True)
+            ) or (method is Vanilla or run.report.visual_tokens[0] < run.report.prompt_visual_tokens)
+            assert method is Vanilla or run.report.flops_ratio <= 0.75
+        model(**whole)
+    assert method is Vanilla or run.report.flops_ratio <= 0.75
+    if method.whole_frames:
+        with replace(chosen, flops=1.0)(model):
+            model(**inputs)
+
+
+@feature("images")
+def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
+    model = build(family)
+    inputs = batch(family, ONE)
+    ids = inputs["input_ids"][0]
+    image, more = family.image()
+    inputs["input_ids"] = torch.cat([ids[:2], image, ids[2:]])[None]
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs.update(more)
+    inputs.pop("second_per_grid_ts", None)  # transformers 5.5 would count the image among the videos here
+    inputs.update(family.more(inputs["input_ids"]))
+    with AdaTP(flops=0.8)(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
+    assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=1e-5)
+
+
+@feature("videos")
+def test_several_videos_in_a_prompt(family: Any, prune: AdaTP, agree: Agree) -> None:
+    model = build(family)
+    one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
+    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
+    inputs = {name: torch.cat([one[name], two[name]], int(name in texts)) for name in one}
+    with prune(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    segments = run.report.to_dict()["samples"][0]["segments"]
+    assert segments[8] > segments[7]  # no segment spans two videos
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=1e-5)
+
+
+@engine
+def test_without_a_cache_every_step_is_pruned(family: Any, prune: AdaTP) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    with prune(model) as run:
+        model.generate(**inputs, **GREEDY, use_cache=False)
+    assert len(run.reports) == STEPS
+    assert all(0.97 * prune.flops < report.flops_ratio <= prune.flops for report in run.reports)

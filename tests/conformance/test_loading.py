@@ -1,0 +1,89 @@
+"""However a model is loaded: bfloat16, quantised layers, layers on disk."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adatp import AdaTP
+from agreement import Agree
+from families import (
+    batch,
+    build,
+)
+from oracle import recorded
+from suite import EARLY, GREEDY, RAGGED, dropped, feature, generated_logits
+
+
+def keep_all(model: Any, inputs: dict[str, torch.Tensor], agree: Agree) -> None:
+    """Changes no bit."""
+    vanilla = model.generate(**inputs, **GREEDY)
+    with AdaTP(flops=1.0)(model):
+        kept = model.generate(**inputs, **GREEDY)
+    agree(generated_logits(kept), generated_logits(vanilla))
+
+
+def drop(model: Any, inputs: dict[str, torch.Tensor], agree: Agree, within: float) -> None:
+    """Equals masking."""
+    with EARLY(model) as run, recorded(model) as record:
+        model.generate(**inputs, **GREEDY)
+    assert dropped(run)
+    agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=within)
+
+
+@feature("bfloat16")
+@torch.no_grad()
+def test_dropping_equals_masking_as_far_as_bfloat16_goes(family: Any, agree: Agree) -> None:
+    """The two may lie apart by what rounding takes each of them from the truth, as it takes vanilla."""
+    model, inputs = build(family, dtype=torch.bfloat16), batch(family, RAGGED, torch.bfloat16)
+    keep_all(model, inputs, agree)
+    rounded = model(**inputs).logits[inputs["attention_mask"].bool()]
+    wide = {name: part.float() if part.is_floating_point() else part for name, part in inputs.items()}
+    exact = copy.deepcopy(model).float()(**wide).logits[inputs["attention_mask"].bool()]
+    drop(model, inputs, agree, within=2 * (rounded - exact).abs().max().item())
+
+
+class Int8Linear(torch.nn.Module):
+    """A linear map with weights of eight bits and a scale a row, as torchao's weight-only kind."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("quantised", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.quantised.to(x.dtype) * self.scale, self.bias)
+
+
+@feature("int8")
+def test_quantised_linear_layers_do_not_matter(family: Any, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, RAGGED)
+    for module in list(model.get_decoder().modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, name, Int8Linear(child))
+    keep_all(model, inputs, agree)
+    drop(model, inputs, agree, within=2e-5)
+
+
+@feature("offload")
+def test_accelerates_hooks_do_not_matter(family: Any, agree: Agree, tmp_path: Path) -> None:
+    """The last layers lie on disk; accelerate hands copies of a call's arguments from part to part."""
+    accelerate = pytest.importorskip("accelerate")
+    model, inputs = build(family), batch(family, RAGGED)
+    last = {id(module) for layer in model.get_decoder().layers[3:] for module in layer.modules()}
+    parts: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if list(module.parameters(recurse=False)):
+            parts[name] = "disk" if id(module) in last else "cpu"
+    parts |= {name: "cpu" for name, _ in model.named_parameters() if name.rpartition(".")[0] not in parts}
+    accelerate.dispatch_model(model, parts, main_device="cpu", offload_dir=tmp_path)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    keep_all(model, inputs, agree)
+    drop(model, inputs, agree, within=2e-5)

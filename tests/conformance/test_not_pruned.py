@@ -1,0 +1,92 @@
+"""What is not pruned is left alone, and a warning says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+from adatp import AdaTP
+from adatp.methods.random import Random
+from adatp.pruning import PruningError
+from agreement import Agree
+from families import (
+    FAMILIES,
+    LlavaOnevision,
+    batch,
+    build,
+)
+from suite import GREEDY, LATE, ONE, VERSION, engine, feature, generated_logits
+
+
+@pytest.mark.skipif(
+    VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
+    reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
+)
+@feature("warned", [family for family in FAMILIES if family.found])
+def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
+    with prune(model) as run, pytest.warns(UserWarning, match="not pruned: the prompt comes in chunks"):
+        output = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
+    agree(generated_logits(output), generated_logits(expected))
+    assert not run.reports
+
+
+@engine
+def test_text_alone_is_left_alone(family: Any, prune: AdaTP, agree: Agree) -> None:
+    model = build(family)
+    ids = torch.arange(1, 20)[None]
+    expected = model.generate(input_ids=ids, **GREEDY)
+    with prune(model) as run:
+        output = model.generate(input_ids=ids, **GREEDY)
+        agree(generated_logits(output), generated_logits(expected))
+        with pytest.raises(PruningError, match="no prompt with a video"):
+            _ = run.report
+
+
+@feature("warned")
+def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
+        if name in inputs:
+            inputs[name] = inputs[name][:, :cut]
+    expected = model(**inputs).logits
+    with prune(model), pytest.warns(UserWarning, match="not pruned: no text follows"):
+        agree(model(**inputs).logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@torch.no_grad()
+def test_layers_that_were_compiled_without_hooks_are_noticed() -> None:
+    """Compiled code does not ask again whether there are any."""
+    model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
+    expected = model(**inputs, use_cache=False).logits
+    model.get_decoder().compile(backend="eager")
+    assert torch.equal(model(**inputs, use_cache=False).logits, expected)
+    with Random(flops=0.5)(model), pytest.raises(RuntimeError, match="without the hooks"):
+        model(**inputs, use_cache=False)
+    assert torch.equal(model(**inputs, use_cache=False).logits, expected)
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_decoding_that_generate_would_compile_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU `generate` compiles the steps behind a prompt on a static cache; here it does when told to."""
+    model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
+    static = {**GREEDY, "cache_implementation": "static"}
+    asked = CompileConfig(backend="eager", mode=None)
+    asked._compile_all_devices = True
+    compiled: list[Any] = []
+    monkeypatch.setattr(type(model), "get_compiled_call", lambda self, _: compiled.append(self) or self)
+    with LATE(model):
+        expected = generated_logits(model.generate(**inputs, **static))
+        with pytest.warns(UserWarning, match="not compiled while the model is being pruned"):
+            output = model.generate(**inputs, **static, compile_config=asked)
+    assert torch.equal(generated_logits(output), expected)
+    assert not compiled
+    model.generate(**inputs, **static, compile_config=asked)
+    assert compiled == [model]
