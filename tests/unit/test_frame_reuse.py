@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adatp import AdaTP
 from adatp.flops import siglip_vision_flops
-from adatp.frames import reference_frames
+from adatp.frame_reuse import reference_frames
 from adatp.pruner import PruningError
 from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
 

@@ -26,7 +26,7 @@ from adatp.methods.peer import PeerPlan
 from adatp.plots import plot_tokens
 from adatp.plots.tokens import changing_layers, first_frames, survival
 from adatp.report import Report
-from adatp.show import render_html
+from adatp.kept_page import render_html
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION
 from adatp.video import Video, read_video
 from browser import PHONE, Visit
