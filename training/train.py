@@ -19,7 +19,7 @@ Two stages, each with its own time budget:
 ``--start-from`` takes the first weights from a checkpoint, the shipped one for instance, to go on improving
 it (``--vision-minutes 0`` keeps its tower as it is).
 
-Every minute the whole state is written to ``OUT/state.pt`` in one atomic step; the same command after a kill
+Every minute the state is written to ``OUT/state.pt`` in one atomic step; the same command after a kill
 goes on from there. Data come from (seed, stage, step), so no random state needs saving. ``OUT/log.jsonl``
 holds the curves. Training needs transformers 5.12 and torch 2.9 or newer; what it makes runs from older ones
 on.

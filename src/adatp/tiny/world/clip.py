@@ -19,7 +19,7 @@ class Thing:
         colour: A key of `COLOURS`.
         shape: One of `SHAPES`.
         radius: Half its height, in pixels.
-        start: First frame it is seen in.
+        start: First frame that shows it.
         path: Its centre (row, column), in pixels, in each of the frames from `start` on.
         direction: A key of `DIRECTIONS` if it moves, else None.
         flash: Whether it is a short event of one or two frames rather than a resident of its scene.
@@ -35,7 +35,7 @@ class Thing:
 
     @property
     def stop(self) -> int:
-        """One past the last frame it is seen in."""
+        """One past the last frame that shows it."""
         return self.start + len(self.path)
 
 

@@ -33,7 +33,7 @@ def _path(
 
 
 def _fits(others: list[Thing], thing: Thing) -> bool:
-    """Whether a thing overlaps none that is seen at the same time."""
+    """Whether a thing overlaps none that is there at the same time."""
     for other in others:
         for t in range(max(thing.start, other.start), min(thing.stop, other.stop)):
             (r0, c0), (r1, c1) = thing.path[t - thing.start], other.path[t - other.start]

@@ -110,7 +110,7 @@ def _when(clip: Clip) -> list[Question]:
 
 
 def _first_last(clip: Clip) -> list[Question]:
-    """Which of two things is seen first, or last, named in either order: no place gives the answer away."""
+    """Which of two things is first, or last, named in either order: no place gives the answer away."""
     return [
         Question("first/last", f"which is seen {end} , the {one.shape} or the {two.shape} ?", answer, about)
         for a, b, about_a, about_b, name_a, name_b in _apart(clip)
