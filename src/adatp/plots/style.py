@@ -3,7 +3,7 @@
 import numpy as np
 
 INK, MUTED = "#222222", "#777777"
-# Okabe and Ito's colours, which colour-blind readers can distinguish: vermilion for ours, no yellow (too pale).
+# Okabe and Ito's colours, which colour-blind readers can distinguish. Vermilion is for ours, yellow too pale.
 OURS = "#D55E00"
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
