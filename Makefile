@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test versions versions-full lint types bench bench-gpu results bias clean
+.PHONY: setup dev demo test versions versions-full lint types bench bench-gpu results bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -97,6 +97,9 @@ bias: dev  ## attention bias of the embedded model and of real language weights,
 	$(BIN)/adatp bias --model runs/smollm2 --synthetic --json docs/results/bias-smollm2.json \
 		--plot docs/figures/bias-smollm2
 	$(BIN)/python benchmarks/result_tables.py
+
+train: dev  ## the embedded model anew, into runs/tiny (80 minutes and more; stopped, it goes on from there)
+	$(BIN)/python -m training.train --out runs/tiny
 
 clean:
 	rm -rf $(VENV)

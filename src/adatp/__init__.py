@@ -3,42 +3,44 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# Torch and transformers take seconds to import, so `import adatp` imports neither: a public name is imported
+# when it is first used. A new name goes into both lists, this one for type checkers and `_HOMES`. A test
+# compares them.
 if TYPE_CHECKING:
-    from adatp.budget import BudgetError
-    from adatp.encoders import EncoderError
-    from adatp.layout import VideoLayout
-    from adatp.methods.adatp import AdaTP
-    from adatp.models import UnsupportedModelError
-    from adatp.pruning import Pruner, PruningError, Run
-    from adatp.report import Report
-
-__all__ = [
-    "AdaTP",
-    "BudgetError",
-    "EncoderError",
-    "Pruner",
-    "PruningError",
-    "Report",
-    "Run",
-    "UnsupportedModelError",
-    "VideoLayout",
-]
+    from adatp.budget import BudgetError as BudgetError
+    from adatp.encoders import EncoderError as EncoderError
+    from adatp.errors import AdaTPError as AdaTPError
+    from adatp.layout import VideoLayout as VideoLayout
+    from adatp.methods.adatp import AdaTP as AdaTP
+    from adatp.models import UnsupportedModelError as UnsupportedModelError
+    from adatp.pruning import Pruner as Pruner
+    from adatp.pruning import PruningError as PruningError
+    from adatp.pruning import Run as Run
+    from adatp.report import Report as Report
 
 _HOMES = {
-    "AdaTP": "methods.adatp",
-    "BudgetError": "budget",
-    "EncoderError": "encoders",
-    "Pruner": "pruning",
-    "PruningError": "pruning",
-    "Report": "report",
-    "Run": "pruning",
-    "UnsupportedModelError": "models",
-    "VideoLayout": "layout",
+    "AdaTP": "adatp.methods.adatp",
+    "AdaTPError": "adatp.errors",
+    "BudgetError": "adatp.budget",
+    "EncoderError": "adatp.encoders",
+    "Pruner": "adatp.pruning",
+    "PruningError": "adatp.pruning",
+    "Report": "adatp.report",
+    "Run": "adatp.pruning",
+    "UnsupportedModelError": "adatp.models",
+    "VideoLayout": "adatp.layout",
 }
 
+__all__ = list(_HOMES)
 
-def __getattr__(name: str) -> Any:
-    # Torch and transformers take seconds to import: `adatp --help` should not.
-    if name not in _HOMES:
-        raise AttributeError(f"module 'adatp' has no attribute {name!r}")
-    return getattr(import_module(f"adatp.{_HOMES[name]}"), name)
+
+if not TYPE_CHECKING:  # or type checkers would let any name pass
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'adatp' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

@@ -84,8 +84,8 @@ def show(
         from adatp import ask as asking
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape
+        from adatp.kept_page import render_html
         from adatp.plots.tokens import changing_layers, plot_tokens
-        from adatp.show import render_html
     with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
         chosen = method_named(method, flops)
         other = None if against is None else method_named(against, None if against == "vanilla" else flops)

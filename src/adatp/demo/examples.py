@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from adatp.demo.mp4 import write_mp4
 from adatp.tiny import CLIP, QUESTION
+from adatp.tiny.world import QUESTION_TYPES, benchmark, make_clip
 
 KINDS = ("shape", "first/last", "direction", "where", "when")
 """Types of question that examples are made of, one each."""
@@ -23,13 +25,10 @@ def write_examples(folder: Path, embedded: bool) -> list[tuple[Path, str]]:
     shutil.copy(CLIP, shipped)
     examples = [(shipped, QUESTION)]
     if embedded:
-        from adatp.tiny.export import write_clip
-        from adatp.tiny.world import QUESTION_TYPES, benchmark, make_clip
-
         frames = 16
         for seed, question in benchmark("test", frames, len(QUESTION_TYPES)):
             if question.kind in KINDS:
                 path = folder / f"test-{seed}.mp4"
-                write_clip(path, make_clip(seed, frames, "test").frames)
+                write_mp4(path, make_clip(seed, frames, "test").frames)
                 examples.append((path, question.text))
     return examples

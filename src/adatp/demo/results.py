@@ -7,7 +7,7 @@ from html import escape
 
 from adatp.ask import Answer
 from adatp.demo.asking import Comparison
-from adatp.show import render_html
+from adatp.kept_page import render_html
 from adatp.units import amount, milliseconds
 
 WELCOME = """<div class="adatp-note"><p>Pick a clip, ask a question, press <b>Ask</b>.</p>

@@ -91,7 +91,7 @@ def plot_thirds(rows: Sequence[Row]) -> Figure:
                 label = _label(row)
                 colour, marker = styles[label]
                 found = [row["by_third"][place] for place in places if place in row["by_third"]]
-                shift = 0.3 * (number / max(1, len(lines) - 1) - 0.5)  # bars beside, not behind each other
+                shift = 0.3 * (number / max(1, len(lines) - 1) - 0.5)  # so that no bar hides another
                 x = [index + shift for index, place in enumerate(places) if place in row["by_third"]]
                 y = [100 * part["accuracy"] for part in found]
                 flat = row["flops_target"] is None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from adatp.layout import VideoLayout
-from adatp.plots.style import INK, OURS, evenly
+from adatp.plots.style import INK, OURS, evenly_spaced
 from adatp.report import Report
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def changing_layers(report: Report, most: int = 5) -> list[int]:
     counts = [sum(report.prompt_visual_tokens), *map(sum, report.visual_tokens)]
     changed = [layer for layer in range(len(counts) - 1) if counts[layer + 1] < counts[layer]]
     changed = changed or [len(report.visual_tokens) - 1]
-    return [changed[i] for i in evenly(len(changed), most)]
+    return [changed[i] for i in evenly_spaced(len(changed), most)]
 
 
 def plot_tokens(
@@ -89,7 +89,7 @@ def plot_tokens(
     if not layers or not all(0 <= layer < len(report.kept) for layer in layers):
         raise ValueError(f"layers are some of 0 to {len(report.kept) - 1}, not {list(layers)}")
     total, count = len(layout.index), len(depth)
-    picked = evenly(count, _MOST_FRAMES)
+    picked = evenly_spaced(count, _MOST_FRAMES)
     images = shrink(frames[first_frames(len(frames), count)[picked]], _SIDE)
     gap = max(1, images.shape[2] // 24)
     strips = [_strip(images, depth[picked] > layer, gap) for layer in layers]
@@ -146,7 +146,7 @@ def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
     columns = np.arange(width) * kept.shape[2] // width
     clear = kept[:, rows[:, None], columns]
     grey = images @ np.array([0.299, 0.587, 0.114])
-    # Hatched too, as a dark picture made darker is no other picture.
+    # Hatched too: making a dark image darker would not show.
     hatch = 45 * ((np.arange(height)[:, None] + np.arange(width)) % 8 < 2)
     dim = (25 + 0.3 * grey + hatch).astype(np.uint8)[..., None]
     frames = np.where(clear[..., None], images, dim)

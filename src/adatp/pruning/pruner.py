@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from adatp.engine import Engine
 from adatp.engine.attention import ReceivedProbe
 from adatp.flops import DecoderShape
-from adatp.frames import FrameReuse
+from adatp.frame_reuse import FrameReuse
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for

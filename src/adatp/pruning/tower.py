@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adatp.engine.attention import ReceivedProbe
-from adatp.frames import FrameReuse
+from adatp.frame_reuse import FrameReuse
 from adatp.models import Family, TowerCall
 from adatp.pruning.timer import Timer
 

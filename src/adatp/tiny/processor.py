@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
-from .model import TOKENS_PER_FRAME
+from .sizes import TOKENS_PER_FRAME
 from .world import SIZE, words
 
 SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "user", "assistant")

@@ -31,7 +31,7 @@ from adatp.evaluation.runner import TowerCache, fingerprint, third_of, view_of
 from adatp.evaluation.statistics import bootstrap_interval, mcnemar_p
 from adatp.methods import METHODS
 from adatp.tiny import world
-from adatp.tiny.train import prompt
+from training.validation import prompt
 
 FRAMES, LIMIT = 4, 4
 PAIR = entrants(["adatp", "blind"], [0.5])

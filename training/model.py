@@ -21,14 +21,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from .world import SIZE
-
-PATCH = 8
-TOKENS_PER_FRAME = (SIZE // PATCH // 2) ** 2
-"""Visual tokens of a frame: 12 x 12 patches, pooled 2 x 2."""
-
-TEXT_LENGTH = 24
-"""Positions of SigLIP's text tower; texts are padded to it on the left, as it pools the last position."""
+from adatp.tiny.sizes import PATCH, TEXT_LENGTH
+from adatp.tiny.world import SIZE
 
 VISION_WIDTH = 128
 VISION_LAYERS = 4

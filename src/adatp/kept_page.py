@@ -60,7 +60,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
         # Inside a script only the text of tags is special, and JSON knows another way to write "<".
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
-    template = files("adatp").joinpath("show.html").read_text(encoding="utf-8")
+    template = files("adatp").joinpath("kept_page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{ (\w+) \}\}", lambda field: fields[field[1]], template)
 
 

@@ -1,4 +1,4 @@
-"""Frames that look like the one before need not be encoded: the vision tower's features are used again."""
+"""Frame reuse: a frame that looks like the last one encoded is not encoded, and takes its features."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class FrameReuse:
         if source is None:
             return
         for name, value in list(output.items()):
-            output[name] = _spread(value, source)
+            output[name] = _take_rows(value, source)
 
 
-def _spread(value: Any, source: Tensor) -> Any:
+def _take_rows(value: Any, source: Tensor) -> Any:
     """Rows ``source`` of a tensor, or of each of several (some of a tower's are None)."""
     if isinstance(value, tuple):
-        return tuple(_spread(each, source) for each in value)
+        return tuple(_take_rows(each, source) for each in value)
     return value if value is None else value[source.to(value.device)]
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from adatp import AdaTP, ask, cli
 from adatp.ask import Answer
+from adatp.kept_page import render_html
 from adatp.layout import VideoLayout
 from adatp.methods import METHODS, FastV, FrameFusion, Method, Vanilla
 from adatp.methods.token_plan import TokenPlan
 from adatp.plots import plot_tokens
 from adatp.plots.tokens import changing_layers, first_frames, survival
 from adatp.report import Report
-from adatp.show import render_html
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION
 from adatp.video import Video, read_video
 from browser import PHONE, Visit

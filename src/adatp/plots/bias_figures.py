@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adatp.plots.style import COLOURS, INK, MUTED, OURS, evenly
+from adatp.plots.style import COLOURS, INK, MUTED, OURS, evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT = "cividis"
-"""Told apart by colour-blind readers, and in print."""
+"""A colour map that colour-blind readers can read, in print as well."""
 
 _MOST_MAPS, _MOST_LINES = 6, 12
 
@@ -69,7 +69,7 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    chosen = [found["layers"][i] for i in evenly(len(found["layers"]), _MOST_MAPS)]
+    chosen = [found["layers"][i] for i in evenly_spaced(len(found["layers"]), _MOST_MAPS)]
     maps = [
         [row["mass_by_position"] for row in chosen],
         [row["top10_by_position"] for row in chosen],
@@ -81,11 +81,11 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
     highest = [max(_peak(one) for one in row) for row in maps]
     highest[1:] = [max(highest[1:])] * 2  # two choices of as many tokens: on one scale
     for row, (panels, name) in enumerate(zip(grid, names, strict=True)):
-        for axes, picture, layer in zip(panels, maps[row], chosen, strict=True):
-            image = axes.imshow(picture, cmap=HEAT, vmin=0, vmax=highest[row], interpolation="nearest")
+        for axes, values, layer in zip(panels, maps[row], chosen, strict=True):
+            image = axes.imshow(values, cmap=HEAT, vmin=0, vmax=highest[row], interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_xlabel(f"peak {_peak(picture):.1f}", fontsize=8, labelpad=2)
+            axes.set_xlabel(f"peak {_peak(values):.1f}", fontsize=8, labelpad=2)
             if row == 0:
                 axes.set_title(f"layer {layer['layer']}", fontsize=10)
         panels[0].set_ylabel(name, fontsize=9)
@@ -102,7 +102,7 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     frames = found["frames"]
-    chosen = evenly(len(found["layers"]), _MOST_LINES)
+    chosen = evenly_spaced(len(found["layers"]), _MOST_LINES)
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(2.6 * columns + 0.6, 1.9 * rows + 0.6), layout="constrained")
@@ -133,8 +133,8 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _peak(picture: Sequence[Sequence[float]]) -> float:
-    return max(map(max, picture))
+def _peak(values: Sequence[Sequence[float]]) -> float:
+    return max(map(max, values))
 
 
 def _whole_ticks(set_ticks: Any, count: int, *, first: int = 0, names: Sequence[int] | None = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adatp import AdaTP
 from adatp.flops import siglip_vision_flops
-from adatp.frames import reference_frames
+from adatp.frame_reuse import reference_frames
 from adatp.pruning import PruningError
 from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
 
@@ -58,7 +58,7 @@ def test_identical_frames_are_encoded_once_and_nothing_else_changes(flops: float
     with AdaTP(flops=flops)(model) as run:
         whole = model(**inputs).logits
         plain = run.report.flops
-    with AdaTP(flops=flops, reuse_frames=0)(model) as run:
+    with AdaTP(flops=flops)(model, reuse_frames=0) as run:
         reused = model(**inputs).logits
     assert counts == [8, 4]
     assert (reused - whole).abs().max() < 1e-5
@@ -72,7 +72,7 @@ def test_frames_that_differ_are_all_encoded_to_the_bit() -> None:
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, [Prompt()])
     counts = encoded_frames(model)
     whole = model(**inputs).logits
-    with AdaTP(flops=1.0, reuse_frames=0)(model) as run:
+    with AdaTP(flops=1.0)(model, reuse_frames=0) as run:
         assert torch.equal(model(**inputs).logits, whole)
     assert counts == [8, 8]
     assert run.report.flops.vision_saved == 0
@@ -84,7 +84,7 @@ def test_alike_frames_take_the_first_ones_features() -> None:
     counts = encoded_frames(model)
     frames = noisy[:, [0, 0, 0, 3, 3, 5, 6, 6]]
     whole = model(**{**inputs, "pixel_values_videos": frames}).logits
-    with AdaTP(flops=1.0, reuse_frames=0.02)(model):
+    with AdaTP(flops=1.0)(model, reuse_frames=0.02):
         reused = model(**{**inputs, "pixel_values_videos": noisy}).logits
     assert counts == [8, 4]
     assert (reused - whole).abs().max() < 1e-5
@@ -97,7 +97,7 @@ def test_images_beside_the_video_keep_their_own() -> None:
     inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :1], ids[None], inputs["input_ids"][:, 1:]], 1)
     inputs = {**inputs, **image, "attention_mask": torch.ones_like(inputs["input_ids"])}
     whole = model(**inputs).logits
-    with AdaTP(flops=1.0, reuse_frames=0)(model):
+    with AdaTP(flops=1.0)(model, reuse_frames=0):
         assert (model(**inputs).logits - whole).abs().max() < 1e-5
 
 
@@ -106,7 +106,7 @@ def test_leaving_gives_the_tower_back_also_by_an_exception() -> None:
     counts, whole = encoded_frames(model), model(**inputs).logits
 
     def fails() -> None:
-        with AdaTP(flops=1.0, reuse_frames=0)(model):
+        with AdaTP(flops=1.0)(model, reuse_frames=0):
             model(**inputs)
             raise RuntimeError("on its way")
 
@@ -121,11 +121,11 @@ def test_leaving_gives_the_tower_back_also_by_an_exception() -> None:
 def test_a_tower_that_merges_frames_is_refused() -> None:
     model = build(Qwen25VL)
     with pytest.raises(PruningError, match=r"reuse_frames needs a vision tower.*leave it out"):
-        AdaTP(reuse_frames=0.1)(model).__enter__()
+        AdaTP()(model, reuse_frames=0.1).__enter__()
     with AdaTP()(model):  # nothing was left behind
         pass
 
 
 def test_a_negative_difference_is_refused() -> None:
     with pytest.raises(ValueError, match="reuse_frames"):
-        AdaTP(reuse_frames=-0.1)
+        AdaTP()(build(LlavaOnevision), reuse_frames=-0.1)
