@@ -49,10 +49,9 @@ class FrameReuse:
 
     def install(self) -> None:
         """Put the hooks in place."""
-        self.handles = [
-            self.tower.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.tower.register_forward_hook(self._after),
-        ]
+        keep = self.handles.append
+        keep(self.tower.register_forward_pre_hook(self._before, with_kwargs=True))
+        keep(self.tower.register_forward_hook(self._after))
 
     def remove(self) -> None:
         """Take them away."""

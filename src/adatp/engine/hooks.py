@@ -62,15 +62,12 @@ class Engine:
         self.call: DecoderCall | None = None
 
     def install(self) -> None:
-        """Put the hooks in place."""
-        self.handles = [
-            self.decoder.register_forward_pre_hook(self.enter, with_kwargs=True),
-            self.decoder.register_forward_hook(self.leave, with_kwargs=True, always_call=True),
-            *(
-                layer.register_forward_pre_hook(partial(self.before_layer, number), with_kwargs=True)
-                for number, layer in enumerate(self.layers)
-            ),
-        ]
+        """Put the hooks in place. If that fails midway, `remove` takes away those that are."""
+        keep = self.handles.append
+        keep(self.decoder.register_forward_pre_hook(self.enter, with_kwargs=True))
+        keep(self.decoder.register_forward_hook(self.leave, with_kwargs=True, always_call=True))
+        for number, layer in enumerate(self.layers):
+            keep(layer.register_forward_pre_hook(partial(self.before_layer, number), with_kwargs=True))
         for probe in self.probes.values():
             probe.install()
 
