@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel
 
 from adatp.errors import AdaTPError
-from adatp.flops import siglip_text_flops, siglip_vision_flops
+from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
 # A tower by (width, image size, patch size) and the checkpoint that it comes from.
 PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}

@@ -44,7 +44,6 @@ class VideoLayout:
             of each frame.
         videos: which of the batch's videos these are.
         grids: frames, rows and columns of each of them.
-        length: length of the row, pads included.
     """
 
     index: Tensor
@@ -58,7 +57,6 @@ class VideoLayout:
     tokens_by_frame: Tensor
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
-    length: int
 
     @property
     def frames(self) -> int:
@@ -226,5 +224,4 @@ def _layout(
         tokens_by_frame=torch.cat([empty, *frame]).bincount(minlength=first_frame),
         videos=tuple(videos),
         grids=tuple(grids[v] for v in videos),
-        length=len(real),
     )
