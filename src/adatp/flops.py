@@ -118,8 +118,8 @@ class DecoderShape:
         A mixture of experts counts the experts that a token visits, a shared one among them.
 
         Raises:
-            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or some of its layers
-                are mixtures of experts and others are not.
+            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or some of its
+                layers are mixtures of experts and others are not.
         """
         kinds = layer_types(config)
         linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
@@ -292,7 +292,10 @@ def lm_head_flops(shape: DecoderShape, positions: int) -> int:
 
 
 def _sparse_everywhere(config: Any) -> bool:
-    """Whether every layer is a mixture of experts: by its step, or without one by a shared expert (Qwen3.5)."""
+    """Whether every layer is a mixture of experts.
+
+    A config says so with a step of 1. Where it has no step (Qwen3.5), it has a shared expert.
+    """
     if any(getattr(config, name, None) for name in _DENSE_LAYERS):
         return False
     step = getattr(config, "decoder_sparse_step", None)

@@ -1,7 +1,8 @@
 """Analytic FLOPs of vision and text towers, by how a tower is built. Plain integers, no tensors.
 
-All are real FLOPs as `adatp.flops` defines them: two to a multiply-accumulate, of matrix products, convolutions and
-dense attention. A model family adds up what its own tower and projector run, in its file in `adatp.models`.
+All are real FLOPs as `adatp.flops` defines them: two to a multiply-accumulate, of matrix products,
+convolutions and dense attention. A model family adds up what its tower and projector run, in its own file in
+`adatp.models`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def image_tower_flops(
 def siglip_vision_flops(config: Any, images: int) -> int:
     """Real FLOPs of a SigLIP vision tower, with all the layers and the head that its config has.
 
-    LLaVA-OneVision's tower has one layer less than SigLIP, and no head. The difference between the two configs is
-    what the text-relevance encoder adds.
+    LLaVA-OneVision's tower has one layer less than SigLIP, and no head. The difference between the two
+    configs is what the text-relevance encoder adds.
 
     Args:
         config: SiglipVisionConfig.
@@ -77,8 +78,8 @@ def packed_tower_flops(
         width: width of the hidden states.
         layer: multiply-accumulates of one layer's linear maps for one patch.
         token: multiply-accumulates that merge the patches of one token and project it.
-        pairs: rows and columns of a frame -> pairs of its patches that attend to each other, summed over the layers.
-            None: in every layer all patches of a frame attend to each other.
+        pairs: rows and columns of a frame -> pairs of its patches that attend to each other, summed over the
+            layers. None: in every layer all patches of a frame attend to each other.
     """
     patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * width
     macs = 0

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from adatp.cli.console import importing, table_of
+from adatp.cli.console import importing, one_line_warnings, table_of
 
 
 def models() -> None:
@@ -21,7 +21,9 @@ def models() -> None:
     table = table_of("Model type")
     table.add_column("for example", no_wrap=True)  # to be copied whole
     table.add_column("all but")
-    for name, checkpoint in supported().items():
+    with one_line_warnings():  # of families that an installed package adds and that can't be loaded
+        checkpoints = supported()
+    for name, checkpoint in checkpoints.items():
         lacking = []
         for feature, result in seen["families"].get(name, {}).items():
             if result != "yes":

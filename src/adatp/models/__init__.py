@@ -1,7 +1,7 @@
 """Model families: one file for each, which says everything that is peculiar to it.
 
-Every module of this package is imported here, so a new file needs no other line. What several families share is in
-`adatp.models.shared`.
+Every module of this package is imported here, so a new file needs no other line. What several families share
+is in `adatp.models.shared`.
 """
 
 from importlib import import_module

@@ -31,22 +31,22 @@ class TowerCall:
 class Family(ABC):
     """Everything that is peculiar to one model family. Register a subclass with `adatp.models.register`.
 
-    Three base classes in `adatp.models.shared` answer most of the questions for the usual ways to encode a video:
-    `SquareFrames`, `FramesAsImages` and `PatchGrid`.
+    The base classes in `adatp.models.shared` answer most of the questions for the usual ways to encode a
+    video: `SquareFrames`, `SelectedLayer`, `FramesAsImages` and `PatchGrid`.
 
     Arguments that several methods take:
 
     - ``model``: the model that generates. ``model.base_model`` is the multimodal model in it.
     - ``config``: its config.
-    - ``call``: the keyword arguments of ``model.base_model``'s forward, ``input_ids`` (B, L) always among them.
-    - ``tower``: the call of the vision tower that encoded the videos. None: it was not watched, so the answer has to
-      come from ``call`` alone.
-    - ``grids``: (frames, rows, columns) of the tokens of each video of the batch, in the order of the prompts.
+    - ``call``: the keyword arguments of ``model.base_model``'s forward, always with ``input_ids`` (B, L).
+    - ``tower``: the call of the vision tower that encoded the videos. None: it was not watched, so the answer
+      has to come from ``call`` alone.
+    - ``grids``: (frames, rows, columns) of the tokens of each video of the batch, in the prompts' order.
     """
 
     encoded_as: ClassVar[Literal["video", "image"]] = "video"
-    """What the model's forward is given: a video, or frames as images. ``image`` means that all the images of a prompt
-    are taken for the frames of its one video."""
+    """What the model's forward is given: a video, or frames as images. With ``image``, all the images of a
+    prompt are taken for the frames of its one video."""
 
     # --- the vision tower ---
 
@@ -89,8 +89,8 @@ class Family(ABC):
     ) -> list[VideoLayout]:
         """Where the visual tokens of each sample are.
 
-        This one is right where every placeholder of the config's id is a visual token, or `cells` says what it is.
-        What stands between placeholders is text.
+        This one is right where every placeholder of the config's id is a visual token, or `cells` says what
+        it is. What stands between placeholders is text.
 
         Args:
             config: see the class.
@@ -114,8 +114,8 @@ class Family(ABC):
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
         """Which cell of its grid each placeholder shows, (placeholders,) int64 for each video.
 
-        Cells are counted row by row, frame by frame; `adatp.layout.NO_CELL` stands for a placeholder that shows none,
-        such as a newline. None: every cell has its placeholder, and there are no others.
+        Cells are counted row by row, frame by frame. `adatp.layout.NO_CELL` stands for a placeholder that
+        shows none, such as a newline. None: every cell has its placeholder, and there are no others.
         """
         return None
 
@@ -130,6 +130,7 @@ class Family(ABC):
 
         Args:
             processor: the checkpoint's processor.
-            every_token: whether every frame has to keep all its tokens, although the processor would leave some out.
+            every_token: whether every frame has to keep all its tokens, although the processor would leave
+                some out.
         """
         return {}

@@ -1,4 +1,4 @@
-"""Gemma 3: frames are given as images, a run of placeholders each; every frame is pooled to the same square."""
+"""Gemma 3: frames are given as images, a run of placeholders each, pooled to the same square."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ class InternVL(FramesAsImages):
 
     def tower_attention_module(self, model: Any) -> nn.Module:
         """In the last layer."""
-        return cast(nn.Module, self.tower(model).encoder.layer[-1].attention)
+        tower: Any = self.tower(model)
+        return cast(nn.Module, tower.encoder.layer[-1].attention)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Every token is projected."""

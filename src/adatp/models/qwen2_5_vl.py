@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: a grid of any shape, patches merged two by two, and attention in windows in most of the tower."""
+"""Qwen2.5-VL: a grid of any shape, patches merged two by two, windows of attention in the tower."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Qwen25VL(PatchGrid):
         ]
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Full attention within a temporal step in the layers that the config names, windows in the others."""
+        """Full attention within a temporal step in the layers that the config names, else in windows."""
         vision = config.vision_config
         d, merge, window = vision.hidden_size, vision.spatial_merge_size, _window(vision)
         full_layers = sum(layer in vision.fullatt_block_indexes for layer in range(vision.depth))
@@ -54,7 +54,7 @@ def _window(vision: Any) -> int:
 
 
 def _window_order(grid: Grid, window: int) -> Tensor:
-    """The tokens of a video, (tokens,) int64 numbered row by row, in the order in which the tower runs them."""
+    """Numbers (tokens,) int64 of a video's tokens, counted row by row, in the order of the tower."""
     cell = torch.cartesian_prod(*map(torch.arange, grid))
     frame, row, column = cell.unbind(1)
     across = -(-grid[2] // window)

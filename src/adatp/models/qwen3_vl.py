@@ -1,4 +1,4 @@
-"""Qwen3-VL, Qwen3.5 and their mixtures of experts: a run of placeholders for each temporal step, its time before it."""
+"""Qwen3-VL, Qwen3.5 and their mixtures of experts: a timestamp and a run of placeholders a temporal step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from adatp.tower_flops import packed_tower_flops
 @register("qwen3_5", checkpoint="Qwen/Qwen3.5-27B")
 @register("qwen3_5_moe", checkpoint="Qwen/Qwen3.5-35B-A3B")
 class Qwen3VL(PatchGrid):
-    """The engine handles what they do inside the decoder: Qwen3-VL's DeepStack, Qwen3.5's linear attention."""
+    """The engine handles what is peculiar inside the decoder: DeepStack, and Qwen3.5's linear attention."""
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Full attention within a temporal step. Each level of DeepStack, if there are any, has a merger too."""
+        """Full attention within a temporal step. Each level of DeepStack, if any, has a merger too."""
         vision = config.vision_config
         d, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
         mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))

@@ -13,7 +13,7 @@ from adatp.errors import AdaTPError
 from adatp.models.family import Family
 
 ENTRY_POINTS = "adatp.families"
-"""The group of entry points by which an installed package adds families: each names a module that registers them."""
+"""The group of entry points by which an installed package adds families. Each names a module to import."""
 
 _FamilyClass = TypeVar("_FamilyClass", bound=type[Family])
 
@@ -36,9 +36,9 @@ _reading = threading.RLock()  # a server may look up the first model in several 
 def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_FamilyClass], _FamilyClass]:
     """Class decorator: makes the library prune models of this type as the decorated family says.
 
-    It works wherever the class stands: in this package, in a script, or in an installed package that names its module
-    as an entry point of the group ``adatp.families``. A type that is registered already, one of the package's own for
-    example, is replaced from then on. A family of several types has one decorator for each.
+    It works wherever the class stands: in this package, in a script, or in an installed package that names
+    its module as an entry point of the group ``adatp.families``. A type that is registered already, by this
+    package for example, is replaced from then on. A family of several types has one decorator for each.
 
     Args:
         model_type: the ``model_type`` of the models' config.
@@ -103,7 +103,8 @@ def _warn_of(entry_point: EntryPoint, error: Exception) -> None:
     package = entry_point.dist.name if entry_point.dist is not None else "an unknown package"
     reason = " ".join(str(error).split())
     warnings.warn(
-        f"the entry point {entry_point.name!r} ({entry_point.value}) of {package} in the group {ENTRY_POINTS!r} "
-        f"can't be loaded, so its model families are missing: {type(error).__name__}: {reason}",
+        f"the entry point {entry_point.name!r} ({entry_point.value}) of {package} in the group "
+        f"{ENTRY_POINTS!r} can't be loaded, so its model families are missing: "
+        f"{type(error).__name__}: {reason}",
         stacklevel=4,
     )

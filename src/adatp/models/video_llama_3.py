@@ -1,4 +1,4 @@
-"""VideoLLaMA3: a run of placeholders for every frame, without those whose place has not changed since the last one."""
+"""VideoLLaMA3: a run of placeholders for every frame, without those of places that have not changed."""
 
 from __future__ import annotations
 

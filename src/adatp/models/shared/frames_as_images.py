@@ -13,7 +13,7 @@ from adatp.models.shared.square_frames import SquareFrames, copies
 class FramesAsImages(SquareFrames):
     """All the images of a prompt are the frames of its one video. What stands between them is text.
 
-    An image of one crop looks the same as a frame, so an image beside a video would count as one of its frames.
+    An image of one crop looks the same as a frame, so an image beside a video counts as one of its frames.
     """
 
     encoded_as: ClassVar[Literal["video", "image"]] = "image"

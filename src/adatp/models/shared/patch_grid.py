@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -71,7 +72,5 @@ def split_frames(states: Tensor, grids: Sequence[Grid], rows_a_token: int = 1) -
         grids: (frames, rows, columns) of each video in tokens.
         rows_a_token: hidden states of each token: the patches that will be merged to it.
     """
-    videos = torch.split(states, [t * h * w * rows_a_token for t, h, w in grids])
-    return [
-        video.reshape(t, h * w * rows_a_token, -1) for video, (t, h, w) in zip(videos, grids, strict=True)
-    ]
+    videos = torch.split(states, [math.prod(grid) * rows_a_token for grid in grids])
+    return [video.reshape(grid[0], -1, video.shape[1]) for video, grid in zip(videos, grids, strict=True)]

@@ -34,7 +34,7 @@ class SquareFrames(Family):
 
     def tower_attention_module(self, model: Any) -> nn.Module:
         """In the last layer."""
-        return encoder_layers(self.tower(model))[-1].self_attn
+        return cast(nn.Module, encoder_layers(self.tower(model))[-1].self_attn)
 
     def features(self, config: Any, tower: TowerCall) -> Tensor:
         """(images, tokens, d) hidden states that the projector reads; a class token may come first."""
@@ -55,7 +55,7 @@ class SquareFrames(Family):
         return [video.flatten() for video in torch.split(tokens, frames)]
 
     def pool(self, patches: Tensor, side: int) -> Tensor:
-        """Pool a square of patches, (frames, 1, n, n), to ``side`` x ``side`` tokens. This one takes the mean."""
+        """Pool squares of patches, (frames, 1, n, n), to ``side`` x ``side`` tokens. This one takes means."""
         return F.avg_pool2d(patches, patches.shape[2] // side)
 
 
@@ -84,7 +84,8 @@ class SelectedLayer(SquareFrames):
     def tower_attention_module(self, model: Any) -> nn.Module:
         """In the layer that leaves the selected hidden states."""
         layer = _selected_layer(model.config)
-        return encoder_layers(self.tower(model))[layer if layer < 0 else layer - 1].self_attn
+        layers = encoder_layers(self.tower(model))
+        return cast(nn.Module, layers[layer if layer < 0 else layer - 1].self_attn)
 
     def features(self, config: Any, tower: TowerCall) -> Tensor:
         """The selected hidden states. Of several layers, those of the last."""
