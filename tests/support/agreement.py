@@ -102,10 +102,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
-            features = [value for name, value in report.user_properties if name == "feature"]
+            properties = getattr(report, "user_properties", [])  # a file that can't be collected has none
+            features = [value for name, value in properties if name == "feature"]
             for feature, family in features:
                 outcomes[feature, family].add("passed" if outcome == "passed" else "failed")
-            for name, value in report.user_properties:
+            for name, value in properties:
                 if name == "error":
                     precision, error, within = value
                     row = features[0][0] if features else "elsewhere"

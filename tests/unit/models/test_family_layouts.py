@@ -14,6 +14,7 @@ from adatp.layout import LayoutError, VideoLayout
 from adatp.models import TowerCall, family_of
 from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, VideoLlava, build
 from processors import PROCESSORS
+from prompts import asked, frames, prompt, sampled
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -31,35 +32,6 @@ def processor_of(family: Any) -> Any:
     return PROCESSORS[family]()
 
 
-def prompt(processor: Any, *content: str) -> str:
-    parts = [
-        {"type": part} if part in ("video", "image") else {"type": "text", "text": part} for part in content
-    ]
-    return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-
-
-def frames(count: int, height: int = 24, width: int = 40, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (count, height, width, 3), dtype=np.uint8)
-
-
-def sampled(*counts: int) -> dict[str, Any]:
-    """What a caller who sampled the frames, two a second, tells a processor."""
-    metadata = [
-        {"total_num_frames": n, "frames_indices": list(range(n)), "fps": 2.0, "duration": n / 2}
-        for n in counts
-    ]
-    return {"do_sample_frames": False, "video_metadata": metadata}
-
-
-def asked(processor: Any, questions: list[str], videos: list[np.ndarray]) -> Any:
-    """What the processor makes of prompts with a video and a question each."""
-    shown, given = ["video"], {"videos": videos, **sampled(*map(len, videos))}
-    if getattr(processor, "video_processor", None) is None:  # it takes images only
-        shown, given = ["image"] * len(videos[0]), {"images": [list(video) for video in videos]}
-    text = [prompt(processor, *shown, question) for question in questions]
-    return processor(text=text, padding=True, return_tensors="pt", **given)
-
-
 def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
     config, ours = family.config(), family_of(family.name)
     grids = ours.grids(config, inputs, None)
@@ -69,6 +41,8 @@ def layouts_of(family: Any, inputs: dict[str, Any]) -> list[VideoLayout]:
 @families
 def test_layouts_of_real_processors(family: Any) -> None:
     processor = processor_of(family)
+    takes_videos = getattr(processor, "video_processor", None) is not None
+    assert family_of(family.name).takes_videos(processor) == takes_videos
     questions = ["what is the red ball ?", "which dog runs ?"]
     inputs = asked(processor, questions, [frames(6), frames(6, seed=1)])
     grid = family.grid(6, 24, 40)
