@@ -21,7 +21,7 @@ from adatp import AdaTP, tiny
 from adatp.ask import build_inputs
 from adatp.evaluation import Entrant, Results, evaluate, summarise
 from adatp.evaluation.entrants import VANILLA
-from adatp.frames import reference_frames
+from adatp.frame_reuse import reference_frames
 from adatp.tiny.world import benchmark, make_clip
 from adatp.video import Video
 

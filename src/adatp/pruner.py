@@ -24,7 +24,7 @@ from adatp.flops import (
     paper_macs,
     prefill_flops,
 )
-from adatp.frames import FrameReuse
+from adatp.frame_reuse import FrameReuse
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.methods import check_frames
 from adatp.methods.base import Method, Prefill

@@ -33,7 +33,7 @@ class Costless(Family):
 
 
 class Selected(SelectedLayer, Costless):
-    newlines = 2
+    newlines = 5  # more than a frame has tokens
 
     def side(self, config: Any) -> int:
         return 2
@@ -79,12 +79,12 @@ def test_layers_of_a_wrapped_tower() -> None:
 def test_placeholders_of_a_video_with_newlines() -> None:
     assert Selected().grid(CONFIG, 3, 10, 20) == (3, 2, 2)
     [cells] = Selected().cells({}, [(2, 2, 2)]) or []
-    assert cells.tolist() == [*range(8), NO_CELL, NO_CELL]
-    assert placed(Selected(), [5, *[8] * 6, 9, 5], [(1, 2, 2)]) == [1, 2, 3, 4]
+    assert cells.tolist() == [*range(8), *[NO_CELL] * 5]
+    assert placed(Selected(), [5, *[8] * 9, 9, 5], [(1, 2, 2)]) == [1, 2, 3, 4]
 
 
 def test_videos_that_were_encoded_before_the_call() -> None:
-    call = {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=torch.zeros(4, 3 * 4 + 2, 10))}}
+    call = {"mm_encoder_outputs": {"video": SimpleNamespace(pooler_output=torch.zeros(4, 3 * 4 + 5, 10))}}
     assert Selected().grids(CONFIG, call, None) == [(3, 2, 2)] * 4
     once = call_of(last_hidden_state=torch.zeros(2 * 3, 1))
     assert Selected().grids(CONFIG, call, once) == [(3, 2, 2)] * 2

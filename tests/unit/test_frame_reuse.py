@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp import AdaTP
-from adatp.frames import reference_frames
+from adatp.frame_reuse import reference_frames
 from adatp.pruner import PruningError
 from adatp.tower_flops import siglip_vision_flops
 from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
