@@ -162,7 +162,7 @@ class DecoderShape:
 
     @cached_property
     def cut_layers(self) -> tuple[int, ...]:
-        """The layers before which tokens can be dropped by the attention of the layer in front."""
+        """The layers before which tokens can be dropped by the attention of the layer before."""
         return tuple(layer + 1 for layer in self.full_layers if layer + 1 < self.layers)
 
     @property
