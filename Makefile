@@ -51,7 +51,7 @@ versions: RUN = $(ALWAYS)
 versions: SUITE = --exitfirst $(EXACT_TESTS) -k "$(EXACT)"
 versions: $(ALWAYS:%=$(VENV)/transformers-%/.done)  ## exactness on other versions of transformers
 versions-full: RUN = $(VERSIONS)
-versions-full: SUITE = tests/conformance tests/unit/engine tests/unit/test_layout.py
+versions-full: SUITE = tests/conformance tests/unit/engine tests/unit/test_layout.py tests/unit/models
 versions-full: $(VERSIONS:%=$(VENV)/transformers-%/.done)  ## all of conformance on all of them: for the night
 versions versions-full:
 	set -e; for version in $(RUN); do \

@@ -139,10 +139,10 @@ def build_inputs(
     placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
     if placeholders & set(words):
         raise PromptError("the question contains the token that stands for a video or an image")
-    embedded = isinstance(processor, TinyProcessor)
+    embedded, family = isinstance(processor, TinyProcessor), family_of(config.model_type)
     shown: list[dict[str, Any]] = [{"type": "video"}]
     options: dict[str, Any] = {"videos": [video.frames]}
-    if not embedded and getattr(processor, "video_processor", None) is None:  # it knows pictures only
+    if not family.takes_videos(processor):
         shown = [{"type": "image"} for _ in video.frames]
         options = {"images": [list(video.frames)]}
     elif not embedded:
@@ -155,8 +155,7 @@ def build_inputs(
             "duration": video.duration,
         }
         options |= {"do_sample_frames": False, "video_metadata": [metadata]}
-        if whole and hasattr(processor.video_processor, "use_token_compression"):
-            options["use_token_compression"] = False
+        options |= family.processor_options(processor, every_token=whole)
     content = [*shown, {"type": "text", "text": question}]
     try:
         prompt = processor.apply_chat_template(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel
 
 from adatp.errors import AdaTPError
-from adatp.flops import siglip_text_flops, siglip_vision_flops
+from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
 # A tower by (width, image size, patch size) and the checkpoint that it comes from.
 PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}
@@ -81,12 +81,12 @@ class SiglipPartner(nn.Module):
     def flops(self, frames: int) -> int:
         """Real FLOPs of embedding one question and a video's frames, given the tower's hidden states."""
         text: Any = self.text.config
-        whole = siglip_vision_flops(self.vision_config, frames)
-        seen = copy(self.vision_config)
-        seen.num_hidden_layers -= len(self.rest)
-        seen.vision_use_head = False
+        complete = siglip_vision_flops(self.vision_config, frames)
+        tower = copy(self.vision_config)  # what the Video LLM has run already
+        tower.num_hidden_layers -= len(self.rest)
+        tower.vision_use_head = False
         words = siglip_text_flops(text, 1, text.max_position_embeddings)
-        return whole - siglip_vision_flops(seen, frames) + words
+        return complete - siglip_vision_flops(tower, frames) + words
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Analytic FLOPs: the paper's convention and what really runs. Plain integers, no tensors.
+"""Analytic FLOPs of a decoder: the paper's convention and what really runs. Plain integers, no tensors.
 
 Two figures that must not be mixed. `paper_macs` follows the literature: multiply-accumulates of the decoder's
 prefill for the visual tokens only. Everything else here is real FLOPs, two to a multiply-accumulate, of
@@ -19,6 +19,16 @@ PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 _DYCOKE_STEPS = 100
 # Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention.
 _CHUNK = 64
+# What a config calls the sizes of a `DeltaNet`.
+_DELTA_NET = {
+    "key_heads": "linear_num_key_heads",
+    "value_heads": "linear_num_value_heads",
+    "key_dim": "linear_key_head_dim",
+    "value_dim": "linear_value_head_dim",
+    "kernel": "linear_conv_kernel_dim",
+}
+# With one of these a config says that some layers of a mixture of experts are dense.
+_DENSE_LAYERS = ("mlp_only_layers", "mlp_layer_types", "first_k_dense_replace", "num_dense_layers")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,18 @@ class DeltaNet:
     key_dim: int
     value_dim: int
     kernel: int
+
+    @classmethod
+    def from_config(cls, config: Any, layers: Sequence[int]) -> "DeltaNet":
+        """Read the sizes from a text config of transformers.
+
+        Raises:
+            ValueError: the config lacks one of them, so its linear attention is of another kind.
+        """
+        if not all(hasattr(config, name) for name in _DELTA_NET.values()):
+            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
+        sizes = {size: getattr(config, name) for size, name in _DELTA_NET.items()}
+        return cls(layers=tuple(layers), **sizes)
 
     def macs(self, hidden: int, chunk: int) -> int:
         """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
@@ -74,8 +96,8 @@ class DecoderShape:
         vocab: entries of the vocabulary.
         windows: of each layer the sliding window, None where it attends to everything; empty: all do.
         experts: experts that each layer's router chooses among; 0: there is none.
-        delta_net: the linear attention of some layers, if any; full attention is then gated, by a second
-            query projection.
+        delta_net: the linear attention of some layers, if any. Full attention is then gated by a second query
+            projection, as in every model of transformers that has both and reads video.
     """
 
     layers: int
@@ -91,50 +113,35 @@ class DecoderShape:
 
     @classmethod
     def from_config(cls, config: Any) -> "DecoderShape":
-        """Reads a text config of transformers.
+        """Read a text config of transformers.
 
         A mixture of experts counts the experts that a token visits, a shared one among them.
 
         Raises:
-            ValueError: if there is linear attention other than Qwen3.5's, or dense among sparse layers.
+            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or some of its
+                layers are mixtures of experts and others are not.
         """
         kinds = layer_types(config)
-        linear = tuple(layer for layer, kind in enumerate(kinds) if kind == "linear_attention")
-        if linear and not config.model_type.startswith("qwen3_5"):
-            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
-        heads, experts = config.num_attention_heads, 0
-        sliding = [kind == "sliding_attention" for kind in kinds]
+        linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
+        windows = tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds)
+        heads, experts, intermediate = config.num_attention_heads, 0, 0
         if getattr(config, "num_experts_per_tok", None):
-            alike = getattr(config, "decoder_sparse_step", 0) == 1 or config.model_type.startswith("qwen3_5")
-            if not alike or getattr(config, "mlp_only_layers", None):
+            if not _sparse_everywhere(config):
                 raise ValueError(f"FLOPs of dense among sparse layers ({config.model_type}) are not known")
             experts = config.num_experts
             intermediate = config.num_experts_per_tok * config.moe_intermediate_size
             intermediate += getattr(config, "shared_expert_intermediate_size", 0)
-        else:
-            intermediate = config.intermediate_size
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=heads,
             kv_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            intermediate=intermediate,
+            intermediate=intermediate or config.intermediate_size,
             vocab=config.vocab_size,
-            windows=tuple(config.sliding_window if is_sliding else None for is_sliding in sliding)
-            if any(sliding)
-            else (),
+            windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=DeltaNet(
-                layers=linear,
-                key_heads=config.linear_num_key_heads,
-                value_heads=config.linear_num_value_heads,
-                key_dim=config.linear_key_head_dim,
-                value_dim=config.linear_value_head_dim,
-                kernel=config.linear_conv_kernel_dim,
-            )
-            if linear
-            else None,
+            delta_net=DeltaNet.from_config(config, linear) if linear else None,
         )
 
     def held(self, layer: int, tokens: int) -> int:
@@ -155,7 +162,7 @@ class DecoderShape:
 
     @cached_property
     def cut_layers(self) -> tuple[int, ...]:
-        """The layers before which tokens can be dropped by the attention of the layer in front."""
+        """The layers before which tokens can be dropped by the attention of the layer before."""
         return tuple(layer + 1 for layer in self.full_layers if layer + 1 < self.layers)
 
     @property
@@ -284,202 +291,15 @@ def lm_head_flops(shape: DecoderShape, positions: int) -> int:
     return 2 * positions * shape.hidden * shape.vocab
 
 
-def siglip_vision_flops(config: Any, frames: int, head: bool | None = None) -> int:
-    """Real FLOPs of a SigLIP vision tower, with all the layers and the head that its config has.
+def _sparse_everywhere(config: Any) -> bool:
+    """Whether every layer is a mixture of experts.
 
-    LLaVA-OneVision's tower has a layer less than SigLIP, and no head: the difference between the two configs
-    is what the text-relevance encoder adds.
-
-    Args:
-        config: SiglipVisionConfig.
-        frames: images of config.image_size square.
-        head: whether it has the pooling head; None: as the config says.
+    A config says so with a step of 1. Where it has no step (Qwen3.5), it has a shared expert.
     """
-    d, m = config.hidden_size, config.intermediate_size
-    n = (config.image_size // config.patch_size) ** 2
-    macs: int = n * config.num_channels * config.patch_size**2 * d
-    macs += config.num_hidden_layers * _siglip_layer_macs(d, m, n)
-    if getattr(config, "vision_use_head", True) if head is None else head:
-        macs += (2 + 2 * n) * d * d + 2 * n * d + 2 * d * m  # one learned query on all patches, then an MLP
-    return 2 * frames * macs
-
-
-def siglip_text_flops(config: Any, sequences: int, length: int) -> int:
-    """Real FLOPs of a SigLIP text tower on padded sequences.
-
-    Args:
-        config: SiglipTextConfig.
-        sequences: number of texts.
-        length: tokens of each, padding included (SigLIP was trained on 64).
-    """
-    d: int = config.hidden_size
-    macs: int = config.num_hidden_layers * _siglip_layer_macs(d, config.intermediate_size, length)
-    macs += d * config.projection_size
-    return 2 * sequences * macs
-
-
-def clip_vision_flops(config: Any, frames: int) -> int:
-    """Real FLOPs of a CLIP vision tower: SigLIP's layers, with a class token before the patches.
-
-    Args:
-        config: CLIPVisionConfig.
-        frames: images of config.image_size square.
-    """
-    d = config.hidden_size
-    patches = (config.image_size // config.patch_size) ** 2
-    macs: int = patches * config.num_channels * config.patch_size**2 * d
-    macs += config.num_hidden_layers * _siglip_layer_macs(d, config.intermediate_size, patches + 1)
-    return 2 * frames * macs
-
-
-def llava_projector_flops(config: Any, tokens: int) -> int:
-    """Real FLOPs of a LLaVA projector: two linear maps on every token that goes through it.
-
-    Args:
-        config: LlavaOnevisionConfig or another LLaVA's.
-        tokens: patches, or pooled ones.
-    """
-    selected = config.vision_feature_layer
-    width: int = config.vision_config.hidden_size * (1 if isinstance(selected, int) else len(selected))
-    text: int = config.text_config.hidden_size
-    return 2 * tokens * (width * text + text * text)
-
-
-def internvl_vision_flops(config: Any, frames: int) -> int:
-    """Real FLOPs of InternVL's vision tower and projector.
-
-    Args:
-        config: InternVLConfig.
-        frames: images of the vision tower's size.
-    """
-    vision, text = config.vision_config, config.text_config.hidden_size
-    d, patch = vision.hidden_size, vision.patch_size[0]
-    patches = (vision.image_size[0] // patch) ** 2
-    macs: int = patches * vision.num_channels * patch**2 * d
-    macs += vision.num_hidden_layers * _siglip_layer_macs(d, vision.intermediate_size, patches + 1)
-    merged = int(1 / config.downsample_ratio) ** 2
-    macs += patches // merged * (d * merged * text + text * text)
-    return 2 * frames * macs
-
-
-def smolvlm_connector_flops(config: Any, tokens: int) -> int:
-    """Real FLOPs of SmolVLM's connector: one linear map on the patches that make a token.
-
-    Args:
-        config: SmolVLMConfig.
-        tokens: visual tokens.
-    """
-    width: int = config.vision_config.hidden_size * config.scale_factor**2
-    return 2 * tokens * width * int(config.text_config.hidden_size)
-
-
-def video_llama_3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]], merge: int) -> int:
-    """Real FLOPs of VideoLLaMA3's vision tower and projector. Attention is within a frame.
-
-    Args:
-        config: VideoLlama3Config.
-        grids: (frames, rows, columns) of each video in tokens, before its processor leaves any out.
-        merge: patches a side that make a token, by interpolation between tower and projector.
-    """
-    vision, text = config.vision_config, config.text_config.hidden_size
-    d, macs = vision.hidden_size, 0
-    for frames, rows, columns in grids:
-        tokens = rows * columns
-        patches = tokens * merge**2
-        frame = patches * vision.num_channels * vision.patch_size**2 * d
-        frame += vision.num_hidden_layers * _siglip_layer_macs(d, vision.intermediate_size, patches)
-        macs += frames * (frame + tokens * (d * text + text * text))
-    return 2 * macs
-
-
-def gemma3_projector_flops(config: Any, tokens: int) -> int:
-    """Real FLOPs of Gemma 3's projector: one linear map on the pooled patches.
-
-    Args:
-        config: Gemma3Config.
-        tokens: visual tokens.
-    """
-    return 2 * tokens * int(config.vision_config.hidden_size) * int(config.text_config.hidden_size)
-
-
-def glm4v_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
-    """Real FLOPs of GLM-4.1V's vision tower, convolution that merges patches and merger included.
-
-    Args:
-        config: Glm4vVisionConfig.
-        grids: as of `qwen2_5_vision_flops`.
-    """
-    d, out = config.hidden_size, config.out_hidden_size
-    return _packed_vision_flops(
-        config,
-        grids,
-        width=d,
-        layer=4 * d * d + 3 * d * out,
-        token=config.spatial_merge_size**2 * d * out + out * out + 3 * out * config.intermediate_size,
-    )
-
-
-def qwen2_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
-    """Real FLOPs of Qwen2-VL's vision tower, merger included. Attention is within a frame.
-
-    Args:
-        config: Qwen2VLVisionConfig.
-        grids: as of `qwen2_5_vision_flops`.
-    """
-    d, merged = config.embed_dim, config.embed_dim * config.spatial_merge_size**2
-    return _packed_vision_flops(
-        config,
-        grids,
-        width=d,
-        layer=4 * d * d + 2 * d * int(d * config.mlp_ratio),
-        token=merged * (merged + config.hidden_size),
-    )
-
-
-def qwen3_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
-    """Real FLOPs of Qwen3-VL's vision tower: one merger for the output, one for each level of DeepStack.
-
-    Args:
-        config: Qwen3VLVisionConfig, or that of Qwen3.5, which has no DeepStack.
-        grids: as of `qwen2_5_vision_flops`.
-    """
-    d, merged = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
-    return _packed_vision_flops(
-        config,
-        grids,
-        width=d,
-        layer=4 * d * d + 2 * d * config.intermediate_size,
-        token=(1 + len(getattr(config, "deepstack_visual_indexes", ())))
-        * merged
-        * (merged + config.out_hidden_size),
-    )
-
-
-def qwen2_5_vision_flops(config: Any, grids: Sequence[tuple[int, int, int]]) -> int:
-    """Real FLOPs of Qwen2.5-VL's vision tower, merger included.
-
-    Attention is within a window of a frame, and within a frame in the layers config.fullatt_block_indexes.
-
-    Args:
-        config: Qwen2_5_VLVisionConfig.
-        grids: (frames, height, width) of each image or video in patches, a frame being a temporal patch
-            (`image_grid_thw`, `video_grid_thw`).
-    """
-    d, merge = config.hidden_size, config.spatial_merge_size
-    window = config.window_size // merge // config.patch_size
-    full_layers = sum(layer in config.fullatt_block_indexes for layer in range(config.depth))
-    merged_width = d * merge**2
-    linear = 4 * d * d + 3 * d * config.intermediate_size
-    patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * d
-    merger = merged_width * (merged_width + config.out_hidden_size)
-    macs = 0
-    for frames, height, width in grids:
-        patches = frames * height * width
-        full = (height * width) ** 2  # pairs of patches that attend to each other, in one frame
-        windowed = merge**4 * _squares(height // merge, window) * _squares(width // merge, window)
-        pairs = frames * (full_layers * full + (config.depth - full_layers) * windowed)
-        macs += patches * (patch + config.depth * linear) + 2 * d * pairs + patches // merge**2 * merger
-    return 2 * macs
+    if any(getattr(config, name, None) for name in _DENSE_LAYERS):
+        return False
+    step = getattr(config, "decoder_sparse_step", None)
+    return step == 1 if step is not None else hasattr(config, "shared_expert_intermediate_size")
 
 
 def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: int = 0) -> int:
@@ -491,34 +311,3 @@ def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: int = 0) -> 
 def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:
     if len(counts) != shape.layers:
         raise ValueError(f"need one count for each of {shape.layers} layers, not {len(counts)}")
-
-
-def _packed_vision_flops(
-    config: Any, grids: Sequence[tuple[int, int, int]], *, width: int, layer: int, token: int
-) -> int:
-    """Of a tower of patches side by side, each frame attending to itself.
-
-    Args:
-        config: the tower's.
-        grids: (frames, height, width) of each video in patches.
-        width: of the hidden states.
-        layer: multiply-accumulates of a layer's linear maps for one patch.
-        token: those that merge patches into one token and project it.
-    """
-    patch = config.in_channels * config.temporal_patch_size * config.patch_size**2 * width
-    macs: int = 0
-    for frames, rows, columns in grids:
-        size = rows * columns
-        macs += frames * size * (patch + config.depth * (layer + 2 * size * width))
-        macs += frames * size // config.spatial_merge_size**2 * token
-    return 2 * macs
-
-
-def _siglip_layer_macs(d: int, m: int, n: int) -> int:
-    return n * (4 * d * d + 2 * d * m) + 2 * n * n * d
-
-
-def _squares(length: int, window: int) -> int:
-    """Sum of the squared sizes of the windows that a length is cut into."""
-    whole, rest = divmod(length, window)
-    return whole * window**2 + rest**2

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adatp.flops import siglip_vision_flops
+from adatp.tower_flops import siglip_vision_flops
 
 # Towers that are given images (n, channels, height, width) and look at each by itself.
 _FRAME_BY_FRAME = ("siglip_vision_model",)

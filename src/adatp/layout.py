@@ -64,7 +64,6 @@ class VideoLayout:
             of each frame.
         videos: which of the batch's videos these are.
         grids: frames, rows and columns of each of them.
-        length: length of the row, pads included.
     """
 
     index: Tensor
@@ -78,7 +77,6 @@ class VideoLayout:
     tokens_by_frame: Tensor
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
-    length: int
 
     @property
     def counts(self) -> PromptCounts:
@@ -252,5 +250,4 @@ def _layout(
         tokens_by_frame=torch.cat([empty, *frame]).bincount(minlength=first_frame),
         videos=tuple(videos),
         grids=tuple(grids[v] for v in videos),
-        length=len(real),
     )

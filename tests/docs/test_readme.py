@@ -17,11 +17,11 @@ from transformers import (
     LlavaOnevisionConfig,
 )
 
-from adatp import AdaTP, models
+from adatp import AdaTP
 from adatp.cli import main
 from adatp.methods.fastv import FastV
 from adatp.methods.visionzip import VisionZip
-from adatp.models import UnsupportedModelError
+from adatp.models import UnsupportedModelError, family_of, registry
 from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, batch, build
 from flop_counting import flop_counter
 from oracle import masking_error, recorded
@@ -159,10 +159,14 @@ class Llava(LlavaNextVideo):
 def test_the_example_of_a_family_works(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build(Llava), [Prompt(before=1, seed=1), Prompt(before=5, seed=2)]
     inputs = batch(Llava, prompts)
-    with pytest.raises(UnsupportedModelError, match=r"'llava' is not supported.*FAMILIES\['llava'\]"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'llava' is not supported.*@adatp\.models\.register\('llava'\)"
+    ):
         AdaTP()(model)
-    monkeypatch.setattr("adatp.models.FAMILIES", {**models.FAMILIES})
-    run_guide("class Llava")
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    names = run_guide("class Llava")
+    assert isinstance(family_of("llava"), names["Llava"])
+    assert not family_of("llava").takes_videos(None)
     whole = model(**inputs).logits
     with AdaTP(flops=1.0)(model):
         assert torch.equal(model(**inputs).logits, whole)

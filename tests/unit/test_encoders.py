@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_layout import frames, prompt
 from transformers import SiglipConfig, SiglipModel
 
 from adatp import AdaTP
@@ -15,6 +14,7 @@ from adatp.encoders import EncoderError, load_partner, partner_of
 from families import END, PAD, START, VIDEO, LlavaOnevision, Prompt, batch, build
 from flop_counting import flop_counter
 from processors import llava_onevision, tokenizer
+from prompts import frames, prompt
 
 
 @pytest.fixture

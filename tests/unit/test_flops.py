@@ -4,25 +4,15 @@ Big models run on the meta device, where the counter sees attention as matrix pr
 count scaled_dot_product_attention at all, so what runs there runs with eager attention.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
-    AutoModel,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    Gemma3Config,
     Gemma3TextConfig,
     Gemma3TextModel,
-    InternVLConfig,
-    LlavaNextVideoConfig,
-    LlavaNextVideoModel,
-    LlavaOnevisionConfig,
-    LlavaOnevisionModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLTextModel,
     Qwen2Config,
@@ -33,86 +23,18 @@ from transformers import (
     Qwen3_5TextModel,
     Qwen3VLMoeTextConfig,
     Qwen3VLMoeTextModel,
-    SiglipTextConfig,
-    SiglipTextModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    SmolVLMConfig,
-    VideoLlama3Config,
-    VideoLlavaConfig,
-    VideoLlavaModel,
 )
-from transformers.models.glm4v.configuration_glm4v import Glm4vVisionConfig
-from transformers.models.glm4v.modeling_glm4v import Glm4vVisionModel
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
-from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
-from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5VisionConfig
-from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
-from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from adatp.flops import (
     PRESETS,
     DecoderShape,
     DeltaNet,
-    clip_vision_flops,
     decode_flops,
-    glm4v_vision_flops,
-    llava_projector_flops,
     lm_head_flops,
     paper_macs,
     prefill_flops,
-    qwen2_5_vision_flops,
-    qwen2_vision_flops,
-    qwen3_vision_flops,
-    siglip_text_flops,
-    siglip_vision_flops,
 )
-from adatp.models import FAMILIES
-
-QWEN2_7B = {
-    "hidden_size": 3584,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "intermediate_size": 18944,
-    "vocab_size": 152064,
-}
-QWEN2_05B = {
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "intermediate_size": 4864,
-    "vocab_size": 151936,
-}
-QWEN25_3B = {
-    "hidden_size": 2048,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "intermediate_size": 11008,
-    "vocab_size": 151936,
-}
-QWEN25_7B = QWEN2_7B
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
-
-
-def counted(run: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
-    return int(counter.get_total_flops())
-
-
-def on_meta(build: Callable[[], Any]) -> Any:
-    with torch.device("meta"):
-        return build().eval()
-
-
-def within_one_percent(flops: int) -> Any:
-    return pytest.approx(flops, rel=0.01)
-
+from flop_counting import QWEN2_05B, QWEN2_7B, QWEN25_3B, QWEN25_7B, counted, on_meta, within_one_percent
 
 # --- the literature's convention --------------------------------------------------------------------------
 
@@ -188,12 +110,25 @@ def test_shapes_whose_layers_differ_are_refused() -> None:
     hybrid = SimpleNamespace(model_type="hybrid", layer_types=["linear_attention", "full_attention"], **sizes)
     with pytest.raises(ValueError, match=r"linear attention \(hybrid\)"):
         DecoderShape.from_config(hybrid)
-    sparse = SimpleNamespace(
-        model_type="sparse", num_experts_per_tok=2, moe_intermediate_size=32, mlp_only_layers=[0],
-        decoder_sparse_step=1, **sizes,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r"dense among sparse layers \(sparse\)"):
-        DecoderShape.from_config(sparse)
+    net = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 3}
+    for name, value in {**net, "linear_value_head_dim": 4}.items():
+        setattr(hybrid, name, value)
+    with pytest.raises(ValueError, match=r"linear attention \(hybrid\)"):  # one of its sizes is missing
+        DecoderShape.from_config(hybrid)
+    hybrid.linear_conv_kernel_dim = 5
+    assert DecoderShape.from_config(hybrid).delta_net == DeltaNet((0,), 1, 2, 3, 4, 5)
+    experts = {**sizes, "model_type": "sparse", "num_experts": 4, "num_experts_per_tok": 2}
+    experts |= {"moe_intermediate_size": 32}
+    everywhere: list[dict[str, Any]] = [{"decoder_sparse_step": 1}, {"shared_expert_intermediate_size": 8}]
+    for says in everywhere:
+        shape = DecoderShape.from_config(SimpleNamespace(**experts, **says, mlp_only_layers=[]))
+        assert shape.experts == 4
+        assert shape.intermediate == 2 * 32 + says.get("shared_expert_intermediate_size", 0)
+    dense: list[dict[str, Any]] = [{"mlp_only_layers": [0]}, {"first_k_dense_replace": 1}]
+    dense = [{**says, **some} for says in everywhere for some in dense]
+    for some in [*dense, {}, {"decoder_sparse_step": 2}, {**everywhere[1], "decoder_sparse_step": 2}]:
+        with pytest.raises(ValueError, match=r"dense among sparse layers \(sparse\)"):
+            DecoderShape.from_config(SimpleNamespace(**experts, **some))
 
 
 # --- real decoders ----------------------------------------------------------------------------------------
@@ -335,163 +270,3 @@ def test_a_mixture_of_experts_counts_the_experts_a_token_visits() -> None:
     model = Qwen3VLMoeTextModel(config).eval()
     run = counted(lambda: model(inputs_embeds=torch.randn(1, 50, 64)))
     assert run == within_one_percent(prefill_flops(DecoderShape.from_config(config), [50, 50]))
-
-
-# --- vision and text towers -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("layers", "head"), [(26, False), (27, True)], ids=["LLaVA-OneVision", "SigLIP"])
-def test_siglip_vision_tower(layers: int, head: bool) -> None:
-    config = SiglipVisionConfig(
-        **SO400M, patch_size=14, image_size=384, num_hidden_layers=layers, vision_use_head=head
-    )
-    model = on_meta(lambda: SiglipVisionModel(config))
-    run = counted(lambda: model(torch.empty(32, 3, 384, 384, device="meta")))
-    assert run == siglip_vision_flops(config, 32)
-
-
-def test_siglip_text_tower() -> None:
-    config = SiglipTextConfig(**SO400M, num_hidden_layers=27, vocab_size=32000, projection_size=1152)
-    model = on_meta(lambda: SiglipTextModel(config))
-    run = counted(lambda: model(torch.zeros(3, 64, dtype=torch.int64, device="meta")))
-    assert run == siglip_text_flops(config, 3, 64)
-
-
-@pytest.mark.parametrize("text", [QWEN2_7B, QWEN2_05B], ids=["7B", "0.5B"])
-def test_llava_onevision_video_features(text: dict[str, int]) -> None:
-    config = LlavaOnevisionConfig(text_config={"model_type": "qwen2", **text})
-    model = on_meta(lambda: LlavaOnevisionModel(config))
-    run = counted(lambda: model.get_video_features(torch.empty(1, 32, 3, 384, 384, device="meta")))
-    tower, projector = (
-        siglip_vision_flops(config.vision_config, 32),
-        llava_projector_flops(config, 32 * 729),
-    )
-    assert run == within_one_percent(tower + projector)
-    projected = counted(lambda: model.multi_modal_projector(torch.empty(32, 729, 1152, device="meta")))
-    assert projected == projector
-
-
-@pytest.mark.parametrize(
-    ("config", "model"),
-    [(LlavaNextVideoConfig(), LlavaNextVideoModel), (VideoLlavaConfig(), VideoLlavaModel)],
-    ids=["LLaVA-NeXT-Video", "Video-LLaVA"],
-)
-def test_llavas_with_clip(config: Any, model: Any) -> None:
-    frames, size = 8, config.vision_config.image_size
-    llava = on_meta(lambda: model(config))
-    run = counted(lambda: llava.get_video_features(torch.empty(1, frames, 3, size, size, device="meta")))
-    grid = FAMILIES[config.model_type].grid(config, frames, size, size)
-    assert run == within_one_percent(FAMILIES[config.model_type].vision_flops(config, [grid]))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        InternVLConfig(),
-        SmolVLMConfig(scale_factor=1),
-        Gemma3Config(vision_config={"image_size": 224, "patch_size": 14}, mm_tokens_per_image=64),
-    ],
-    ids=lambda c: c.model_type,
-)
-def test_frames_as_pictures(config: Any) -> None:
-    small = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 2}
-    for part in (config.vision_config, config.text_config):
-        part.update(small)
-    config._attn_implementation = "eager"
-    model = AutoModel.from_config(config).eval()
-    size = config.vision_config.image_size
-    pixels = torch.randn(3, 3, *(size if isinstance(size, tuple) else (size, size)))
-    given: dict[str, Any] = {"pixel_values": pixels}
-    if config.model_type == "internvl":
-        given |= {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
-    elif config.model_type == "smolvlm":
-        given["pixel_values"] = pixels[None]
-    run = counted(lambda: model.get_image_features(**given))
-    grid = FAMILIES[config.model_type].grid(config, 3, 0, 0)
-    assert run == within_one_percent(FAMILIES[config.model_type].vision_flops(config, [grid]))
-
-
-def test_video_llama_3_tower_and_projector() -> None:
-    small = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = VideoLlama3Config(vision_config=small, text_config={"model_type": "qwen2", **small})
-    config._attn_implementation = "eager"
-    model = AutoModel.from_config(config).eval()
-    patch = config.vision_config.patch_size
-    grids = [(2, 5, 3), (1, 2, 4)]  # in tokens of two by two patches
-    thw = torch.tensor([(t, 2 * h, 2 * w) for t, h, w in grids])
-    pixels = torch.randn(int(thw.prod(1).sum()), 3 * patch**2)
-    run = counted(lambda: model.get_video_features(pixels, thw, torch.tensor([2, 2])))
-    assert run == within_one_percent(FAMILIES["video_llama_3"].vision_flops(config, grids))
-    assert FAMILIES["video_llama_3"].grid(config, 2, 5 * 2 * patch, 3 * 2 * patch) == grids[0]
-
-
-def test_clip_vision_tower() -> None:
-    config = CLIPVisionConfig()
-    model = on_meta(lambda: CLIPVisionModel(config))
-    run = counted(lambda: model(torch.empty(3, 3, 224, 224, device="meta")))
-    assert run == clip_vision_flops(config, 3)
-
-
-def test_llava_onevision_projector_of_several_feature_layers() -> None:
-    config = LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **QWEN2_05B}, vision_feature_layer=[-1, -2]
-    )
-    assert llava_projector_flops(config, 729) == 2 * 729 * (2 * 1152 * 896 + 896 * 896)
-
-
-WIDE: dict[str, Any] = {"depth": 2, "num_heads": 2, "attn_implementation": "eager"}
-
-
-@pytest.mark.parametrize(
-    ("config", "model", "flops"),
-    [
-        (
-            Qwen2VLVisionConfig(**WIDE, embed_dim=96, hidden_size=128),
-            Qwen2VisionTransformerPretrainedModel,
-            qwen2_vision_flops,
-        ),
-        (
-            Qwen3VLVisionConfig(
-                **WIDE,
-                hidden_size=96,
-                intermediate_size=200,
-                out_hidden_size=128,
-                deepstack_visual_indexes=[0, 1],
-            ),
-            Qwen3VLVisionModel,
-            qwen3_vision_flops,
-        ),
-        (
-            Qwen3_5VisionConfig(**WIDE, hidden_size=96, intermediate_size=200, out_hidden_size=128),
-            Qwen3_5VisionModel,
-            qwen3_vision_flops,
-        ),
-        (
-            Glm4vVisionConfig(**WIDE, hidden_size=96, intermediate_size=200, out_hidden_size=128),
-            Glm4vVisionModel,
-            glm4v_vision_flops,
-        ),
-    ],
-    ids=["Qwen2-VL", "Qwen3-VL", "Qwen3.5", "GLM-4.1V"],
-)
-def test_towers_of_packed_patches(config: Any, model: Any, flops: Any) -> None:
-    grids, side = [(1, 10, 18), (2, 8, 8), (3, 4, 6)], config.patch_size
-    patches = sum(t * h * w for t, h, w in grids)
-    pixels = torch.randn(patches, 3 * config.temporal_patch_size * side**2)
-    tower = model(config).eval()
-    steps = torch.tensor([(1, h, w) for t, h, w in grids for _ in range(t)])  # as GLM-4.1V is given them
-    assert counted(lambda: tower(pixels, steps)) == within_one_percent(flops(config, grids))
-
-
-@pytest.mark.parametrize("out", [2048, 3584], ids=["3B", "7B"])
-def test_qwen2_5_vision_tower(out: int) -> None:
-    config = Qwen2_5_VLConfig(vision_config={"hidden_size": 1280, "out_hidden_size": out}).vision_config
-    model = on_meta(lambda: Qwen2_5_VisionTransformerPretrainedModel(config))
-    grids = [(1, 10, 18), (2, 8, 8), (1, 4, 6)]  # windows of 8 x 8 patches: cut, whole, smaller than one
-    patches = sum(t * h * w for t, h, w in grids)
-
-    def run() -> None:
-        pixels = torch.empty(patches, 3 * 2 * 14 * 14, device="meta")
-        model(pixels, torch.tensor(grids), position_ids=torch.empty(patches, 2, device="meta"))
-
-    assert counted(run) == qwen2_5_vision_flops(config, grids)  # exactly: attention is less than 1 % of it

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp import AdaTP
-from adatp.flops import siglip_vision_flops
 from adatp.frame_reuse import reference_frames
 from adatp.pruning import PruningError
+from adatp.tower_flops import siglip_vision_flops
 from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
 
 

@@ -128,6 +128,14 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Print each warning of the library as one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        yield
+
+
+@contextmanager
 def quiet_libraries(downloads: bool) -> Iterator[None]:
     """Keep off stderr the libraries' logs, and their progress bars but for downloads on a terminal."""
     from logging import ERROR
@@ -140,8 +148,7 @@ def quiet_libraries(downloads: bool) -> Iterator[None]:
     hub.set_verbosity(ERROR)
     if not (downloads and sys.stderr.isatty()):
         logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.showwarning = _warn
+    with one_line_warnings():
         try:
             yield
         finally:
@@ -241,7 +248,15 @@ def table_of(first: str, *columns: str) -> Table:
 
 
 PRESET = "fastvid"
-CONVENTIONS = (
-    "FLOPs are real: two to a multiply-accumulate, of all tokens, scoring included. MACs follow the papers: "
-    f"multiply-accumulates of the prefill's visual tokens alone, by the formula of the {PRESET} preset."
-)
+
+
+def conventions(preset: str) -> str:
+    """What the two kinds of FLOPs mean, for the foot of a table."""
+    return (
+        "FLOPs are real: two to a multiply-accumulate, of all tokens, scoring included. MACs follow the "
+        "papers: multiply-accumulates of the prefill's visual tokens alone, by the formula of the "
+        f"{preset} preset."
+    )
+
+
+CONVENTIONS = conventions(PRESET)

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from adatp.cli.console import (
-    CONVENTIONS,
     PRESET,
     ModelOption,
     TargetsOption,
+    conventions,
     fractions,
     importing,
     one_line_errors,
@@ -35,24 +35,32 @@ def flops(
     size: Annotated[
         str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
     ] = "448x448",
+    preset: Annotated[
+        str,
+        typer.Option(help="The paper whose formula counts MACs: fastv, dycoke, pyramiddrop or fastvid."),
+    ] = PRESET,
 ) -> None:
     """Show budgets and schedules of a model, from its config alone."""
     ratios = fractions(targets)
     with importing():
         from adatp import ask as asking
         from adatp.budget import BudgetError
-        from adatp.flops import DecoderShape, paper_macs
+        from adatp.flops import PRESETS, DecoderShape, paper_macs
         from adatp.layout import PromptCounts
         from adatp.methods import AdaTP
         from adatp.tiny import CHECKPOINT
+    if preset not in PRESETS:
+        raise RefusedError(f"--preset is one of {', '.join(PRESETS)}, not {preset!r}")
     with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
         methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
         source = model if model is not None else str(CHECKPOINT)
         with progress(f"looking up {source}"):
             config = asking.load_config(source)
         shape = DecoderShape.from_config(config.get_text_config())
+        if preset != PRESET and shape.delta_net is not None:
+            raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")
         visual = _visual_tokens(config, frames, size)
-        table = table_of("Target", "reached", "FLOPs", f"MACs ({PRESET})", "visual tokens by layer")
+        table = table_of("Target", "reached", "FLOPs", f"MACs ({preset})", "visual tokens by layer")
         for method in methods:
             target = Text(f"{method.flops:.1%}" if method.flops < 1 else "vanilla")
             try:
@@ -62,7 +70,7 @@ def flops(
                     raise
                 table.add_row(target, Text("no", "red"), "", "", f"the lowest is {error.lowest:.2%}")
                 continue
-            macs = amount(paper_macs(shape, plan.visual))
+            macs = amount(paper_macs(shape, plan.visual, preset))
             table.add_row(target, f"{plan.ratio:.2%}", amount(plan.flops), macs, _runs(plan.visual))
         console = Console()
         console.print(
@@ -72,7 +80,7 @@ def flops(
             )
         )
         console.print(table)
-        console.print(CONVENTIONS, style="dim", highlight=False)
+        console.print(conventions(preset), style="dim", highlight=False)
 
 
 def _visual_tokens(config: Any, frames: int, size: str) -> int:

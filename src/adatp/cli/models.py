@@ -9,19 +9,21 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from adatp.cli.console import importing, table_of
+from adatp.cli.console import importing, one_line_warnings, table_of
 
 
 def models() -> None:
     """List the supported models and what the test suite has seen each do."""
     with importing():
-        from adatp.models import CHECKPOINTS, FAMILIES
+        from adatp.models import supported
     seen: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
     reasons: list[str] = []
     table = table_of("Model type")
     table.add_column("for example", no_wrap=True)  # to be copied whole
     table.add_column("all but")
-    for name in FAMILIES:
+    with one_line_warnings():  # of families that an installed package adds and that can't be loaded
+        checkpoints = supported()
+    for name, checkpoint in checkpoints.items():
         lacking = []
         for feature, result in seen["families"].get(name, {}).items():
             if result != "yes":
@@ -29,7 +31,7 @@ def models() -> None:
                     reasons.append(result)
                 lacking.append(f"{feature} [{reasons.index(result) + 1}]")
         tested = ", ".join(lacking) if name in seen["families"] else "not tested"
-        table.add_row(Text(name), Text(CHECKPOINTS.get(name, "")), Text(tested))
+        table.add_row(Text(name), Text(checkpoint or ""), Text(tested))
     console = Console()
     console.print(table)
     for number, reason in enumerate(reasons, 1):

@@ -1,14 +1,15 @@
-"""What a family file has to say about its models."""
+"""What the library has to know about a model family: the base class that every family derives from."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from adatp.layout import Grid, VideoLayout
+from adatp.layout import Grid, VideoLayout, build_layouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class TowerCall:
         kwargs: its keyword arguments.
         output: what it returned.
         received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`,
-            in the order in which that ran them; None if nobody asked.
+            in the order in which that module ran them. None: nobody asked for it.
     """
 
     kwargs: Mapping[str, Any]
@@ -27,53 +28,109 @@ class TowerCall:
     received: Tensor | None = None
 
 
-def copies(frames: int, tower: TowerCall | None) -> int:
-    """How many rows a batch has of each prompt, by the frames of all its rows.
+class Family(ABC):
+    """Everything that is peculiar to one model family. Register a subclass with `adatp.models.register`.
 
-    Of several return sequences the tower saw each video once.
+    The base classes in `adatp.models.shared` answer most of the questions for the usual ways to encode a
+    video: `SquareFrames`, `SelectedLayer`, `FramesAsImages` and `PatchGrid`.
+
+    Arguments that several methods take:
+
+    - ``model``: the model that generates. ``model.base_model`` is the multimodal model in it.
+    - ``config``: its config.
+    - ``call``: the keyword arguments of ``model.base_model``'s forward, always with ``input_ids`` (B, L).
+    - ``tower``: the call of the vision tower that encoded the videos. None: it was not watched, so the answer
+      has to come from ``call`` alone.
+    - ``grids``: (frames, rows, columns) of the tokens of each video of the batch, in the prompts' order.
     """
-    return max(1, frames // len(tower.output.last_hidden_state)) if tower is not None else 1
 
+    encoded_as: ClassVar[Literal["video", "image"]] = "video"
+    """What the model's forward is given: a video, or frames as images. With ``image``, all the images of a
+    prompt are taken for the frames of its one video."""
 
-class Family(Protocol):
-    """Answers about one model family. ``call`` is the keyword arguments of the multimodal model's forward.
+    # --- the vision tower ---
 
-    Attributes:
-        encoded_as: ``video``, or ``image`` where the model is given frames as if they were pictures.
-    """
-
-    encoded_as: str
-
+    @abstractmethod
     def tower(self, model: Any) -> nn.Module:
-        """The vision tower, called once for all the videos of a batch."""
-        ...
+        """The vision tower: the module that is called once for all the videos of a batch."""
 
-    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """The token grid of each encoded video."""
-        ...
+    @abstractmethod
+    def tower_attention_module(self, model: Any) -> nn.Module:
+        """The attention module in the tower's layer whose output is projected."""
 
+    @abstractmethod
+    def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """The tower's features before the projector, (frames, patches, d) for each video."""
+
+    @abstractmethod
+    def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
+        """``tower.received``, pooled to the grid's cells as the features are: (cells,) for each video."""
+
+    @abstractmethod
+    def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
+        """Real FLOPs of encoding the videos, tower and projector."""
+
+    # --- the tokens in the prompt ---
+
+    @abstractmethod
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """The token grid of one video of this length and size in pixels, by the config alone."""
-        ...
+        """The token grid of one video of so many frames of this size in pixels, by the config alone."""
+
+    @abstractmethod
+    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
+        """The token grid of each encoded video.
+
+        Raises:
+            LayoutError: the call does not say, or what it encodes is no video.
+        """
 
     def layouts(
         self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
-        """Where the visual tokens of each sample are; ``real``: (B, L) bool, False on padding."""
-        ...
+        """Where the visual tokens of each sample are.
 
-    def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The tower's features before the projector, (frames, patches, d) for each video."""
-        ...
+        This one is right where every placeholder of the config's id is a visual token, or `cells` says what
+        it is. What stands between placeholders is text.
 
-    def tower_attention_module(self, model: Any) -> nn.Module:
-        """The attention of the tower's layer whose output is projected."""
-        ...
+        Args:
+            config: see the class.
+            call: see the class.
+            real: (B, L) bool, False on padding.
+            grids: see the class.
 
-    def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """``tower.received`` pooled to the grid's cells as the features are, (cells,) for each video."""
-        ...
+        Raises:
+            LayoutError: the prompts hold another number of placeholders than the grids say.
+        """
+        images = self.encoded_as == "image"
+        return build_layouts(
+            call["input_ids"],
+            real,
+            grids,
+            video_token_id=config.image_token_id if images else config.video_token_id,
+            not_text=() if images else [config.image_token_id],
+            cells=self.cells(call, grids),
+        )
 
-    def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Real FLOPs of encoding the videos, tower and projector."""
-        ...
+    def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
+        """Which cell of its grid each placeholder shows, (placeholders,) int64 for each video.
+
+        Cells are counted row by row, frame by frame. `adatp.layout.NO_CELL` stands for a placeholder that
+        shows none, such as a newline. None: every cell has its placeholder, and there are no others.
+        """
+        return None
+
+    # --- the processor ---
+
+    def takes_videos(self, processor: Any) -> bool:
+        """Whether the checkpoint's processor takes videos. If not, it is given every frame as an image."""
+        return True
+
+    def processor_options(self, processor: Any, *, every_token: bool = False) -> dict[str, Any]:
+        """Keyword arguments for the processor's call, in addition to text, videos and their metadata.
+
+        Args:
+            processor: the checkpoint's processor.
+            every_token: whether every frame has to keep all its tokens, although the processor would leave
+                some out.
+        """
+        return {}

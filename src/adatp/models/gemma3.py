@@ -1,33 +1,32 @@
-"""Gemma 3: as SmolVLM2, without timestamps; every frame is pooled to the same square of tokens."""
+"""Gemma 3: frames are given as images, a run of placeholders each, pooled to the same square."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
-
-from adatp.flops import gemma3_projector_flops, siglip_vision_flops
 from adatp.layout import Grid
-from adatp.models.internvl import InternVL
+from adatp.models.registry import register
+from adatp.models.shared import FramesAsImages
+from adatp.tower_flops import linear_flops, siglip_vision_flops
 
 
-class Gemma3(InternVL):
-    """``gemma3``. Its processor knows pictures only; the crops of pan and scan look like frames too."""
+@register("gemma3", checkpoint="google/gemma-3-4b-it")
+class Gemma3(FramesAsImages):
+    """The tower is SigLIP. The crops that pan and scan makes of an image look the same as frames."""
 
-    def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """Every frame is resized to the tower's square."""
-        side = int(config.mm_tokens_per_image**0.5)
-        return frames, side, side
+    def side(self, config: Any) -> int:
+        """After pooling."""
+        return int(config.mm_tokens_per_image**0.5)
 
-    def tower_attention_module(self, model: Any) -> nn.Module:
-        """Of the last layer."""
-        tower: Any = self.tower(model)
-        tower = getattr(tower, "vision_model", tower)  # transformers 5.5
-        return cast(nn.Module, tower.encoder.layers[-1].self_attn)
+    def takes_videos(self, processor: Any) -> bool:
+        """Its processor has no video processor."""
+        return False
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Every frame through the tower, every token through the projector."""
-        frames, (_, rows, columns) = sum(grid[0] for grid in grids), grids[0]
-        tower = siglip_vision_flops(config.vision_config, frames)
-        return tower + gemma3_projector_flops(config, frames * rows * columns)
+        """One linear map on every pooled token."""
+        vision = config.vision_config
+        tower = siglip_vision_flops(vision, sum(grid[0] for grid in grids))
+        tokens = sum(map(math.prod, grids))
+        return tower + linear_flops(tokens, vision.hidden_size, config.text_config.hidden_size)

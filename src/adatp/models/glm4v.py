@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from adatp.flops import glm4v_vision_flops
 from adatp.layout import Grid, VideoLayout, build_layouts
 from adatp.models.family import TowerCall
-from adatp.models.qwen2_vl import Qwen2VL, in_patches
+from adatp.models.registry import register
+from adatp.models.shared import PatchGrid
+from adatp.models.shared.patch_grid import split_frames
+from adatp.tower_flops import packed_tower_flops
 
 
-class Glm4v(Qwen2VL):
-    """``glm4v``, ``glm46v``. A picture's placeholders are the same, but a video has brackets of its own."""
+@register("glm4v", checkpoint="zai-org/GLM-4.1V-9B-Thinking")
+@register("glm46v", checkpoint="zai-org/GLM-4.6V-Flash")
+class Glm4v(PatchGrid):
+    """A video has the placeholders of images, between brackets of its own."""
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """The tower was given every temporal step by itself; what it returned is split by video."""
+        """The tower is given every temporal step as a video. What it returns is split by video."""
         if tower is None or "grid_thw" not in tower.kwargs:
             return super().grids(config, call, None)
-        merge = config.vision_config.spatial_merge_size
+        merge = self.merge(config)
         steps, grids = tower.kwargs["grid_thw"].tolist(), []
         for video in tower.output.pooler_output:
             _, height, width = steps[0]
@@ -37,9 +40,8 @@ class Glm4v(Qwen2VL):
         input_ids: Tensor = call["input_ids"]
         opened = (input_ids == config.video_start_token_id).cumsum(1)
         inside = opened > (input_ids == config.video_end_token_id).cumsum(1)
-        shown = (input_ids == config.image_token_id) & inside
         return build_layouts(
-            input_ids.masked_fill(shown, config.video_token_id),
+            input_ids.masked_fill((input_ids == config.image_token_id) & inside, config.video_token_id),
             real,
             grids,
             video_token_id=config.video_token_id,
@@ -47,10 +49,17 @@ class Glm4v(Qwen2VL):
         )
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Patches merged already, before the projector."""
-        videos = torch.split(tower.output.last_hidden_state, [t * h * w for t, h, w in grids])
-        return [video.reshape(t, h * w, -1) for video, (t, h, w) in zip(videos, grids, strict=True)]
+        """Patches that the tower has merged already, before the projector."""
+        return split_frames(tower.output.last_hidden_state, grids)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Full attention within a temporal step."""
-        return glm4v_vision_flops(config.vision_config, in_patches(config, grids))
+        """Full attention within a temporal step. A convolution merges patches, then comes the merger."""
+        vision = config.vision_config
+        d, out = vision.hidden_size, vision.out_hidden_size
+        return packed_tower_flops(
+            vision,
+            self.in_patches(config, grids),
+            width=d,
+            layer=4 * d * d + 3 * d * out,
+            token=vision.spatial_merge_size**2 * d * out + out * out + 3 * out * vision.intermediate_size,
+        )

@@ -1,21 +1,32 @@
-"""Qwen3-VL, Qwen3.5, their mixtures of experts: each temporal step a run of its own, its time before it."""
+"""Qwen3-VL, Qwen3.5 and their mixtures of experts: a timestamp and a run of placeholders a temporal step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from adatp.flops import qwen3_vision_flops
 from adatp.layout import Grid
-from adatp.models.qwen2_vl import Qwen2VL, in_patches
+from adatp.models.registry import register
+from adatp.models.shared import PatchGrid
+from adatp.tower_flops import packed_tower_flops
 
 
-class Qwen3VL(Qwen2VL):
-    """``qwen3_vl``, ``qwen3_vl_moe``: what DeepStack adds behind the first layers is left to the engine.
-
-    ``qwen3_5``, ``qwen3_5_moe``: no DeepStack; that most layers have linear attention is the engine's too.
-    """
+@register("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct")
+@register("qwen3_vl_moe", checkpoint="Qwen/Qwen3-VL-30B-A3B-Instruct")
+@register("qwen3_5", checkpoint="Qwen/Qwen3.5-27B")
+@register("qwen3_5_moe", checkpoint="Qwen/Qwen3.5-35B-A3B")
+class Qwen3VL(PatchGrid):
+    """The engine handles what is peculiar inside the decoder: DeepStack, and Qwen3.5's linear attention."""
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Full attention within a temporal step, and a merger for every level of DeepStack, if any."""
-        return qwen3_vision_flops(config.vision_config, in_patches(config, grids))
+        """Full attention within a temporal step. Each level of DeepStack, if any, has a merger too."""
+        vision = config.vision_config
+        d, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
+        mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+        return packed_tower_flops(
+            vision,
+            self.in_patches(config, grids),
+            width=d,
+            layer=4 * d * d + 2 * d * vision.intermediate_size,
+            token=mergers * merged * (merged + vision.out_hidden_size),
+        )

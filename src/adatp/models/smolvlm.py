@@ -1,36 +1,35 @@
-"""SmolVLM2: as InternVL, with a tower of SigLIP's kind and timestamps between the frames."""
+"""SmolVLM2: frames are given as images, a run of placeholders each, with timestamps between them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import nn
 
-from adatp.flops import siglip_vision_flops, smolvlm_connector_flops
 from adatp.layout import Grid
-from adatp.models.internvl import InternVL
+from adatp.models.registry import register
+from adatp.models.shared import FramesAsImages
+from adatp.tower_flops import image_tower_flops, linear_flops
 
 
-class SmolVLM(InternVL):
-    """``smolvlm``. The parts of a split picture look like frames too."""
+@register("smolvlm", checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct")
+class SmolVLM(FramesAsImages):
+    """The parts of an image that the processor splits look the same as frames."""
 
     def tower(self, model: Any) -> nn.Module:
-        """Of SigLIP's kind, no class token."""
+        """Built as SigLIP, without a head."""
         return cast(nn.Module, model.base_model.vision_model)
 
-    def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """Every frame is resized to the tower's square."""
+    def side(self, config: Any) -> int:
+        """After the patches of a token are put side by side."""
         vision = config.vision_config
-        side = vision.image_size // vision.patch_size // config.scale_factor
-        return frames, side, side
-
-    def tower_attention_module(self, model: Any) -> nn.Module:
-        """Of the last layer."""
-        return cast(nn.Module, model.base_model.vision_model.encoder.layers[-1].self_attn)
+        return int(vision.image_size // vision.patch_size // config.scale_factor)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Every frame through the tower, every token through the connector."""
-        frames = sum(grid[0] for grid in grids)
-        tower = siglip_vision_flops(config.vision_config, frames, head=False)
-        return tower + smolvlm_connector_flops(config, frames * grids[0][1] * grids[0][2])
+        """One linear map on every token."""
+        vision = config.vision_config
+        tower = image_tower_flops(vision, sum(grid[0] for grid in grids))
+        merged = vision.hidden_size * config.scale_factor**2
+        return tower + linear_flops(sum(map(math.prod, grids)), merged, config.text_config.hidden_size)

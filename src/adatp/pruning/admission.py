@@ -40,8 +40,8 @@ def family_for(model: Any) -> Family:
         except (AttributeError, ValueError):
             raise error from None
         raise UnsupportedModelError(
-            f"{error}; its decoder is a standard one, so a class that answers the questions of "
-            f"adatp.models.Family is all it takes: adatp.models.FAMILIES[{model_type!r}] = ..."
+            f"{error}; its decoder is a standard one, so a subclass of adatp.models.Family, decorated with "
+            f"@adatp.models.register({model_type!r}), is all it takes"
         ) from None
 
 

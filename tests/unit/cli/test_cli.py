@@ -27,8 +27,7 @@ from adatp import AdaTP, ask, cli
 from adatp.evaluation import Results, runner
 from adatp.flops import DecoderShape
 from adatp.methods import METHODS, Vanilla
-from adatp.models import CHECKPOINTS
-from adatp.models import FAMILIES as REGISTRY
+from adatp.models import supported
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import Video, read_video
 from clips import write_clip, write_sound
@@ -457,16 +456,41 @@ def test_flops_needs_a_config_only(run: Run, tmp_path: Path, family: Any) -> Non
     assert table["1.0%"][:4] == ["no", "the", "lowest", "is"]
 
 
+def test_flops_counts_macs_by_the_formula_of_a_paper(run: Run, tmp_path: Path) -> None:
+    """Those that the papers print: Qwen2-7B at 6272 tokens."""
+    config: Any = FAMILIES[0].config()
+    sizes = {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "vocab_size": 152064}
+    config.text_config.update({**sizes, "num_key_value_heads": 4, "intermediate_size": 18944})
+    config.text_config.layer_types = None
+    config.save_pretrained(tmp_path)
+    published = {"fastv": "40.77", "dycoke": "41.42", "pyramiddrop": "52.69", "fastvid": "48.82"}
+    for preset, macs in published.items():
+        code, out, _ = run("flops", "--model", tmp_path, "--frames", 6272 // 4, "--preset", preset)
+        assert code == 0
+        assert f"MACs ({preset})" in out
+        assert f"the formula of the {preset} preset" in " ".join(out.split())
+        assert rows(out)["vanilla"][3:5] == [macs, "T"]
+
+
+def test_a_preset_that_is_none_or_does_not_know_the_model_is_refused(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("flops", "--preset", "fastvlm")
+    assert code == 2
+    assert err == "adatp: --preset is one of fastv, dycoke, pyramiddrop, fastvid, not 'fastvlm'\n"
+    Qwen35.config().save_pretrained(tmp_path)
+    code, _, err = run("flops", "--model", tmp_path, "--preset", "fastv")
+    assert (code, err) == (2, "adatp: --preset fastv knows no linear attention: leave it out\n")
+
+
 def test_models_tells_what_the_suite_has_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     code, out, err = run("models")
     assert (code, err) == (0, "")
     lines = [line.strip() for line in out.splitlines()]
-    told = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in REGISTRY}
-    assert [*told] == [*REGISTRY]
-    for name, checkpoint in CHECKPOINTS.items():
-        assert checkpoint in told[name]
-    assert told["qwen2_5_vl"].endswith(CHECKPOINTS["qwen2_5_vl"])
+    told = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in supported()}
+    assert [*told] == [*supported()]
+    for name, checkpoint in supported().items():
+        assert str(checkpoint) in told[name]
+    assert told["qwen2_5_vl"].endswith("Qwen/Qwen2.5-VL-7B-Instruct")
     [number] = re.findall(r"assisted \[(\d)\]", told["qwen3_5"])
     assert f"[{number}] {Qwen35.lacks()['assisted']}." in lines
     assert "transformers 5." in lines[-1]

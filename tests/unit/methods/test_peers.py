@@ -85,7 +85,7 @@ def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     layouts = build_layouts(ids, ids > 0, [grid for grids in samples for grid in grids], video_token_id=9)
     for layout in layouts:
-        states = torch.randn(layout.length, 8, generator=generator)
+        states = torch.randn(length, 8, generator=generator)
         for numbers in split_by_video(layout, layout.index):
             for earlier, later in pairwise(numbers):
                 still = torch.rand(len(later), generator=generator) < 0.5
@@ -243,7 +243,7 @@ def test_a_batch_is_its_single_samples(method: Any) -> None:
     plan = method(flops=0.5).plan(together)
     for number, (prompt, states) in enumerate(zip(prompts, embeds, strict=True)):
         alone, _ = prefill_of(prompt)
-        left = together.layouts[number].length - alone.layouts[0].length
+        left = int(together.layouts[number].real[0] - alone.layouts[0].real[0])
         single = Prefill(
             SHAPE,
             alone.layouts,

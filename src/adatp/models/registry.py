@@ -1,0 +1,110 @@
+"""Which model types are supported, and by which family: the package's own families and those of its users."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+from adatp.errors import AdaTPError
+from adatp.models.family import Family
+
+ENTRY_POINTS = "adatp.families"
+"""The group of entry points by which an installed package adds families. Each names a module to import."""
+
+_FamilyClass = TypeVar("_FamilyClass", bound=type[Family])
+
+
+class UnsupportedModelError(AdaTPError, ValueError):
+    """No family is registered for this model."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    family: Family
+    checkpoint: str | None
+
+
+_entries: dict[str, _Entry] = {}
+_unread_entry_points = True
+_reading = threading.RLock()  # a server may look up the first model in several threads
+
+
+def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_FamilyClass], _FamilyClass]:
+    """Class decorator: makes the library prune models of this type as the decorated family says.
+
+    It works wherever the class stands: in this package, in a script, or in an installed package that names
+    its module as an entry point of the group ``adatp.families``. A type that is registered already, by this
+    package for example, is replaced from then on. A family of several types has one decorator for each.
+
+    Args:
+        model_type: the ``model_type`` of the models' config.
+        checkpoint: a model on the Hugging Face hub, as an example in ``adatp models``.
+
+    Raises:
+        TypeError: the class is no `Family`, or lacks one of its methods.
+
+    Example:
+        >>> @register("qwen2_vl", checkpoint="Qwen/Qwen2-VL-7B-Instruct")
+        ... class Qwen2VL(PatchGrid): ...
+    """
+
+    def decorate(cls: _FamilyClass) -> _FamilyClass:
+        if not issubclass(cls, Family):
+            raise TypeError(f"{cls.__name__} is registered for {model_type!r}, but is no adatp.models.Family")
+        _entries[model_type] = _Entry(cls(), checkpoint)
+        return cls
+
+    return decorate
+
+
+def family_of(model_type: str) -> Family:
+    """The family of the models whose config has this ``model_type``.
+
+    Raises:
+        UnsupportedModelError: no family is registered for it.
+    """
+    if model_type not in _entries:
+        _read_entry_points()
+    if model_type not in _entries:
+        raise UnsupportedModelError(
+            f"model type {model_type!r} is not supported; supported: {', '.join(sorted(_entries))} "
+            "(`adatp models` tells more, CONTRIBUTING.md how to add one)"
+        )
+    return _entries[model_type].family
+
+
+def supported() -> dict[str, str | None]:
+    """All supported model types in alphabetical order, with an example checkpoint of each or None."""
+    _read_entry_points()
+    return {model_type: entry.checkpoint for model_type, entry in sorted(_entries.items())}
+
+
+def _read_entry_points() -> None:
+    """Import what installed packages add, once. It replaces nothing that is registered already."""
+    global _unread_entry_points
+    with _reading:
+        if not _unread_entry_points:
+            return
+        _unread_entry_points = False
+        before = dict(_entries)
+        for entry_point in entry_points(group=ENTRY_POINTS):
+            try:
+                entry_point.load()
+            except Exception as error:  # whatever their code raises, the other models are still supported
+                _warn_of(entry_point, error)
+        _entries.update(before)
+
+
+def _warn_of(entry_point: EntryPoint, error: Exception) -> None:
+    package = entry_point.dist.name if entry_point.dist is not None else "an unknown package"
+    reason = " ".join(str(error).split())
+    warnings.warn(
+        f"the entry point {entry_point.name!r} ({entry_point.value}) of {package} in the group "
+        f"{ENTRY_POINTS!r} can't be loaded, so its model families are missing: "
+        f"{type(error).__name__}: {reason}",
+        stacklevel=4,
+    )
