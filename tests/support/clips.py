@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 FPS = 24
+FRAMES = 48  # of a clip, unless said otherwise
 CELLS = 4  # an index is CELLS x CELLS black or white cells, the lowest bit at the top left: up to 65,536
 
 
@@ -27,6 +29,70 @@ def index_of(image: np.ndarray) -> int:
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in image.shape[:2])
     white = (image[np.ix_(rows, columns)].mean(axis=2) > 128).ravel()
     return int(white @ (1 << np.arange(white.size)))
+
+
+LATE = [i + 4 * (i // 5) for i in range(FRAMES)]  # a pause after every fifth frame
+OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal:keyint=12:scenecut=0"}
+CLIPS = {
+    "plain.mp4": {},
+    "sound.mp4": {"audio": True},
+    "cover.mp4": {"cover": True},
+    "start.mp4": {"muxing": {"movflags": "faststart"}},
+    "fragments.mp4": {"muxing": {"movflags": "frag_keyframe+empty_moov"}},
+    "open-gop.mp4": {"options": OPEN_GOP},
+    "one-gop.mp4": {"gop": 1000},
+    "intra.mp4": {"gop": 1},
+    "late.mp4": {"pts": LATE},
+    "plain.mov": {},
+    "plain.mkv": {},
+    "sound.mkv": {"audio": True},
+    "open-gop.mkv": {"options": OPEN_GOP},
+    "late.mkv": {"pts": LATE},
+    "live.mkv": {"muxing": {"live": "1"}},  # no duration, no index
+    "odd.mkv": {"size": (127, 93), "pix_fmt": "yuv444p"},
+    "vp9.webm": {"codec": "libvpx-vp9", "size": (127, 93), "options": {"cpu-used": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "b-frames.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "h264.avi": {},  # reordered frames in a container that cannot say so
+    "plain.ts": {},
+    "plain.flv": {},
+    "plain.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "bare.h264": {},  # no times at all
+}
+WHOLE = [name for name in CLIPS if name not in ("b-frames.avi", "h264.avi", "bare.h264")]
+
+
+def decoded(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All frames that decode and their seconds from the first, by decoding everything in one go."""
+    frames: list[av.VideoFrame] = []
+    with av.open(str(path)) as container:
+        stream = next(s for s in container.streams.video if s.width != 200)
+        tick = float(stream.time_base)
+        for packet in container.demux(stream):
+            with suppress(av.InvalidDataError):
+                frames += packet.decode()
+    images = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    if frames[0].pts is None:  # FFmpeg guesses 25 frames per second
+        return images, np.arange(len(frames)) / 25
+    ticks = np.sort([frame.pts for frame in frames])
+    return images, (ticks - ticks[0]) * tick
+
+
+def picked(total: int, frames: int) -> list[int]:
+    """The positions that `read_video` is to pick."""
+    return np.linspace(0, total - 1, min(total, frames)).astype(int).tolist()
+
+
+def indexes(images: np.ndarray) -> list[int]:
+    """The index that each of the images spells."""
+    return [index_of(image) for image in images]
+
+
+def cut(path: Path, keep: float) -> bytes:
+    """The first `keep` of the bytes of a file."""
+    data = path.read_bytes()
+    return data[: int(keep * len(data))]
 
 
 def write_clip(

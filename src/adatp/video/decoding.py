@@ -11,8 +11,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from adatp.video.errors import UnreadableError, too_large
-from adatp.video.opening import demux, open_stream
+from adatp.video.errors import GROWS, UnreadableError, too_large
+from adatp.video.opening import NO_LIMIT, demux, open_stream
 from adatp.video.scanning import Packets
 from adatp.video.upright import orientation
 
@@ -34,7 +34,7 @@ def decode_all(file: str, stream_index: int, most_pixels: float) -> Iterator[Vid
             try:
                 frames = stream.decode(packet)
             except av.FFmpegError as error:  # players skip what does not decode, and so do we
-                _check_refusal(error, most_pixels)
+                _check_refusal(error, stream, most_pixels)
                 continue
             for frame in frames:
                 yield _measured(frame, most_pixels)
@@ -97,7 +97,7 @@ def _decode_stretch(
                 break
         yield from stream.decode(None)  # the frames that the decoder still holds
     except av.FFmpegError as error:
-        _check_refusal(error, most_pixels)
+        _check_refusal(error, stream, most_pixels)
         raise
 
 
@@ -164,8 +164,12 @@ def _measured(frame: VideoFrame, most_pixels: float) -> VideoFrame:
     return frame
 
 
-def _check_refusal(error: av.FFmpegError, most_pixels: float) -> None:
-    """Raises where the decoder refused to allocate a frame: FFmpeg's only word for it is EINVAL."""
-    if isinstance(error, av.ArgumentError) and most_pixels < 2**30:
-        limit = f"the limit is {most_pixels / 1e6:.1f} million"
-        raise UnreadableError(f"frames grow beyond the limit on the way, {limit} pixels; scale it down")
+def _check_refusal(error: av.FFmpegError, stream: VideoStream, most_pixels: float) -> None:
+    """Raises where the decoder did not allocate a frame that is too large, whatever it calls the error."""
+    if most_pixels >= NO_LIMIT:
+        return
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > most_pixels:
+        raise too_large(width, height, most_pixels)
+    if not isinstance(error, av.InvalidDataError):
+        raise UnreadableError(GROWS)

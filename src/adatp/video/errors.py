@@ -10,6 +10,7 @@ NO_STREAM = "no video stream in it (audio only?); give a file with pictures"
 NO_DECODER = "no decoder for its video codec; convert it, to H.264 for example"
 WEBP = "WebP is not supported; convert it to MP4, MKV, WebM or GIF"
 ENCRYPTED = "the video is encrypted; give a copy without encryption"
+GROWS = "its frames grow beyond the limit of size on the way; scale it down"
 NO_MEMORY = "not enough memory for its frames; ask for fewer frames or scale the video down"
 
 

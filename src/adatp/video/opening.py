@@ -12,13 +12,14 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from adatp.video.errors import CUT_SHORT, ENCRYPTED, NO_DECODER, NO_STREAM, UnreadableError
+from adatp.video.structure import declares_encryption
 
 # FFmpeg also opens playlists, which name other files and hosts, and text, which it draws: no videos.
 _CONTAINERS = (
     "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,wtv,ivf,h264,hevc,obu,m4v,yuv4mpegpipe,"
     "rm,dv,nut,mp3,wav,flac,aac"
 )
-_ENCRYPTED_TAGS = {"encv", "drmi"}  # sample entries of MP4, where FFmpeg keeps them
+NO_LIMIT = 2**30  # pixels; FFmpeg refuses larger frames by itself
 _ENCRYPTED_KEYS = {"enc_key_id", "asf_protection_type", "asf_key_id"}  # metadata of Matroska and ASF
 
 
@@ -51,7 +52,7 @@ def open_stream(
         if not isinstance(stream, VideoStream):
             raise UnreadableError(CUT_SHORT)  # the file changed after it was scanned
         stream.thread_type = "AUTO"
-        if most_pixels < 2**30:
+        if most_pixels < NO_LIMIT:
             stream.codec_context.options = {"max_pixels": str(int(1.1 * most_pixels) + 2**18)}
         yield container, stream
 
@@ -70,14 +71,13 @@ def candidates(container: InputContainer) -> list[VideoStream]:
     contexts: list[object] = [stream.codec_context for stream in streams]  # None, in spite of its type
     decodable = [stream for stream, context in zip(streams, contexts, strict=True) if context is not None]
     if not decodable:
-        raise UnreadableError(NO_DECODER)
+        raise UnreadableError(ENCRYPTED if declares_encryption(container.name) else NO_DECODER)
     return decodable
 
 
 def is_encrypted(stream: VideoStream) -> bool:
     """Whether the container says of the stream that it is encrypted. Packets may say it all the same."""
-    tag = stream.codec_context.codec_tag
-    return tag in _ENCRYPTED_TAGS or bool(_ENCRYPTED_KEYS & {key.lower() for key in stream.metadata})
+    return bool(_ENCRYPTED_KEYS & {key.lower() for key in stream.metadata})
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream]]:

@@ -12,6 +12,7 @@ import numpy as np
 from adatp.video.decoding import Shrink, UntrueError, collect, decode_all, decode_to
 from adatp.video.errors import (
     CUT_SHORT,
+    ENCRYPTED,
     NO_MEMORY,
     NO_VIDEO,
     WEBP,
@@ -20,6 +21,7 @@ from adatp.video.errors import (
     too_large,
 )
 from adatp.video.scanning import GUESSED_RATE, Packets, scan
+from adatp.video.structure import is_scrambled
 from adatp.video.timeline import is_loss, longest_hole, steady
 
 _MATROSKA = b"\x1aE\xdf\xa3"  # how MKV and WebM begin
@@ -96,7 +98,8 @@ def read_video(
     except av.FFmpegError as error:
         is_avi = head[:4] == b"RIFF" and head[8:] in (b"AVI ", b"AVIX")
         is_video = is_avi or head[4:8] == b"ftyp" or head[:4] == _MATROSKA
-        raise VideoError(f"{path}: {CUT_SHORT if is_video else NO_VIDEO}") from error
+        reason = CUT_SHORT if is_video else ENCRYPTED if is_scrambled(file) else NO_VIDEO
+        raise VideoError(f"{path}: {reason}") from error
 
 
 _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _SEGMENT, _EBML = b"\x18\x53\x80\x67", b"\x1aE\xdf\xa3"
@@ -11,20 +12,34 @@ _UNKNOWN = -1  # a Matroska element that lasts until the next one of its level, 
 
 def is_fragmented(file: str) -> bool:
     """Whether an MP4 has fragments: then its header does not list all of its samples."""
+    return any(kind == b"moof" for kind, _, _ in _boxes(file))
+
+
+def declares_encryption(file: str) -> bool:
+    """Whether the header of an MP4 or MOV names a kind of sample that is encrypted."""
+    for kind, start, size in _boxes(file):
+        if kind == b"moov":
+            with open(file, "rb") as stream:
+                stream.seek(start)
+                header = stream.read(size)
+            return b"encv" in header or b"drmi" in header
+    return False
+
+
+def _boxes(file: str) -> Iterator[tuple[bytes, int, int]]:
+    """The name, the start and the size of each outer box of an MP4 or MOV."""
     with open(file, "rb") as stream:
         at, end = 0, os.fstat(stream.fileno()).st_size
         while at + 8 <= end:
             stream.seek(at)
             head = stream.read(16)
             size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if kind == b"moof":
-                return True
             if size == 1:
                 size = int.from_bytes(head[8:16], "big")
             if size < 8:  # 0: to the end of the file
-                return False
+                size = end - at
+            yield kind, at, min(size, end - at)
             at += size
-    return False
 
 
 def is_cut_matroska(file: str) -> bool:
@@ -75,8 +90,11 @@ def _element(stream: BinaryIO, at: int) -> tuple[bytes, int, int]:
     return head[:width], size, at + width + length
 
 
-def is_scrambled(file: str, pid: int) -> bool:
-    """Whether most packets of stream `pid` of an MPEG-TS are scrambled, as conditional access does it."""
+def is_scrambled(file: str, pid: int | None = None) -> bool:
+    """Whether most packets of stream `pid` of an MPEG-TS are scrambled, as conditional access does it.
+
+    Without `pid`, of all its streams.
+    """
     with open(file, "rb") as stream:
         data = stream.read(1 << 21)
     for stride in (188, 192, 204):
@@ -87,7 +105,8 @@ def is_scrambled(file: str, pid: int) -> bool:
         return False
     clear = scrambled = 0
     for at in range(start, len(data) - 3, stride):
-        if data[at] == 0x47 and int.from_bytes(data[at + 1 : at + 3], "big") & 0x1FFF == pid:
+        owner = int.from_bytes(data[at + 1 : at + 3], "big") & 0x1FFF
+        if data[at] == 0x47 and (owner == pid if pid is not None else 0x20 <= owner < 0x1FFF):
             scrambled += data[at + 3] >> 7
             clear += not data[at + 3] >> 7
     return scrambled > clear

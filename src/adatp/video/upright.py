@@ -29,7 +29,7 @@ def orientation(frame: VideoFrame) -> Orientation:
     data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(data, Buffer) or data.buffer_size < 36:
         return Orientation()
-    return of_matrix(np.frombuffer(data, np.int32, 9).reshape(3, 3))
+    return of_matrix(np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3))
 
 
 def of_matrix(matrix: np.ndarray) -> Orientation:
