@@ -64,6 +64,7 @@ class _Listing:
     """The packets of one stream while they are listed, and when the last one was decoded."""
 
     stream: VideoStream
+    tick: float
     rows: array[int] = field(default_factory=lambda: array("q"))
     frames: int = 0
     encrypted: bool = False
@@ -71,7 +72,10 @@ class _Listing:
     clock: float | None = None  # seconds
 
     def add(self, packet: Packet[Stream], latest: float | None) -> None:
-        """Appends `packet`. `latest` is when the packet stored before it, of any stream, is decoded."""
+        """Appends `packet`.
+
+        `latest` is when the packet stored before it, of any stream, is decoded; None if that does not tell.
+        """
         pts, dts = packet.pts, packet.dts
         times = [time for time in (pts, dts) if time is not None] or [0]
         key, hidden = packet.is_keyframe, packet.is_discard
@@ -80,7 +84,7 @@ class _Listing:
         self.frames += not hidden
         self.encrypted = self.encrypted or packet.has_sidedata("encryption_info")
         if dts is not None:
-            clock = dts * float(self.stream.time_base or 0)
+            clock = dts * self.tick
             back = self.clock is not None and clock < self.clock
             self.jumps = self.jumps or back or (latest is not None and clock > latest + JUMP)
             self.clock = clock
@@ -110,7 +114,9 @@ def scan(file: str) -> Packets:
         av.FFmpegError: FFmpeg can't open it, or its format isn't allowed.
     """
     with open_container(file) as container:
-        listings = {stream.index: _Listing(stream) for stream in candidates(container)}
+        listings = {
+            stream.index: _Listing(stream, float(stream.time_base or 0)) for stream in candidates(container)
+        }
         broken, whole = False, _Whole()
         try:
             _list_packets(container, listings, whole)
@@ -133,7 +139,9 @@ def scan(file: str) -> Packets:
 def _list_packets(container: InputContainer, listings: dict[int, _Listing], whole: _Whole) -> None:
     streams = {stream.index: stream for stream in container.streams}
     ticks = {index: float(stream.time_base or 0) for index, stream in streams.items()}
-    clocks = {index for index, stream in streams.items() if stream.type in ("audio", "video")}
+    clocks: set[int] = set()
+    if container.format.name == "mpegts":  # elsewhere a long step is a pause
+        clocks = {index for index, stream in streams.items() if stream.type in ("audio", "video")}
     for packet in demux(container, *container.streams):
         pts, dts, owner = packet.pts, packet.dts, packet.stream_index
         if pts is None and dts is None and not packet.size:  # the flush mark after a stream's end
@@ -158,7 +166,7 @@ def _check_encryption(file: str, chosen: _Listing, kind: set[str]) -> None:
 def _packets(chosen: _Listing, kind: set[str]) -> tuple[Packets, float]:
     """What is listed of the chosen stream, and the longest pause between two frames in seconds."""
     stream = chosen.stream
-    tick, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
+    tick, rate = chosen.tick, float(stream.average_rate or 0)
     pts, seeks, durations, sizes, keys, hidden = np.frombuffer(chosen.rows, np.int64).reshape(-1, 6).T
     # AVI stores no pts, and those that FFmpeg makes up for reordered H.264 follow the order of decoding.
     made_up = "avi" in kind and stream.codec_context.has_b_frames

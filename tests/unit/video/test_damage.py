@@ -1,4 +1,5 @@
 import os
+import struct
 from pathlib import Path
 
 import av
@@ -8,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adatp.video import VideoError, read_video
-from clips import FPS, FRAMES, cut, indexes, write_sound
+from clips import FPS, FRAMES, cut, decoded, indexes, write_clip, write_sound
+
+DATA = Path(__file__).parents[2] / "data" / "videos"
 
 BAD = {
     "empty.mp4": lambda _: b"",
@@ -138,3 +141,70 @@ def test_files_are_closed(clips, tmp_path):
         read_video(clips / name, 3)
     refusal(broken)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestLostPictures:
+    """What counts as damage is the time that is missing."""
+
+    def test_file(self):
+        path = DATA / "one_lost_of_50_at_10fps.mp4"
+        read = read_video(path, 100)
+        images, seconds = decoded(path)
+        assert (read.frames == images).all()
+        np.testing.assert_allclose(read.timestamps, seconds, atol=1e-9)
+        assert len(images) == 49
+
+    @pytest.mark.parametrize("step", [1, 3, 24, 240])
+    def test_one_lost_at_any_rate(self, tmp_path, step):
+        source = write_clip(tmp_path / "a.mp4", 30, gop=1, pts=[n * step for n in range(30)])
+        read = read_video(without(source, tmp_path / "b.mp4", [10 * step]), 100)
+        assert indexes(read.frames) == [n for n in range(30) if n != 10]
+
+    def test_many_lost_in_a_row_are_damage(self, tmp_path):
+        source = write_clip(tmp_path / "a.mp4", 30, gop=1, pts=[n * 3 for n in range(30)])
+        assert "cut short or damaged" in refusal(without(source, tmp_path / "b.mp4", [30, 33]))
+
+
+class TestWholeOrCut:
+    """A file is cut where bytes are missing, not where its header is too hopeful."""
+
+    @pytest.mark.parametrize("name", ["plain.mp4", "start.mp4"])
+    def test_an_edit_that_lasts_longer_than_its_media(self, clips, tmp_path, name):
+        data = bytearray((clips / name).read_bytes())
+        entry = data.index(b"elst") + 12
+        duration, start = struct.unpack_from(">Ii", data, entry)
+        assert duration == 2000
+        struct.pack_into(">Ii", data, entry, duration, start + 24 * 512)  # two seconds from the middle on
+        path = tmp_path / "edit.mp4"
+        path.write_bytes(data)
+        read = read_video(path, 100)
+        assert indexes(read.frames) == list(range(24, FRAMES))
+        assert read.duration == pytest.approx(1)
+
+    @pytest.mark.parametrize("frames", [16, 48])
+    @pytest.mark.parametrize("step", [1, 5, 24])
+    @pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+    def test_a_cut_matroska_file(self, tmp_path, frames, step, codec):
+        options = {"x264-params": "bframes=8:b-adapt=0"} if codec == "libx264" else {}
+        pts = [n * step for n in range(frames)]
+        source = write_clip(tmp_path / "a.mkv", frames, codec=codec, options=options, pts=pts)
+        assert len(read_video(source, 100).frames) == frames
+        path = tmp_path / "cut.mkv"
+        for percent in range(20, 100, 4):
+            path.write_bytes(cut(source, percent / 100))
+            try:
+                read = len(read_video(path, 100).frames)
+            except VideoError:
+                assert "cut short" in refusal(path)
+            else:
+                assert read * step >= min(frames - 1, frames * 0.98 - 1) * step - 0.15 * FPS
+
+    def test_a_pause_at_the_end_of_a_whole_matroska_file(self, tmp_path):
+        pts = [*range(20), 200]
+        assert len(read_video(write_clip(tmp_path / "a.mkv", 21, pts=pts), 100).frames) == 21
+
+    def test_a_matroska_file_whose_end_was_never_written(self, tmp_path):
+        data = write_clip(tmp_path / "a.mkv").read_bytes()
+        path = tmp_path / "zeros.mkv"
+        path.write_bytes(data[: len(data) * 6 // 10] + bytes(len(data) - len(data) * 6 // 10))
+        assert "cut short" in refusal(path)

@@ -13,6 +13,7 @@ from adatp.video import VideoError, read_video, reading
 from adatp.video.decoding import UntrueError, collect, decode_to
 from adatp.video.opening import demux
 from adatp.video.scanning import scan
+from adatp.video.upright import Orientation
 from clips import CLIPS, FPS, FRAMES, LATE, WHOLE, decoded, index_of, indexes, picked, write_clip
 
 
@@ -129,6 +130,17 @@ def test_edit_list_hides_frames(clips, tmp_path):
     assert indexes(read.frames) == [10, 15, 21, 27, 33]
     assert read.timestamps[[0, -1]].tolist() == pytest.approx([0, 23 / FPS])
     assert read.duration == pytest.approx(1.0)
+
+
+def test_a_change_of_orientation_on_the_way(clips, monkeypatch):
+    images, _ = decoded(clips / "plain.mp4")
+    frames = [av.VideoFrame.from_ndarray(image) for image in images[:2]]
+    turned = {id(frames[0]): Orientation(), id(frames[1]): Orientation(transposed=True)}
+    monkeypatch.setattr("adatp.video.decoding.orientation", lambda frame: turned[id(frame)])
+    read = collect(enumerate(frames), [0, 1])
+    assert read.shape == (2, 48, 64, 3)
+    scaled = frames[1].reformat(48, 64, format="rgb24").to_ndarray()
+    assert (read[1] == scaled.swapaxes(0, 1)).all()
 
 
 def test_a_change_of_size_on_the_way(clips, tmp_path):
