@@ -11,6 +11,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.format import VideoFormat
 from av.video.stream import VideoStream
 
 from adatp.video.errors import CUT_SHORT, ENCRYPTED, UnreadableError
@@ -91,7 +92,10 @@ class _Listing:
 
     def rank(self) -> tuple[int, bool, bool]:
         """Higher for the stream that people mean: most frames, then `default`, then not grey."""
-        grey = (self.stream.codec_context.pix_fmt or "").startswith(("gray", "mono"))
+        pixels: VideoFormat | None = (
+            self.stream.codec_context.format
+        )  # PyAV 17 crashes on an unknown `pix_fmt`
+        grey = pixels is not None and pixels.name.startswith(("gray", "mono"))
         return self.frames, bool(self.stream.disposition & Disposition.default), not grey
 
 

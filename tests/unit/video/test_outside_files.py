@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from adatp.video import VideoError, read_video
+from adatp.video import VideoError, errors, read_video
 from clips import FPS, FRAMES, decoded, index_of, indexes, picked, picture, write_clip
 
 DATA = Path(__file__).parents[2] / "data" / "videos"
@@ -365,3 +365,10 @@ def test_no_memory_is_one_line(clips):
 
     with pytest.raises(VideoError, match="not enough memory"):
         read_video(clips / "plain.mp4", 5, shrink=greedy)
+
+
+def test_every_message_is_explained():
+    page = (Path(__file__).parents[3] / "docs" / "video.md").read_text()
+    messages = [value for name, value in vars(errors).items() if name.isupper()]
+    assert len(messages) >= 8
+    assert [message for message in messages if message not in page] == []
