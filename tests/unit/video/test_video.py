@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adatp.video import VideoError, read_video, reading
+from adatp.video import VideoError, decoding, read_video, reading
 from adatp.video.decoding import UntrueError, collect, decode_to
 from adatp.video.opening import demux
 from adatp.video.scanning import scan
@@ -71,6 +71,29 @@ def test_a_seek_that_lands_too_late_is_noticed(clips, monkeypatch):
     assert reading.by_seeking(str(clips / "plain.mp4"), late, 7) is None
     monkeypatch.setattr(reading, "scan", lambda _: late)
     assert indexes(read_video(clips / "plain.mp4", 7).frames) == picked(FRAMES, 7)
+
+
+def test_packets_that_are_others_after_a_seek_are_noticed(clips):
+    path = clips / "plain.mp4"
+    packets = scan(str(path))
+    other = replace(packets, sizes=packets.sizes + (np.arange(FRAMES) == 30))
+    assert reading.by_seeking(str(path), packets, 7) is not None
+    assert reading.by_seeking(str(path), other, 7) is None
+
+
+def test_a_packet_without_a_frame_is_noticed(clips, monkeypatch):
+    path = clips / "plain.mp4"
+    packets, stretch = scan(str(path)), decoding._decode_stretch
+    pick = int(packets.shown[47])
+    stored_before = packets.pts[pick - 1]
+
+    def without_one(*arguments):
+        return (frame for frame in stretch(*arguments) if frame.pts != stored_before)
+
+    assert reading.by_seeking(str(path), packets, 2) is not None
+    monkeypatch.setattr(decoding, "_decode_stretch", without_one)
+    with pytest.raises(UntrueError):
+        list(decode_to(str(path), packets, [pick], math.inf))
 
 
 def test_duration_and_frame_rate(clips):
