@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 FPS = 24
+FRAMES = 48  # of a clip, unless said otherwise
 CELLS = 4  # an index is CELLS x CELLS black or white cells, the lowest bit at the top left: up to 65,536
 
 
@@ -27,6 +29,112 @@ def index_of(image: np.ndarray) -> int:
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in image.shape[:2])
     white = (image[np.ix_(rows, columns)].mean(axis=2) > 128).ravel()
     return int(white @ (1 << np.arange(white.size)))
+
+
+LATE = [i + 4 * (i // 5) for i in range(FRAMES)]  # a pause after every fifth frame
+
+
+def hevc(parameters: str) -> dict[str, str]:
+    """Options of the HEVC encoder, which is to be quiet and alone."""
+    quiet = "log-level=none:pools=1:frame-threads=1"
+    return {"preset": "ultrafast", "x265-params": f"{parameters}:{quiet}"}
+
+
+OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal:keyint=12:scenecut=0"}
+CLIPS = {
+    "plain.mp4": {},
+    "sound.mp4": {"audio": True},
+    "cover.mp4": {"cover": True},
+    "start.mp4": {"muxing": {"movflags": "faststart"}},
+    "fragments.mp4": {"muxing": {"movflags": "frag_keyframe+empty_moov"}},
+    "open-gop.mp4": {"options": OPEN_GOP},
+    "one-gop.mp4": {"gop": 1000},
+    "intra.mp4": {"gop": 1},
+    "late.mp4": {"pts": LATE},
+    "plain.mov": {},
+    "plain.mkv": {},
+    "sound.mkv": {"audio": True},
+    "open-gop.mkv": {"options": OPEN_GOP},
+    "late.mkv": {"pts": LATE},
+    "live.mkv": {"muxing": {"live": "1"}},  # no duration, no index
+    "odd.mkv": {"size": (127, 93), "pix_fmt": "yuv444p"},
+    "vp9.webm": {"codec": "libvpx-vp9", "size": (127, 93), "options": {"cpu-used": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "b-frames.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "h264.avi": {},  # reordered frames in a container that cannot say so
+    "plain.ts": {},
+    "plain.flv": {},
+    "plain.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "bare.h264": {},  # no times at all
+    "hevc.mp4": {"codec": "libx265", "options": hevc("keyint=12:bframes=3")},
+    "open-gop-hevc.ts": {"codec": "libx265", "options": hevc("keyint=12:bframes=3:open-gop=1")},
+    "leading.mkv": {"codec": "libx265", "options": hevc("keyint=12:min-keyint=12:radl=2:scenecut=0")},
+    "av1.mkv": {"codec": "libsvtav1", "size": (64, 64), "options": {"preset": "12"}},
+    "refs.mkv": {"options": {"x264-params": "ref=4:bframes=3"}},
+    "open-gop.ts": {"options": OPEN_GOP},
+    "pieces.mp4": {"muxing": {"movflags": "frag_every_frame+empty_moov"}},
+    "dash.mp4": {"audio": True, "muxing": {"movflags": "dash+frag_keyframe"}},
+    "no-edits.mp4": {"muxing": {"use_editlist": "0"}},
+    "negative.mp4": {"muxing": {"movflags": "negative_cts_offsets"}},
+    "late.ts": {"pts": LATE},
+    "late.flv": {"pts": LATE},
+    "late.nut": {"pts": LATE},
+    "clusters.mkv": {"muxing": {"cluster_time_limit": "100"}},
+    "cues-first.mkv": {"muxing": {"cues_to_front": "1", "reserve_index_space": "1000"}},
+    "b-frames.mp4": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "b-frames.nut": {"codec": "mpeg2video", "options": {"bf": "2"}},
+    "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2"}},
+    "mpeg2.mkv": {"codec": "mpeg2video", "options": {"bf": "2"}},
+    "mpeg2.mxf": {"codec": "mpeg2video"},
+    "mpeg1.mpg": {"codec": "mpeg1video", "options": {"bf": "2"}},
+    "mpeg2.vob": {"codec": "mpeg2video"},
+    "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "wmv.asf": {"codec": "wmv2"},
+    "flv1.flv": {"codec": "flv"},
+    "h263.3gp": {"codec": "h263", "size": (128, 96)},
+    "ffv1.mkv": {"codec": "ffv1"},
+    "prores.mov": {"codec": "prores", "pix_fmt": "yuv422p10le"},
+    "qtrle.mov": {"codec": "qtrle", "pix_fmt": "rgb24"},
+    "vp8.ivf": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "plain.apng": {"codec": "apng", "pix_fmt": "rgb24"},
+}
+# Reordered frames in a container that has no times for them, a program stream whose packets are others after
+# a seek, and a codec that does not say which of its frames are key pictures.
+UNSURE = ["b-frames.avi", "h264.avi", "bare.h264", "mpeg1.mpg", "mpeg2.vob", "qtrle.mov"]
+WHOLE = [name for name in CLIPS if name not in UNSURE]
+
+
+def decoded(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All frames that decode and their seconds from the first, by decoding everything in one go."""
+    frames: list[av.VideoFrame] = []
+    with av.open(str(path)) as container:
+        stream = next(s for s in container.streams.video if s.width != 200)
+        tick = float(stream.time_base)
+        for packet in container.demux(stream):
+            with suppress(av.InvalidDataError):
+                frames += packet.decode()
+    images = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    if frames[0].pts is None:  # FFmpeg guesses 25 frames per second
+        return images, np.arange(len(frames)) / 25
+    ticks = np.sort([frame.pts for frame in frames])
+    return images, (ticks - ticks[0]) * tick
+
+
+def picked(total: int, frames: int) -> list[int]:
+    """The positions that `read_video` is to pick."""
+    return np.linspace(0, total - 1, min(total, frames)).astype(int).tolist()
+
+
+def indexes(images: np.ndarray) -> list[int]:
+    """The index that each of the images spells."""
+    return [index_of(image) for image in images]
+
+
+def cut(path: Path, keep: float) -> bytes:
+    """The first `keep` of the bytes of a file."""
+    data = path.read_bytes()
+    return data[: int(keep * len(data))]
 
 
 def write_clip(

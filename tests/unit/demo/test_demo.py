@@ -98,7 +98,7 @@ def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
 ) -> None:
     long = write_clip(tmp_path / "long.mkv", 20, pts=[n * 24 * 32 for n in range(20)])
     large = write_clip(tmp_path / "large.mp4", 2, size=(4096, 2306), options={"preset": "ultrafast"})
-    monkeypatch.setattr("adatp.video._by_seeking", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("adatp.video.reading.by_seeking", lambda *_: pytest.fail("decoded"))
     with pytest.raises(VideoError, match=r"long.mkv: 6\d\d seconds long, the limit is 600; cut"):
         served.compare(str(long), QUESTION, 0.273, 8, ["adatp"], silent)
     with pytest.raises(VideoError, match=r"4096x2306 pixels a frame, the limit is 9.4 million"):

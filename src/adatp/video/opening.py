@@ -1,0 +1,88 @@
+"""Opens a container with the formats and protocols that are allowed, and names its video streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from adatp.video.errors import CUT_SHORT, ENCRYPTED, NO_DECODER, NO_STREAM, UnreadableError
+from adatp.video.structure import declares_encryption
+
+# FFmpeg also opens playlists, which name other files and hosts, and text, which it draws: no videos.
+_CONTAINERS = (
+    "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,wtv,ivf,h264,hevc,obu,m4v,yuv4mpegpipe,"
+    "rm,dv,nut,mp3,wav,flac,aac"
+)
+NO_LIMIT = 2**30  # pixels; FFmpeg refuses larger frames by itself
+_ENCRYPTED_KEYS = {"enc_key_id", "asf_protection_type", "asf_key_id"}  # metadata of Matroska and ASF
+
+
+@contextmanager
+def open_container(file: str) -> Iterator[InputContainer]:
+    """Opens a local file.
+
+    Raises:
+        UnreadableError: It has no streams.
+        av.FFmpegError: FFmpeg can't open it, or its format isn't allowed.
+    """
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+    with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
+        if not len(container.streams):
+            raise UnreadableError(CUT_SHORT)
+        yield container
+
+
+@contextmanager
+def open_stream(
+    file: str, index: int, most_pixels: float = float("inf")
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a file to decode the video stream at `index`.
+
+    The decoder allocates no frame that is far above `most_pixels`: it raises `av.ArgumentError` instead. It
+    counts padding too, so the frames that it lets through are still to be measured.
+    """
+    with open_container(file) as container:
+        stream = container.streams[index]
+        if not isinstance(stream, VideoStream):
+            raise UnreadableError(CUT_SHORT)  # the file changed after it was scanned
+        stream.thread_type = "AUTO"
+        if most_pixels < NO_LIMIT:
+            stream.codec_context.options = {"max_pixels": str(int(1.1 * most_pixels) + 2**18)}
+        yield container, stream
+
+
+def candidates(container: InputContainer) -> list[VideoStream]:
+    """The video streams that can be decoded and are no cover art, in the order of the file.
+
+    Raises:
+        UnreadableError: There is none, or the file declares that it is encrypted.
+    """
+    if _ENCRYPTED_KEYS & {key.lower() for key in container.metadata}:
+        raise UnreadableError(ENCRYPTED)
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise UnreadableError(NO_STREAM)
+    contexts: list[object] = [stream.codec_context for stream in streams]  # None, in spite of its type
+    decodable = [stream for stream, context in zip(streams, contexts, strict=True) if context is not None]
+    if not decodable:
+        raise UnreadableError(ENCRYPTED if declares_encryption(container.name) else NO_DECODER)
+    return decodable
+
+
+def is_encrypted(stream: VideoStream) -> bool:
+    """Whether the container says of the stream that it is encrypted. Packets may say it all the same."""
+    return bool(_ENCRYPTED_KEYS & {key.lower() for key in stream.metadata})
+
+
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream]]:
+    """The packets of `streams`, as stored."""
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # PyAV's own, after the last packet, where a stream appears later than the header
+        return
