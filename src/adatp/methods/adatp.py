@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
 from adatp.adatp_steps.early import novelty
@@ -96,13 +97,13 @@ class AdaTP(Method):
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
 
     @property
+    @override
     def query_rows(self) -> int:
-        """`max_queries`."""
         return self.max_queries
 
     @property
+    @override
     def relevance_signal(self) -> str:
-        """`relevance`."""
         return self.relevance
 
     def layer_range(self, shape: DecoderShape) -> tuple[int, int]:

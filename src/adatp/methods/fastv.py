@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from adatp.budget import BudgetError, scaled_cut
 from adatp.flops import DecoderShape
@@ -37,11 +38,11 @@ class FastV(Method):
         if self.layer is not None and self.layer < 1:
             raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
 
+    @override
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """K."""
         return (scaled_cut(shape, 2, of=32) if self.layer is None else self.layer,)
 
+    @override
     def choose(self, cut: Cut) -> Tensor:
-        """Keep the highest scores."""
         assert cut.scores is not None
         return top(cut.scores, cut.keep)

@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from adatp.budget import BudgetError, Schedule, scaled_cut
 from adatp.flops import DecoderShape
@@ -65,8 +66,8 @@ class PruneVid(Method):
             raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
 
     @property
+    @override
     def query_rows(self) -> int:
-        """As many as AdaTP's."""
         return 32
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:

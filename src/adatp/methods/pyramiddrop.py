@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from adatp.budget import BudgetError, nearest_cut
 from adatp.flops import DecoderShape
@@ -48,7 +49,7 @@ class PyramidDrop(Method):
         stage_of = [sum(cut <= layer for cut in cuts) for layer in range(shape.layers)]
         return [max(1, visual * x**stage // visual**stage) for stage in stage_of]
 
+    @override
     def choose(self, cut: Cut) -> Tensor:
-        """Keep the highest scores."""
         assert cut.scores is not None
         return top(cut.scores, cut.keep)
