@@ -11,25 +11,36 @@ if TYPE_CHECKING:
     from adatp.models import UnsupportedModelError
     from adatp.pruner import Pruner, PruningError
     from adatp.report import Report
+    from adatp.session import Answer, LoadError, Prompt, PromptError, Session
 
 __all__ = [
     "AdaTP",
+    "Answer",
     "BudgetError",
     "EncoderError",
+    "LoadError",
+    "Prompt",
+    "PromptError",
     "Pruner",
     "PruningError",
     "Report",
+    "Session",
     "UnsupportedModelError",
     "VideoLayout",
 ]
 
 _HOMES = {
     "AdaTP": "methods.adatp",
+    "Answer": "session",
     "BudgetError": "budget",
     "EncoderError": "encoders",
+    "LoadError": "session",
+    "Prompt": "session",
+    "PromptError": "session",
     "Pruner": "pruner",
     "PruningError": "pruner",
     "Report": "report",
+    "Session": "session",
     "UnsupportedModelError": "models",
     "VideoLayout": "layout",
 }
