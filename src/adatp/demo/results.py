@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from adatp.ask import Answer
 from adatp.demo.asking import Comparison
+from adatp.session import Answer
 from adatp.show import render_html
 from adatp.units import amount, milliseconds
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from adatp.budget import default_range
 from adatp.methods import METHODS, AdaTP, Method, Vanilla
+from adatp.methods.targets import has_target, with_target
 
 VIEWS = ("video", "blind", "single_frame")
 """What the model is shown: the clip; black frames; the clip's middle frame in the place of every frame."""
@@ -32,7 +33,7 @@ class Entrant:
     @property
     def target(self) -> float | None:
         """Its FLOPs target, as a fraction of vanilla; None if it has none."""
-        return self.method.flops if _takes_target(type(self.method)) else None
+        return self.method.flops if has_target(type(self.method)) else None
 
     @property
     def key(self) -> str:
@@ -56,10 +57,6 @@ BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
 """What the questions alone give away, and one frame: name -> entrant."""
 
 
-def _takes_target(method: type[Method]) -> bool:
-    return method is not Vanilla and "flops" in {field.name for field in fields(cast(Any, method))}
-
-
 def names() -> list[str]:
     """Every name that `entrants` knows."""
     return [*METHODS, *BASELINES]
@@ -80,10 +77,8 @@ def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
     for name in dict.fromkeys(wanted):
         if name in BASELINES:
             made.append(BASELINES[name])
-        elif _takes_target(METHODS[name]):
-            made += [
-                Entrant(name, cast(Any, METHODS[name])(flops=target)) for target in dict.fromkeys(targets)
-            ]
+        elif has_target(METHODS[name]):
+            made += [Entrant(name, with_target(METHODS[name], target)) for target in dict.fromkeys(targets)]
         elif name != VANILLA.label:
             made.append(Entrant(name, METHODS[name]()))
     return made

@@ -89,9 +89,7 @@ def generate(
     answers = []
     for row, (tokens, layout) in enumerate(zip(rows, run.layouts, strict=True)):
         said = until_end(tokens, ends)
-        answers.append(
-            Answer(words_of(processor, said), tuple(said), milliseconds, run.report, layout, row)
-        )
+        answers.append(Answer(words_of(processor, said), tuple(said), milliseconds, run.report, layout, row))
     return answers
 
 

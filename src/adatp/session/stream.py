@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -44,14 +44,14 @@ class Stream(Iterator[str]):
             raise RuntimeError("this stream was closed before its end, so that there is no answer")
         return self._answer
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Generator[str, None, None]:
         queue: SimpleQueue[int | Answer | BaseException] = SimpleQueue()
         feed = _Feed(queue)
 
         def work() -> None:
             try:
                 queue.put(self._generate(feed))
-            except _Left:
+            except _AbandonedError:
                 pass
             except BaseException as error:  # handed on to who reads the stream
                 queue.put(error)
@@ -85,7 +85,7 @@ class Stream(Iterator[str]):
         return text
 
 
-class _Left(Exception):
+class _AbandonedError(Exception):
     """Nobody reads the stream any more."""
 
 
@@ -100,7 +100,7 @@ class _Feed:
     def put(self, value: Any) -> None:
         """Take tokens; the first that come are the prompt."""
         if self.left:
-            raise _Left
+            raise _AbandonedError
         if not self._prompt:
             for token in value.flatten().tolist():
                 self.queue.put(token)

@@ -238,7 +238,7 @@ def _as_list(videos: Any) -> list[Any]:
     return [videos] if videos and getattr(videos[0], "ndim", 0) == 3 else videos
 
 
-class _TinyProcessorConfig(PreTrainedConfig):
+class _TinyProcessorConfig(PreTrainedConfig):  # type: ignore[misc]
     """No model's config: `AutoProcessor` finds processors by name among those registered with a config."""
 
     model_type = "adatp_tiny_processor"
