@@ -86,10 +86,12 @@ def generate(
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - begun)
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    copies = len(run.layouts) // len(prompts)  # beams read each prompt several times, side by side
     answers = []
-    for row, (tokens, layout) in enumerate(zip(rows, run.layouts, strict=True)):
+    for row, tokens in zip(range(0, len(run.layouts), copies), rows, strict=True):
         said = until_end(tokens, ends)
-        answers.append(Answer(words_of(processor, said), tuple(said), milliseconds, run.report, layout, row))
+        text = words_of(processor, said)
+        answers.append(Answer(text, tuple(said), milliseconds, run.report, run.layouts[row], row))
     return answers
 
 

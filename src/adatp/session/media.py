@@ -69,11 +69,11 @@ def image_of(image: ImageLike) -> NDArray[np.uint8]:
             raise PromptError('image files need pillow: pip install "adatp[hub]"') from None
         try:
             with Image.open(image) as file:
-                return np.asarray(file.convert("RGB"))
+                return np.array(file.convert("RGB"))
         except OSError as error:
             raise PromptError(f"{image}: can't be read as an image ({first_line(error)})") from error
     if hasattr(image, "convert"):  # pillow's
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     return _pixels(image, 3, "an image is", "(H, W, 3)")
 
 
