@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adatp.budget import BudgetError
     from adatp.encoders import EncoderError
+    from adatp.errors import AdaTPError
     from adatp.layout import VideoLayout
     from adatp.methods.adatp import AdaTP
     from adatp.models import UnsupportedModelError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaTP",
+    "AdaTPError",
     "Answer",
     "BudgetError",
     "EncoderError",
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "AdaTP": "methods.adatp",
+    "AdaTPError": "errors",
     "Answer": "session",
     "BudgetError": "budget",
     "EncoderError": "encoders",
