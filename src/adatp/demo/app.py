@@ -68,18 +68,7 @@ def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
         names: list[str],
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
-        try:
-            comparison = compare_methods(
-                session, path, question or "", percent / 100, int(frames), names, progress
-            )
-            return results.answers(comparison), results.gallery(comparison)
-        except AdaTPError as error:
-            return results.message(told(error, path)), ""
-        except (MemoryError, torch.OutOfMemoryError):
-            return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""
-        except Exception:  # a bug: told to who runs the server
-            traceback.print_exc()
-            return results.message("Something went wrong here; the server's log says what."), ""
+        return _compared(session, path, question or "", percent / 100, int(frames), names, progress)
 
     with gr.Blocks(
         title="adatp", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS), fill_width=True
@@ -123,6 +112,20 @@ def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
             api_visibility="private",
         )
     return page.queue()
+
+
+def _compared(session: Session, path: str | None, *asked: Any) -> tuple[str, str]:
+    """What the page shows of a comparison, answers and gallery, or why there is none."""
+    try:
+        comparison = compare_methods(session, path, *asked)
+        return results.answers(comparison), results.gallery(comparison)
+    except AdaTPError as error:
+        return results.message(told(error, path)), ""
+    except (MemoryError, torch.OutOfMemoryError):
+        return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""
+    except Exception:  # a bug: told to who runs the server
+        traceback.print_exc()
+        return results.message("Something went wrong here; the server's log says what."), ""
 
 
 def only_files_in(folder: Path) -> Callable[[Request, GoOn], Awaitable[Response]]:

@@ -88,10 +88,10 @@ def build_prompt(
 ) -> Prompt:
     """Read what is to be shown and write the prompt (see ``Session.prepare``)."""
     began = time.perf_counter()
-    shown, pictures = videos_of(videos, frames), [image_of(image) for image in images]
+    shown, beside = videos_of(videos, frames), [image_of(image) for image in images]
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
     chat = _Chat(frames_are_images=not knows_videos(processor))
-    asked = _write(chat, messages, shown, pictures, frames)
+    asked = _write(chat, messages, shown, beside, frames)
     _check_words(processor, config, chat.messages, asked)
     if not chat.videos:
         raise PromptError("there is no video in the prompt: adatp drops tokens of videos")

@@ -59,18 +59,18 @@ class Stream(Iterator[str]):
         thread = Thread(target=work, name="adatp-stream", daemon=True)
         thread.start()
         tokens: list[int] = []
-        told = ""
+        sent = ""
         try:
             while isinstance(item := queue.get(), int):
                 tokens.append(item)
                 text = self._settled(tokens)
-                if len(text) > len(told) and text.startswith(told):
-                    yield text[len(told) :]
-                    told = text
+                if len(text) > len(sent) and text.startswith(sent):
+                    yield text[len(sent) :]
+                    sent = text
             if isinstance(item, BaseException):
                 raise item
             self._answer = item
-            if rest := item.text[len(told) :]:
+            if rest := item.text[len(sent) :]:
                 yield rest
         finally:
             feed.left = True
