@@ -436,7 +436,7 @@ def test_a_stream_that_is_left_stops_the_model() -> None:
         stream = Stream(Letters, work)
         work.go.release(2)
         assert next(stream) == "a"
-        threading.Timer(0.05, work.go.release).start()
+        threading.Timer(0.05, work.go.release, [100]).start()
         leave(stream)
         assert work.sent <= 3
         assert not [thread for thread in threading.enumerate() if thread.name == "adatp-stream"]

@@ -297,12 +297,12 @@ def test_processor_takes_the_keywords_of_hugging_face(processor):
     plain = processor(text=[text], videos=[clip])
     metadata = [{"fps": 1.0, "frames_indices": [0, 1], "total_num_frames": 2}]
     named = {"do_sample_frames": False, "video_metadata": metadata, "add_special_tokens": False}
-    for given in (
+    for inputs in (
         processor(images=None, text=[text], videos=[clip], return_tensors="pt", **named),
         processor(None, text, clip),
     ):
-        assert given.keys() == plain.keys()
-        assert all(torch.equal(given[key], value) for key, value in plain.items())
+        assert inputs.keys() == plain.keys()
+        assert all(torch.equal(inputs[key], value) for key, value in plain.items())
     pixels = processor.video_processor([clip], return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(pixels, plain["pixel_values_videos"])
     with pytest.raises(ValueError, match="images are not supported"):
