@@ -10,34 +10,30 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from adatp import AdaTP, tiny
-from adatp.ask import build_inputs
+from adatp import AdaTP, Session
 from adatp.evaluation import Entrant, Results, evaluate, summarise
 from adatp.evaluation.entrants import VANILLA
 from adatp.frame_reuse import reference_frames
 from adatp.tiny.world import benchmark, make_clip
-from adatp.video import Video
 
 
 def encoded_share(
-    model: Any, processor: Any, frames: int, split: str, clips: int, thresholds: list[float]
+    session: Session, frames: int, split: str, clips: int, thresholds: list[float]
 ) -> list[float]:
     """Share of frames that are encoded at each threshold, mean over the first clips."""
     shares = [0.0] * len(thresholds)
     asked = list(benchmark(split, frames, clips))
     for seed, question in track(asked, "comparing frames", console=Console(stderr=True)):
         clip = make_clip(seed, frames, split)
-        video = Video(clip.frames, torch.arange(frames).double().numpy(), duration=float(frames), fps=1.0)
-        pixels = build_inputs(processor, model.config, video, question.text)["pixel_values_videos"][0]
+        prompt = session.prepare(clip.frames, question.text)
+        pixels = prompt.inputs["pixel_values_videos"][0]
         for number, threshold in enumerate(thresholds):
-            encoded = {*reference_frames(pixels, threshold, model.config.vision_config.patch_size)}
+            encoded = {*reference_frames(pixels, threshold, session.config.vision_config.patch_size)}
             shares[number] += len(encoded) / frames / len(asked)
     return shares
 
@@ -54,15 +50,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     thresholds = [float(each) for each in options.thresholds.split(",")]
-    model, processor = tiny.load()
+    session = Session(device="cpu")
     competing = [VANILLA, Entrant("adatp", AdaTP(flops=options.flops))]
     competing += [
-        Entrant(f"reuse {each:g}", AdaTP(flops=options.flops, reuse_frames=each)) for each in thresholds
+        Entrant(f"reuse {each:g}", AdaTP(flops=options.flops), reuse_frames=each) for each in thresholds
     ]
     with tempfile.TemporaryDirectory() as folder, Results(Path(folder) / "work.jsonl") as results:
-        evaluate(model, processor, competing, [options.frames], options.split, options.limit, results)
+        evaluate(session, competing, [options.frames], options.split, options.limit, results)
         rows, _ = summarise(results)
-    shares = encoded_share(model, processor, options.frames, options.split, options.limit, thresholds)
+    shares = encoded_share(session, options.frames, options.split, options.limit, thresholds)
     table = Table("", "frames encoded", "accuracy", "minus vanilla", "answers that change", box=None)
     for entrant, row, share in zip(competing, rows, [1.0, 1.0, *shares], strict=True):
         row.update(method=entrant.label, frames_encoded=share)

@@ -17,16 +17,26 @@ if TYPE_CHECKING:
     from adatp.pruning import PruningError as PruningError
     from adatp.pruning import Run as Run
     from adatp.report import Report as Report
+    from adatp.session import Answer as Answer
+    from adatp.session import LoadError as LoadError
+    from adatp.session import Prompt as Prompt
+    from adatp.session import PromptError as PromptError
+    from adatp.session import Session as Session
 
 _HOMES = {
     "AdaTP": "adatp.methods.adatp",
     "AdaTPError": "adatp.errors",
+    "Answer": "adatp.session",
     "BudgetError": "adatp.budget",
     "EncoderError": "adatp.encoders",
+    "LoadError": "adatp.session",
+    "Prompt": "adatp.session",
+    "PromptError": "adatp.session",
     "Pruner": "adatp.pruning",
     "PruningError": "adatp.pruning",
     "Report": "adatp.report",
     "Run": "adatp.pruning",
+    "Session": "adatp.session",
     "UnsupportedModelError": "adatp.models",
     "VideoLayout": "adatp.layout",
 }

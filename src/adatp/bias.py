@@ -20,7 +20,6 @@ from torch import Tensor
 
 from adatp.adatp_steps.debias import segment_weights, select, select_overall
 from adatp.adatp_steps.relevance import pool_by_segment
-from adatp.ask import build_inputs, check_prompt
 from adatp.budget import Schedule
 from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
@@ -31,6 +30,7 @@ from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Cut, Rule, TokenPlan
 from adatp.prefill import Prefill
 from adatp.report import Report
+from adatp.session import Session
 from adatp.video import Video
 
 TOP = 0.1
@@ -285,8 +285,7 @@ def _sum(total: Any, value: Any) -> Any:
 
 
 def measure(
-    model: Any,
-    processor: Any,
+    session: Session,
     clips: Iterable[tuple[Video, str]],
     *,
     layers: Sequence[int] | None = None,
@@ -299,8 +298,7 @@ def measure(
     Never more than the scores of one clip are held: a number a visual token and layer.
 
     Args:
-        model: a Video LLM of a supported family.
-        processor: its processor.
+        session: whose model is measured.
         clips: videos, each with a question; all as many frames long.
         layers: decoder layers to look at; None: all with full attention.
         controls: of `CONTROLS`, conditions under which the same clips are looked at too.
@@ -319,7 +317,7 @@ def measure(
         BiasError: there are no clips or no such layers with full attention, or clips differ in length.
         PromptError: a clip with its question does not fit into the model's context.
     """
-    shape = DecoderShape.from_config(model.config.get_text_config())
+    shape = DecoderShape.from_config(session.config.get_text_config())
     watched = shape.full_layers if layers is None else tuple(sorted({*layers}))
     if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
         raise BiasError(
@@ -343,7 +341,7 @@ def measure(
         for condition in conditions:
             shuffled = order(frames, unit, seed=done)
             shown = replace(video, frames=altered(video.frames, condition, shuffled))
-            report, layout = _recorded(model, processor, recorder, shown, question)
+            report, layout = _recorded(session, recorder, shown, question)
             for layer, mass, before, after in statistics_by_layer(report, layout):
                 conditions[condition][layer].add(mass, before, after)
                 profiles[condition, layer] = before.mass_by_frame
@@ -380,18 +378,11 @@ def measure(
     }
 
 
-@torch.no_grad()
 def _recorded(
-    model: Any, processor: Any, recorder: AttentionRecorder, video: Video, question: str
+    session: Session, recorder: AttentionRecorder, video: Video, question: str
 ) -> tuple[Report, VideoLayout]:
     """Read one prompt."""
     # Of what is left out no attention is known, and a control would leave out more than its original.
-    inputs = build_inputs(processor, model.config, video, question, whole=True)
-    check_prompt(model.config, inputs, recorder, max_new_tokens=0)
-    with recorder(model, processor, question=question) as run:
-        model(
-            **{name: value.to(model.device) for name, value in inputs.items()},
-            logits_to_keep=1,
-            use_cache=False,
-        )
-    return run.report, run.layouts[0]
+    prompt = session.prepare(video, question, every_token=True)
+    answer = session.read(prompt, recorder)
+    return answer.report, answer.layout

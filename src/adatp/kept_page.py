@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from adatp.ask import Answer
 from adatp.plots.tokens import first_frames, shrink, survival
+from adatp.session import Answer
 from adatp.video import Video
 
 _SIDE, _SIDE_OF_MANY, _MANY = 256, 128, 64
@@ -25,7 +25,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
     """Draw what methods keep of a video: a layer slider, frames, a timeline, answers and what they took.
 
     Args:
-        video: the frames, as the model sees them (``adatp.ask.seen``).
+        video: the frames, as the model sees them (``Session.visible_part``).
         question: what was asked.
         answers: of one method or several to the same prompt; ``Vanilla``'s may be among them.
 

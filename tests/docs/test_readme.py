@@ -22,7 +22,8 @@ from adatp.cli import main
 from adatp.methods.fastv import FastV
 from adatp.methods.visionzip import VisionZip
 from adatp.models import UnsupportedModelError, family_of, registry
-from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, batch, build
+from clips import write_clip
+from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, Qwen25VL, batch, build
 from flop_counting import flop_counter
 from oracle import masking_error, recorded
 
@@ -60,6 +61,23 @@ def test_the_python_example_prints_what_is_shown(capsys: pytest.CaptureFixture[s
             assert float(word) == pytest.approx(float(told), rel=1e-6)
         else:
             assert word == told
+
+
+def test_the_page_of_the_session_prints_what_is_shown(
+    capsys: pytest.CaptureFixture[str], hub: Path, tmp_path: Path
+) -> None:
+    """Its first block, of a model of the hub, with a random one; all others print the block that follows."""
+    names: dict[str, Any] = {}
+    [(_, first), *found] = blocks((ROOT / "docs" / "session.md").read_text())
+    first = first.replace("Qwen/Qwen2.5-VL-7B-Instruct", str(hub / Qwen25VL.name))
+    first = first.replace("holiday.mp4", str(write_clip(tmp_path / "holiday.mp4")))
+    exec(compile(first, "session.md", "exec"), {})
+    assert len(found) == 10
+    for (language, code), (_, expected) in zip(found[::2], found[1::2], strict=True):
+        assert language == "python"
+        capsys.readouterr()
+        exec(compile(code, "session.md", "exec", dont_inherit=True), names)
+        assert capsys.readouterr().out == expected
 
 
 def test_the_demo_prints_what_is_shown_but_for_times(

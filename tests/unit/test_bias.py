@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatp import bias, cli, tiny
+from adatp import Session, bias, cli, tiny
 from adatp.bias import AttentionRecorder, altered, correlation, debiased_attention, describe, measure, order
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout, build_layouts
@@ -163,7 +163,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, attention: Any) -> None:
     """Let the model be one whose attention on a frame is a function of its slot and of its pixels."""
 
     def recorded(
-        model: Any, processor: Any, recorder: AttentionRecorder, shown: Video, question: str
+        session: Session, recorder: AttentionRecorder, shown: Video, question: str
     ) -> tuple[Any, VideoLayout]:
         layout = layout_of(len(shown.frames), 2, 2)
         by_frame = torch.tensor([attention(slot, int(f.max())) for slot, f in enumerate(shown.frames)])
@@ -184,12 +184,16 @@ def stills(clips: int) -> Iterator[tuple[Video, str]]:
         yield video(np.tile(level[:, None, None, None], (1, 2, 2, 3))), "?"
 
 
-MODEL = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: tiny.load()[0].config.text_config))
+MODEL = SimpleNamespace(
+    config=SimpleNamespace(get_text_config=lambda: tiny.load()[0].config.text_config),
+    device="cpu",
+    dtype="float32",
+)
 
 
 def test_attention_by_position_follows_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     simulated(monkeypatch, lambda slot, level: 1 + slot)
-    found = measure(MODEL, None, stills(6), layers=[3])
+    found = measure(Session.of(MODEL, None), stills(6), layers=[3])
     [layer], [shuffled] = found["layers"], found["controls"]["shuffled"]
     assert layer["layer"] == 3
     assert shuffled["follows_slot"] == pytest.approx(1)
@@ -204,7 +208,7 @@ def test_attention_by_position_follows_the_slot(monkeypatch: pytest.MonkeyPatch)
 
 def test_attention_by_content_follows_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     simulated(monkeypatch, lambda slot, level: 1 + level)
-    found = measure(MODEL, None, stills(6), layers=[3])
+    found = measure(Session.of(MODEL, None), stills(6), layers=[3])
     [shuffled] = found["controls"]["shuffled"]
     assert shuffled["follows_content"] == pytest.approx(1)
     assert abs(shuffled["follows_slot"]) < 0.6
@@ -221,7 +225,7 @@ def world(clips: int, frames: int = 16) -> Iterator[tuple[Video, str]]:
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
     """The embedded model on a few clips."""
-    return measure(*tiny.load(), world(3))
+    return measure(Session(device="cpu"), world(3))
 
 
 def test_the_embedded_model_is_biased_by_position(measured: dict[str, Any]) -> None:
@@ -245,7 +249,7 @@ def test_the_embedded_model_is_biased_by_position(measured: dict[str, Any]) -> N
 
 
 def test_means_are_over_clips(measured: dict[str, Any]) -> None:
-    singles = [measure(*tiny.load(), [clip], layers=[2], controls=()) for clip in world(3)]
+    singles = [measure(Session(device="cpu"), [clip], layers=[2], controls=()) for clip in world(3)]
     for name in ("visual_mass", "position_peak_to_mean", "entropy"):
         mean = sum(single["layers"][0][name] for single in singles) / 3
         assert measured["layers"][2][name] == pytest.approx(mean, rel=1e-5)
@@ -254,15 +258,15 @@ def test_means_are_over_clips(measured: dict[str, Any]) -> None:
 @pytest.mark.parametrize("layers", [[12], [-1], []])
 def test_layers_that_are_not_there(layers: list[int]) -> None:
     with pytest.raises(bias.BiasError, match="layers 0 to 11"):
-        measure(*tiny.load(), world(1), layers=layers)
+        measure(Session(device="cpu"), world(1), layers=layers)
 
 
 def test_clips_of_different_lengths_and_none() -> None:
-    model, processor = tiny.load()
+    session = Session(device="cpu")
     with pytest.raises(bias.BiasError, match="16 frames, the first 8"):
-        measure(model, processor, [next(world(1, 8)), next(world(1, 16))], layers=[0])
+        measure(session, [next(world(1, 8)), next(world(1, 16))], layers=[0])
     with pytest.raises(bias.BiasError, match="no clip"):
-        measure(model, processor, [], layers=[0])
+        measure(session, [], layers=[0])
 
 
 # Figures.

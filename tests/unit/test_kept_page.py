@@ -18,8 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adatp import AdaTP, ask, cli
-from adatp.ask import Answer
+from adatp import AdaTP, Answer, Session, cli
 from adatp.kept_page import render_html
 from adatp.layout import VideoLayout
 from adatp.methods import METHODS, FastV, FrameFusion, Method, Vanilla
@@ -27,7 +26,8 @@ from adatp.methods.token_plan import TokenPlan
 from adatp.plots import plot_tokens
 from adatp.plots.tokens import changing_layers, first_frames, survival
 from adatp.report import Report
-from adatp.tiny import CHECKPOINT, CLIP, QUESTION
+from adatp.session import loading, visible_part
+from adatp.tiny import CLIP, QUESTION
 from adatp.video import Video, read_video
 from browser import PHONE, Visit
 from clips import write_clip
@@ -54,12 +54,11 @@ Ask = Callable[[Video, str, list[Method]], list[Answer]]
 @pytest.fixture(scope="module")
 def embedded() -> Ask:
     """Answers of the embedded model."""
-    source = str(CHECKPOINT)
-    config, processor, model = ask.load_config(source), ask.load_processor(source), ask.load_model(source)
+    session = Session(device="cpu")
 
     def answers(video: Video, question: str, methods: list[Method]) -> list[Answer]:
-        inputs = ask.build_inputs(processor, config, video, question)
-        return [ask.answer(model, processor, inputs, question, method, 4) for method in methods]
+        prompt = session.prepare(video, question)
+        return [session.answer(prompt, method, max_new_tokens=4) for method in methods]
 
     return answers
 
@@ -569,7 +568,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.setattr(ask, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("weights were loaded"))
     (tmp_path / "empty").mkdir()
     arguments, expected = BAD[case]
     given = [argument.format(tmp=tmp_path / "empty", clip=CLIP) for argument in arguments]
@@ -606,10 +605,10 @@ def test_a_write_that_fails_leaves_what_was_there(
 
 
 def test_an_interrupt_is_quiet(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ask, "answer", interrupted)
+    monkeypatch.setattr(Session, "answer", interrupted)
     assert run("show", "--out", tmp_path / "out") == (130, "", "")
     assert not list(tmp_path.iterdir())
 
@@ -632,7 +631,7 @@ def test_frames_are_drawn_as_the_processor_crops_them(
     y, x = np.mgrid[:height, :width]
     ramp = np.stack([255 * y / height, 255 * x / width, 0 * x + 128], -1).astype(np.uint8)
     video = clip_of(np.repeat(ramp[None], 4, 0))
-    got = ask.seen(processor, video).frames
+    got = visible_part(processor, video).frames
     if not reader.do_center_crop:
         assert got is video.frames
         return

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ask, bias, demo, evaluate, flops, models, show
+from adatp.cli import ablate, ask, bias, demo, evaluate, flops, models, show
 from adatp.errors import RefusedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -69,7 +69,7 @@ app.command()(ask.ask)
 app.command()(flops.flops)
 app.command()(models.models)
 app.command("eval")(evaluate.evaluate)
-app.command()(evaluate.ablate)
+app.command()(ablate.ablate)
 app.command()(bias.bias)
 app.command()(show.show)
 app.command()(demo.demo)

@@ -1,21 +1,18 @@
-"""What the commands share: options, one-line errors, progress, files written whole or not at all."""
+"""What the commands share on a terminal: one-line errors, quiet libraries, progress, tables."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+from typing import TextIO
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -31,73 +28,6 @@ from rich.table import Table
 
 from adatp.errors import AdaTPError, RefusedError
 
-# torch and transformers take seconds to import: only the commands that need them do, when they run.
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from adatp.methods import Method
-
-Number = TypeVar("Number", int, float)
-
-EMBEDDED = "the small one that ships with adatp"
-
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="A Video LLM: a folder, or an id on the Hugging Face hub.", show_default=EMBEDDED),
-]
-TargetsOption = Annotated[
-    str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")
-]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the checkpoint is.")]
-DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA where there is one.")]
-
-
-def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
-    """The numbers of an option that takes several."""
-    try:
-        return [kind(number) for number in text.split(",")]
-    except ValueError:
-        raise RefusedError(f"{option} is numbers separated by commas, not {text!r}") from None
-
-
-def fractions(text: str) -> list[float]:
-    """FLOPs targets given by the user."""
-    ratios = numbers("--flops", text, float)
-    for ratio in ratios:
-        if not 0 < ratio <= 1:
-            raise RefusedError(f"--flops are fractions of vanilla, in (0, 1], not {ratio}")
-    return ratios
-
-
-def check_dtype(name: str) -> None:
-    """Refuse what --dtype does not know."""
-    if name not in (kinds := ("auto", "float32", "bfloat16", "float16")):
-        raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
-
-
-def draw(path: Path, figure: Figure, option: str = "--plot") -> None:
-    """Write a figure whole or not at all."""
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the picture
-        figure.savefig(picture, format=path.suffix[1:], dpi=160)
-    write(path, picture.getvalue(), option)
-
-
-def method_named(name: str, flops: float | None) -> Method:
-    """The method of that name, on that target; None: its own default."""
-    from adatp.methods import METHODS
-
-    if name not in METHODS:
-        raise RefusedError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    chosen: Any = METHODS[name]
-    if flops is None:
-        return chosen()  # type: ignore[no-any-return]
-    if "flops" not in {field.name for field in fields(chosen)}:
-        raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
-    return chosen(flops=flops)  # type: ignore[no-any-return]
-
 
 @contextmanager
 def importing() -> Iterator[None]:
@@ -110,6 +40,19 @@ def importing() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def working_on(model: str | None) -> Iterator[None]:
+    """Around all that a command does with a model: errors are one line, the libraries are quiet.
+
+    Args:
+        model: what --model says.
+    """
+    with importing():
+        import_module("adatp.session")  # and with it torch and transformers
+    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+        yield
 
 
 @contextmanager
@@ -200,42 +143,9 @@ def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def check_writable(path: Path, option: str = "--json") -> Path:
-    """Where a file given by the user really is; refused if it could not be written at the end."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise RefusedError(f"{option} {path}: not a regular file")
-    try:
-        if target.exists():
-            target.open("r+b").close()
-        tempfile.TemporaryFile(dir=target.parent).close()
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
-    return target
-
-
-def check_folder(path: Path, option: str) -> Path:
-    """Where a folder given by the user really is; refused if no file could be written into it at the end."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_dir():
-        raise RefusedError(f"{option} {path}: not a folder")
-    try:
-        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
-    return target
-
-
-def write(path: Path, data: str | bytes, option: str = "--json") -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".adatp-{os.getpid()}.part")
-    try:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
+def wide_console() -> Console:
+    """Stdout, 110 columns wide where it is no terminal: a file has no edge to wrap at."""
+    return Console(width=None if sys.stdout.isatty() else 110)
 
 
 def table_of(first: str, *columns: str) -> Table:

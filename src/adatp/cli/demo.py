@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import socket
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adatp.cli.console import (
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    check_dtype,
-    importing,
-    one_line_errors,
-    progress,
-    quiet_libraries,
-)
+from adatp.cli.asking import load_weights, open_session
+from adatp.cli.console import importing, working_on
+from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, check_dtype
 from adatp.errors import RefusedError
 
 
@@ -42,16 +34,13 @@ def demo(
     check_dtype(dtype)
     with _listen(host, port) as listener:
         with importing():
-            from adatp.demo.asking import Served
             from adatp.demo.server import serve
-            from adatp.tiny import CHECKPOINT
-        with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
-            source = model if model is not None else str(CHECKPOINT)
-            with progress(f"loading {source}", shown=Path(source).is_dir()):
-                served = Served.load(source, device, dtype)
+        with working_on(model):
+            session = open_session(model, device, dtype)
+            load_weights(session)
             at = f"[{host}]" if ":" in host else host
             address = f"http://{at}:{listener.getsockname()[1]}"
-            serve(served, listener, lambda: print(address, flush=True))
+            serve(session, listener, lambda: print(address, flush=True))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from adatp.cli.console import (
-    PRESET,
-    ModelOption,
-    TargetsOption,
-    conventions,
-    fractions,
-    importing,
-    one_line_errors,
-    progress,
-    quiet_libraries,
-    table_of,
-)
+from adatp.cli.console import PRESET, conventions, importing, progress, table_of, working_on
+from adatp.cli.options import ModelOption, TargetsOption, fractions
 from adatp.errors import RefusedError
 from adatp.units import amount
 
@@ -43,19 +32,17 @@ def flops(
     """Show budgets and schedules of a model, from its config alone."""
     ratios = fractions(targets)
     with importing():
-        from adatp import ask as asking
         from adatp.budget import BudgetError
         from adatp.flops import PRESETS, DecoderShape, paper_macs
         from adatp.layout import PromptCounts
         from adatp.methods import AdaTP
-        from adatp.tiny import CHECKPOINT
+        from adatp.session.loading import load_config, source_of
     if preset not in PRESETS:
         raise RefusedError(f"--preset is one of {', '.join(PRESETS)}, not {preset!r}")
-    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+    with working_on(model):
         methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
-        source = model if model is not None else str(CHECKPOINT)
-        with progress(f"looking up {source}"):
-            config = asking.load_config(source)
+        with progress(f"looking up {source_of(model)}"):
+            config = load_config(model)
         shape = DecoderShape.from_config(config.get_text_config())
         if preset != PRESET and shape.delta_net is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")

@@ -9,32 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from adatp.cli.console import (
+from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
+from adatp.cli.console import importing, progress, working_on
+from adatp.cli.drawing import draw_kept
+from adatp.cli.files import check_folder
+from adatp.cli.options import (
     DeviceOption,
     DtypeOption,
-    ModelOption,
-    check_dtype,
-    check_folder,
-    draw,
-    importing,
-    method_named,
-    numbers,
-    one_line_errors,
-    progress,
-    quiet_libraries,
-    write,
-)
-from adatp.cli.request import (
     FramesOption,
     MethodOption,
+    ModelOption,
     NewTokensOption,
     QuestionArgument,
-    Request,
     TargetOption,
     VideoArgument,
+    check_dtype,
     check_question,
-    prepare,
-    show_answers,
+    method_named,
+    numbers,
 )
 from adatp.errors import RefusedError
 
@@ -81,17 +73,14 @@ def show(
     check_dtype(dtype)
     out = check_folder(out, "--out")
     with importing():
-        from adatp import ask as asking
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape
-        from adatp.kept_page import render_html
-        from adatp.plots.tokens import changing_layers, plot_tokens
-    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+    with working_on(model):
         chosen = method_named(method, flops)
         other = None if against is None else method_named(against, None if against == "vanilla" else flops)
-        device = asking.pick_device(device)
-        request = prepare(video, question, model, frames, max_new_tokens)
-        depth = DecoderShape.from_config(request.config.get_text_config()).layers
+        session = open_session(model, device, dtype)
+        request = prepare(session, video, question, frames, max_new_tokens)
+        depth = DecoderShape.from_config(session.config.get_text_config()).layers
         if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
             raise RefusedError(f"--layers are some of 0 to {depth - 1}, not {layers}")
         chosen = request.within_reach(chosen, flops)
@@ -101,25 +90,12 @@ def show(
             other = request.within_reach(other, flops)
         except BudgetError as error:
             raise RefusedError(f"--against {other.name}: {error}") from error
-        llm = request.load(device, dtype)
+        load_weights(session)
         for each in (chosen, other):
-            request.warm_up(llm, each)
-        answers = [request.answer(llm, each) for each in (chosen, other)]
+            request.warm_up(each)
+        answers = [request.answer(each) for each in (chosen, other)]
         with progress("drawing"):
-            first = answers[0]
-            clip = asking.seen(request.processor, request.clip)
-            page = render_html(clip, request.question, answers)
-            spent = f"{first.report.flops_ratio:.1%} of vanilla's prefill FLOPs"
-            title = f"{request.question}\n{chosen.name}, {spent}: {first.text or '(no words)'}"
-            rows = changing_layers(first.report) if wanted is None else wanted
-            figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
-            try:
-                out.mkdir(exist_ok=True)
-            except OSError as error:
-                raise RefusedError(f"--out {out}: can't be made ({error.strerror})") from error
-            for kind in ("png", "svg"):
-                draw(out / f"show.{kind}", figure, "--out")
-            write(out / "show.html", page, "--out")
+            draw_kept(out, request, answers, wanted)
     show_answers(Console(), request, answers)
     for name in ("show.png", "show.svg", "show.html"):
         print(out / name)

@@ -15,10 +15,12 @@ import torch
 from fastapi import FastAPI, Request, Response
 
 from adatp.demo import results
-from adatp.demo.asking import MOST_BYTES, MOST_FRAMES, MOST_SECONDS, PRUNING, Served, told
+from adatp.demo.asking import MOST_BYTES, MOST_FRAMES, MOST_SECONDS, PRUNING, told
+from adatp.demo.asking import compare as compare_methods
 from adatp.demo.examples import write_examples
 from adatp.errors import AdaTPError
 from adatp.methods import AdaTP
+from adatp.session import Session
 
 GoOn = Callable[[Request], Awaitable[Response]]
 
@@ -26,18 +28,18 @@ KEEP_SECONDS, SWEEP_SECONDS = 3600, 600
 """How long an upload is kept, and how often old ones are looked for."""
 
 
-def build_app(served: Served, folder: Path) -> FastAPI:
+def build_app(session: Session, folder: Path) -> FastAPI:
     """The web application.
 
     Args:
-        served: the model.
+        session: of the model.
         folder: where the examples are written, and uploads are.
     """
     app = FastAPI(openapi_url=None)
     app.middleware("http")(only_files_in(folder))
     return gr.mount_gradio_app(  # type: ignore[no-any-return]
         app,
-        build_page(served, write_examples(folder, served.embedded)),
+        build_page(session, write_examples(folder, session.embedded)),
         path="",
         max_file_size=MOST_BYTES,
         show_error=False,
@@ -55,7 +57,7 @@ def build_app(served: Served, folder: Path) -> FastAPI:
     )
 
 
-def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
+def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
     """The page: inputs at the left, results at the right."""
 
     def compare(
@@ -66,21 +68,12 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
         names: list[str],
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
-        try:
-            comparison = served.compare(path, question or "", percent / 100, int(frames), names, progress)
-            return results.answers(comparison), results.gallery(comparison)
-        except AdaTPError as error:
-            return results.message(told(error, path)), ""
-        except (MemoryError, torch.OutOfMemoryError):
-            return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""
-        except Exception:  # a bug: told to who runs the server
-            traceback.print_exc()
-            return results.message("Something went wrong here; the server's log says what."), ""
+        return _compared(session, path, question or "", percent / 100, int(frames), names, progress)
 
     with gr.Blocks(
         title="adatp", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS), fill_width=True
     ) as page:
-        model = "a small model of a world of coloured shapes" if served.embedded else served.source
+        model = "a small model of a world of coloured shapes" if session.embedded else session.source
         gr.Markdown(
             "# adatp: the same answer for a fraction of the compute\n"
             f"Ask a Video LLM ({model}) about a clip, with all visual tokens and with most of them pruned."
@@ -119,6 +112,20 @@ def build_page(served: Served, examples: list[tuple[Path, str]]) -> gr.Blocks:
             api_visibility="private",
         )
     return page.queue()
+
+
+def _compared(session: Session, path: str | None, *asked: Any) -> tuple[str, str]:
+    """What the page shows of a comparison, answers and gallery, or why there is none."""
+    try:
+        comparison = compare_methods(session, path, *asked)
+        return results.answers(comparison), results.gallery(comparison)
+    except AdaTPError as error:
+        return results.message(told(error, path)), ""
+    except (MemoryError, torch.OutOfMemoryError):
+        return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""
+    except Exception:  # a bug: told to who runs the server
+        traceback.print_exc()
+        return results.message("Something went wrong here; the server's log says what."), ""
 
 
 def only_files_in(folder: Path) -> Callable[[Request, GoOn], Awaitable[Response]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from adatp import ask
 from adatp.budget import BudgetError
 from adatp.errors import RefusedError
 from adatp.methods import METHODS, Method, Vanilla
-from adatp.tiny import CHECKPOINT
+from adatp.session import Answer, Session
 from adatp.video import Video, read_video
 
 MOST_BYTES = 200 * 2**20
@@ -29,89 +27,10 @@ MOST_FRAMES = 64
 MOST_NEW_TOKENS = 64
 """Longest answer, in tokens."""
 
-PRUNING: dict[str, type[Method]] = {name: method for name, method in METHODS.items() if method is not Vanilla}
+PRUNING: dict[str, type[Method]] = {
+    name: method for name, method in METHODS.items() if method.flops is not None
+}
 """The methods that have a FLOPs target."""
-
-
-@dataclass(frozen=True, eq=False)
-class Served:
-    """A model that questions are asked of.
-
-    Attributes:
-        source: its folder, or its id on the hub.
-        config: from `ask.load_config`.
-        processor: from `ask.load_processor`.
-        model: from `ask.load_model`.
-    """
-
-    source: str
-    config: Any
-    processor: Any
-    model: Any
-
-    @classmethod
-    def load(cls, source: str, device: str, dtype: str) -> Served:
-        """Load it.
-
-        Raises:
-            LoadError, UnsupportedModelError: it can't be loaded, or can't be pruned.
-        """
-        device = ask.pick_device(device)
-        config, processor = ask.load_config(source), ask.load_processor(source)
-        return cls(source, config, processor, ask.load_model(source, device, dtype))
-
-    @property
-    def embedded(self) -> bool:
-        """Whether it is the small model that ships with the package."""
-        return self.source == str(CHECKPOINT)
-
-    def compare(
-        self,
-        path: str | None,
-        question: str,
-        flops: float,
-        frames: int,
-        names: Sequence[str],
-        progress: Callable[[float, str], object],
-    ) -> Comparison:
-        """Ask vanilla and pruned.
-
-        Args:
-            path: a video file; None: there is none yet, which is refused.
-            question: about it.
-            flops: target of every method, a fraction of vanilla's prefill FLOPs.
-            frames: how many to sample.
-            names: of methods, keys of `PRUNING`.
-            progress: called with the share that is done and what is next.
-
-        Raises:
-            RefusedError, VideoError, PromptError: no video or question, none that can be used.
-        """
-        if not path:
-            raise RefusedError("There is no clip yet: upload one, or pick an example.")
-        if not question.strip():
-            raise RefusedError("There is no question yet: write one.")
-        if not names:
-            raise RefusedError("No method is chosen: choose one to compare with vanilla.")
-        progress(0, "reading the video")
-        video = read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
-        inputs = ask.build_inputs(self.processor, self.config, video, question)
-        refused: dict[str, str] = {}
-        methods: list[Method] = [Vanilla()]
-        for name in names:
-            method = PRUNING[name](flops=flops)
-            try:
-                ask.check_prompt(self.config, inputs, method, MOST_NEW_TOKENS)
-                methods.append(method)
-            except BudgetError as error:
-                refused[name] = str(error)
-        answers = []
-        for number, method in enumerate(methods):
-            for step, (doing, tokens) in enumerate((("warming up", 2), ("asking", MOST_NEW_TOKENS))):
-                progress((number + step / 2 + 0.25) / (len(methods) + 0.25), f"{doing}: {method.name}")
-                answer = ask.answer(self.model, self.processor, inputs, question, method, tokens)
-            answers.append(answer)
-        return Comparison(ask.seen(self.processor, video), question, answers, refused)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +46,58 @@ class Comparison:
 
     video: Video
     question: str
-    answers: list[ask.Answer]
+    answers: list[Answer]
     refused: dict[str, str]
+
+
+def compare(
+    session: Session,
+    path: str | None,
+    question: str,
+    flops: float,
+    frames: int,
+    names: Sequence[str],
+    progress: Callable[[float, str], object],
+) -> Comparison:
+    """Ask a model, vanilla and pruned.
+
+    Args:
+        session: of the model.
+        path: a video file; None: there is none yet, which is refused.
+        question: about it.
+        flops: target of every method, a fraction of vanilla's prefill FLOPs.
+        frames: how many to sample.
+        names: of methods, keys of `PRUNING`.
+        progress: called with the share that is done and what is next.
+
+    Raises:
+        RefusedError, VideoError, PromptError: no video or question, none that can be used.
+    """
+    if not path:
+        raise RefusedError("There is no clip yet: upload one, or pick an example.")
+    if not question.strip():
+        raise RefusedError("There is no question yet: write one.")
+    if not names:
+        raise RefusedError("No method is chosen: choose one to compare with vanilla.")
+    progress(0, "reading the video")
+    video = read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
+    prompt = session.prepare(video, question)
+    refused: dict[str, str] = {}
+    methods: list[Method] = [Vanilla()]
+    for name in names:
+        method = PRUNING[name](flops=flops)
+        try:
+            session.check(prompt, method, max_new_tokens=MOST_NEW_TOKENS)
+            methods.append(method)
+        except BudgetError as error:
+            refused[name] = str(error)
+    answers = []
+    for number, method in enumerate(methods):
+        for step, (doing, tokens) in enumerate((("warming up", 2), ("asking", MOST_NEW_TOKENS))):
+            progress((number + step / 2 + 0.25) / (len(methods) + 0.25), f"{doing}: {method.name}")
+            answer = session.answer(prompt, method, max_new_tokens=tokens)
+        answers.append(answer)
+    return Comparison(session.visible_part(video), question, answers, refused)
 
 
 def told(error: Exception, path: str | None) -> str:

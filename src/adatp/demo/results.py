@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from adatp.ask import Answer
 from adatp.demo.asking import Comparison
 from adatp.kept_page import render_html
+from adatp.session import Answer
 from adatp.units import amount, milliseconds
 
 WELCOME = """<div class="adatp-note"><p>Pick a clip, ask a question, press <b>Ask</b>.</p>

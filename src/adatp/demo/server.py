@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from adatp.demo.asking import Served
+from adatp.session import Session
 
 
-def serve(served: Served, listener: socket.socket, ready: Callable[[], object]) -> None:
+def serve(session: Session, listener: socket.socket, ready: Callable[[], object]) -> None:
     """Serve the page until SIGINT or SIGTERM, then clean up and return.
 
     Args:
-        served: the model.
+        session: of the model.
         listener: a socket that listens.
         ready: called once requests are accepted.
     """
@@ -29,7 +29,7 @@ def serve(served: Served, listener: socket.socket, ready: Callable[[], object]) 
 
             from adatp.demo.app import build_app
 
-            app = build_app(served, Path(folder))
+            app = build_app(session, Path(folder))
             # Browsers hold connections open for events: they are cut off when the server stops.
             config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
             ready()

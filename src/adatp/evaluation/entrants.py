@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from adatp.budget import default_range
 from adatp.methods import METHODS, AdaTP, Method, Vanilla
@@ -22,17 +22,19 @@ class Entrant:
         method: how the model is pruned.
         reference: `key` of the entrant that it is compared with, question by question.
         view: one of `VIEWS`.
+        reuse_frames: see `adatp.methods.Method.__call__`.
     """
 
     label: str
     method: Method
     reference: str = "vanilla"
     view: str = "video"
+    reuse_frames: float | None = None
 
     @property
     def target(self) -> float | None:
         """Its FLOPs target, as a fraction of vanilla; None if it has none."""
-        return self.method.flops if _takes_target(type(self.method)) else None
+        return self.method.flops
 
     @property
     def key(self) -> str:
@@ -41,23 +43,20 @@ class Entrant:
 
     def facts(self) -> dict[str, Any]:
         """All that tells it from others, as JSON can hold it."""
+        reuse = {} if self.reuse_frames is None else {"reuse_frames": self.reuse_frames}
         return {
             "label": self.label,
             "method": self.method.name,
             "flops_target": self.target,
             "reference": self.reference,
             "view": self.view,
-            "settings": asdict(cast(Any, self.method)),
+            "settings": self.method.settings | reuse,
         }
 
 
 VANILLA = Entrant("vanilla", Vanilla())
 BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
 """What the questions alone give away, and one frame: name -> entrant."""
-
-
-def _takes_target(method: type[Method]) -> bool:
-    return method is not Vanilla and "flops" in {field.name for field in fields(cast(Any, method))}
 
 
 def names() -> list[str]:
@@ -80,10 +79,8 @@ def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
     for name in dict.fromkeys(wanted):
         if name in BASELINES:
             made.append(BASELINES[name])
-        elif _takes_target(METHODS[name]):
-            made += [
-                Entrant(name, cast(Any, METHODS[name])(flops=target)) for target in dict.fromkeys(targets)
-            ]
+        elif METHODS[name].flops is not None:
+            made += [Entrant(name, METHODS[name](flops=target)) for target in dict.fromkeys(targets)]
         elif name != VANILLA.label:
             made.append(Entrant(name, METHODS[name]()))
     return made

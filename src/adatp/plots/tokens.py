@@ -70,7 +70,7 @@ def plot_tokens(
     """Kept patches clear, dropped ones grey, dark and hatched: a row a layer, below a timeline.
 
     Args:
-        frames: (F, H, W, 3) uint8, as the model sees them (``adatp.ask.seen``). Where the model merges
+        frames: (F, H, W, 3) uint8, as the model sees them (``Session.visible_part``). Where the model merges
             frames, the first is shown.
         layout: of the prompt, with one video.
         report: of its run.

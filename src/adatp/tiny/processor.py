@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BatchFeature, PreTrainedTokenizerFast
+from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 
 from .sizes import TOKENS_PER_FRAME
 from .world import SIZE, words
@@ -66,15 +66,45 @@ def pixel_values(video: Video) -> torch.Tensor:
     return pixels.div(127.5).sub(1)
 
 
+class TinyVideoProcessor:
+    """The part of `TinyProcessor` that reads videos, as Hugging Face's processors have one."""
+
+    def __call__(self, videos: Video | Sequence[Video], *, return_tensors: str = "pt") -> BatchFeature:
+        """Scale videos (see `pixel_values`).
+
+        Args:
+            videos: One or several, all with the same number of frames F.
+            return_tensors: Must be "pt".
+
+        Returns:
+            `pixel_values_videos` (number of videos, F, 3, 96, 96), float32.
+
+        Raises:
+            ValueError: If videos differ in length or are not uint8 (F, H, W, 3).
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors={return_tensors!r} is not supported: only 'pt' is")
+        pixels = [pixel_values(video) for video in _as_list(videos)]
+        lengths = sorted({len(frames) for frames in pixels})
+        if len(lengths) > 1:
+            raise ValueError(f"the videos of a batch must have equally many frames, not {lengths}")
+        return BatchFeature({"pixel_values_videos": torch.stack(pixels)})
+
+
 class TinyProcessor:
     """The embedded model's processor: Hugging Face's `LlavaOnevisionProcessor` as far as video and text go.
 
+    It takes the keywords of Hugging Face's processors, and `AutoProcessor.from_pretrained` finds it, once
+    this module is imported.
+
     Attributes:
         tokenizer: The world's word-level tokenizer, unless another with `<video>` among its tokens was given.
+        video_processor: What reads videos.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast | None = None):
         self.tokenizer = build_tokenizer() if tokenizer is None else tokenizer
+        self.video_processor = TinyVideoProcessor()
 
     def apply_chat_template(
         self,
@@ -119,18 +149,26 @@ class TinyProcessor:
 
     def __call__(
         self,
-        *,
-        text: str | Sequence[str],
+        images: None = None,
+        text: str | Sequence[str] = (),
         videos: Video | Sequence[Video] | None = None,
+        *,
         padding: bool | str = True,
+        add_special_tokens: bool = True,
+        do_sample_frames: bool = False,
+        video_metadata: Any = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Turn prompts and their videos into model inputs.
 
         Args:
+            images: Must be None: the model knows videos only.
             text: One prompt or several, with one `<video>` for each video.
             videos: In the order of the `<video>` in the prompts; all with the same number of frames F.
             padding: As for a tokenizer; on the left.
+            add_special_tokens: As for a tokenizer.
+            do_sample_frames: Must be False: every frame is used.
+            video_metadata: Not needed: the model knows no time.
             return_tensors: Must be "pt".
 
         Returns:
@@ -139,25 +177,28 @@ class TinyProcessor:
 
         Raises:
             ValueError: If videos differ in length, are not uint8 (F, H, W, 3), or are not as many as the
-                `<video>` in the prompts.
+                `<video>` in the prompts; if there are images.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not supported: only 'pt' is")
+        if images is not None:
+            raise ValueError("images are not supported: this model knows videos only")
+        if do_sample_frames:
+            raise ValueError("do_sample_frames=True is not supported: sample frames before")
         prompts = [text] if isinstance(text, str) else list(text)
-        pixels = [pixel_values(video) for video in _as_list(videos)]
-        lengths = sorted({len(frames) for frames in pixels})
-        if len(lengths) > 1:
-            raise ValueError(f"the videos of a batch must have equally many frames, not {lengths}")
+        shown = _as_list(videos)
+        pixels = self.video_processor(shown) if shown else BatchFeature()
         asked = sum(prompt.count("<video>") for prompt in prompts)
-        if asked != len(pixels):
-            raise ValueError(f"the text has {asked} <video> but {len(pixels)} videos were given")
-        if pixels:
-            expanded = "<video>" * (TOKENS_PER_FRAME * lengths[0] + 1)
+        if asked != len(shown):
+            raise ValueError(f"the text has {asked} <video> but {len(shown)} videos were given")
+        if shown:
+            frames = pixels["pixel_values_videos"].shape[1]
+            expanded = "<video>" * (TOKENS_PER_FRAME * frames + 1)
             prompts = [prompt.replace("<video>", expanded) for prompt in prompts]
-        data = dict(self.tokenizer(prompts, padding=padding, return_tensors="pt"))
-        if pixels:
-            data["pixel_values_videos"] = torch.stack(pixels)
-        return BatchFeature(data)
+        words = self.tokenizer(
+            prompts, padding=padding, add_special_tokens=add_special_tokens, return_tensors="pt"
+        )
+        return BatchFeature({**words, **pixels})
 
     def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
         """The tokenizer's `batch_decode`."""
@@ -174,8 +215,8 @@ class TinyProcessor:
         (Path(path) / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> TinyProcessor:
-        """Read what `save_pretrained` wrote.
+    def from_pretrained(cls, path: str | Path, **_: Any) -> TinyProcessor:
+        """Read what `save_pretrained` wrote. What else `AutoProcessor` passes on concerns the hub.
 
         Raises:
             ValueError: If the folder holds another class's processor.
@@ -195,3 +236,12 @@ def _as_list(videos: Any) -> list[Any]:
         return [videos] if videos.ndim == 4 else list(videos)
     videos = list(videos)
     return [videos] if videos and getattr(videos[0], "ndim", 0) == 3 else videos
+
+
+class _TinyProcessorConfig(PreTrainedConfig):  # type: ignore[misc]
+    """No model's config: `AutoProcessor` finds processors by name among those registered with a config."""
+
+    model_type = "adatp_tiny_processor"
+
+
+AutoProcessor.register(_TinyProcessorConfig, TinyProcessor, exist_ok=True)

@@ -23,13 +23,14 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import Qwen2Config
 from transformers.utils import logging
 
-from adatp import AdaTP, ask, cli
+from adatp import AdaTP, Session, cli
 from adatp.evaluation import Results, runner
 from adatp.flops import DecoderShape
 from adatp.methods import METHODS, Vanilla
 from adatp.models import supported
+from adatp.session import loading
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
-from adatp.video import Video, read_video
+from adatp.video import read_video
 from clips import write_clip, write_sound
 from conftest import Run
 from families import FAMILIES, Qwen25VL, Qwen35, VideoLlama3
@@ -143,11 +144,11 @@ def test_compare_runs_vanilla_beside_it(run: Run, tmp_path: Path) -> None:
 
 def test_vanilla_is_the_model_as_it_is() -> None:
     model, processor = load()
-    config = ask.load_config(str(CHECKPOINT))
-    inputs = ask.build_inputs(processor, config, read_video(CLIP, 4), QUESTION)
-    got = ask.answer(model, processor, inputs, QUESTION, Vanilla(), 4)
-    ids = model.generate(**inputs, max_new_tokens=4)
-    plain = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    session = Session.of(model, processor)
+    prompt = session.prepare(CLIP, QUESTION, frames=4)
+    got = session.answer(prompt, Vanilla(), max_new_tokens=4)
+    ids = model.generate(**prompt.inputs, max_new_tokens=4)
+    plain = processor.decode(ids[0, prompt.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert got.text == plain.strip()
     assert got.report.flops_ratio == 1
     assert got.report.flops.relevance == 0
@@ -263,11 +264,10 @@ def test_methods_for_whole_frames_are_refused_in_one_line(
 
 
 def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:
-    source = str(hub / Qwen25VL.name)
-    config, processor = ask.load_config(source), ask.load_processor(source)
+    session = Session(hub / Qwen25VL.name)
     for frames in (8, 7):
         clip = read_video(made / "plain.mp4", frames)
-        inputs = ask.build_inputs(processor, config, clip, "what ?")
+        inputs = session.prepare(clip, "what ?").inputs
         assert inputs["video_grid_thw"][0, 0] == 4
         assert inputs["second_per_grid_ts"].tolist() == pytest.approx([2 * clip.duration / frames])
 
@@ -357,7 +357,7 @@ def test_bad_input_is_one_line(run: Run, made: Path, tmp_path: Path, case: str) 
 def test_no_weights_are_loaded_for_nothing(
     run: Run, made: Path, tmp_path: Path, monkeypatch: Any, case: str
 ) -> None:
-    monkeypatch.setattr(ask, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("weights were loaded"))
     arguments, expected = BAD[case]
     code, _, err = run("ask", *(argument.format(made=made, tmp=tmp_path) for argument in arguments))
     assert code == 2
@@ -365,7 +365,7 @@ def test_no_weights_are_loaded_for_nothing(
 
 
 def test_a_hub_model_needs_torchvision_and_says_so(run: Run, made: Path, hub: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(ask, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     code, out, err = run("ask", made / "plain.mp4", "what ?", "--model", hub / "llava_onevision")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert 'pip install "adatp[hub]"' in err
@@ -398,10 +398,10 @@ def test_json_follows_a_link_and_keeps_it(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_is_quiet(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ask, "answer", interrupted)
+    monkeypatch.setattr(Session, "answer", interrupted)
     assert run("ask", "--json", tmp_path / "out.json") == (130, "", "")
     assert not list(tmp_path.iterdir())
 
@@ -420,10 +420,10 @@ def test_an_interrupt_amid_imports_is_quiet() -> None:
 
 
 def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: Any) -> None:
-    def bug(*_: object) -> None:
+    def bug(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ask, "answer", bug)
+    monkeypatch.setattr(Session, "answer", bug)
     with pytest.raises(ZeroDivisionError):
         run("ask")
 
@@ -599,8 +599,8 @@ def test_libraries_are_quiet_while_it_runs_and_as_before_afterwards(run: Run, mo
         return logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
 
     seen = []
-    load_model = ask.load_model
-    monkeypatch.setattr(ask, "load_model", lambda *args: (seen.append(settings()), load_model(*args))[1])
+    load_model = loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *args: (seen.append(settings()), load_model(*args))[1])
     assert run("ask", "--frames", 2, *QUICK)[0] == 0
     assert run("ask", "nothing.mp4", "what ?")[0] == 2
     assert seen == [(ERROR, ERROR, False)]
@@ -690,15 +690,13 @@ def test_eval_of_any_family(run: Run, hub: Path, family: Any, tmp_path: Path) ->
     lines = [json.loads(line) for line in (tmp_path / "out.work.jsonl").read_text().splitlines()]
     answers = {line["run"]: line for line in lines if "run" in line}
     [asked] = [line for line in lines if "question" in line]
-    model, processor = ask.load_model(str(source)), ask.load_processor(str(source))
-    frames = world.make_clip(asked["seed"], 4, "test").frames
-    video = Video(frames, np.arange(4.0), duration=4.0, fps=1.0)
-    inputs = ask.build_inputs(processor, model.config, video, asked["text"])
+    session = Session(source)
+    prompt = session.prepare(world.make_clip(asked["seed"], 4, "test").frames, asked["text"])
     for name, kind in METHODS.items():
         if name == "vanilla" or f"{name}@0.8" in answers:
             got = answers[name if name == "vanilla" else f"{name}@0.8"]
             method: Any = kind() if name == "vanilla" else kind(flops=0.8)  # type: ignore[call-arg]
-            alone = ask.answer(model, processor, inputs, asked["text"], method, 8)
+            alone = session.answer(prompt, method, max_new_tokens=8)
             assert got["word"] == next(iter(re.findall(r"\w+", alone.text.lower())), ""), name
             assert got["flops_ratio"] == alone.report.flops_ratio
     assert {"vanilla", "adatp@0.8"} < answers.keys()
@@ -743,7 +741,7 @@ def test_eval_refuses_in_one_line(
 
 
 def test_eval_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli.evaluate, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli.files, "find_spec", lambda name: None)
     code, out, err = run(*EVAL, "--plot", tmp_path / "out.png")
     assert (code, out) == (2, "")
     assert 'pip install "adatp[plot]"' in err

@@ -5,19 +5,21 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adatp import ask
+from adatp import PromptError, Session
 from adatp.cli import main
-from adatp.demo import asking, results
-from adatp.demo.asking import PRUNING, Comparison, RefusedError, Served, told
+from adatp.demo import results
+from adatp.demo.asking import PRUNING, Comparison, RefusedError, compare, told
 from adatp.demo.examples import KINDS, write_examples
 from adatp.methods import METHODS, AdaTP, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION
@@ -35,13 +37,13 @@ def silent(share: float, doing: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def served() -> Served:
-    return Served.load(str(CHECKPOINT), "cpu", "auto")
+def session() -> Session:
+    return Session(device="cpu")
 
 
 @pytest.fixture(scope="module")
-def comparison(served: Served) -> Comparison:
-    return served.compare(str(CLIP), QUESTION, 0.273, 8, ["adatp", "dycoke"], silent)
+def comparison(session: Session) -> Comparison:
+    return compare(session, str(CLIP), QUESTION, 0.273, 8, ["adatp", "dycoke"], silent)
 
 
 # Its parts.
@@ -53,15 +55,21 @@ def test_every_method_but_vanilla_can_be_compared() -> None:
         method(flops=0.5)  # type: ignore[call-arg]
 
 
-def test_answers_are_those_of_ask(served: Served) -> None:
+def test_answers_are_those_of_ask(session: Session) -> None:
     said: list[tuple[float, str]] = []
-    got = served.compare(
-        str(CLIP), QUESTION, 0.3, 8, ["adatp", "random"], lambda share, what: said.append((share, what))
+    got = compare(
+        session,
+        str(CLIP),
+        QUESTION,
+        0.3,
+        8,
+        ["adatp", "random"],
+        lambda share, what: said.append((share, what)),
     )
     assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp", "random"]
-    inputs = ask.build_inputs(served.processor, served.config, read_video(CLIP, 8), QUESTION)
+    prompt = session.prepare(CLIP, QUESTION, frames=8)
     for mine, method in zip(got.answers, (Vanilla(), AdaTP(flops=0.3)), strict=False):
-        theirs = ask.answer(served.model, served.processor, inputs, QUESTION, method, 64)
+        theirs = session.answer(prompt, method, max_new_tokens=64)
         assert (mine.text, mine.report.visual_tokens) == (theirs.text, theirs.report.visual_tokens)
     shares = [share for share, _ in said]
     assert shares == sorted(shares)
@@ -69,8 +77,8 @@ def test_answers_are_those_of_ask(served: Served) -> None:
     assert "asking: adatp" in {what for _, what in said}
 
 
-def test_a_target_out_of_reach_is_told_and_the_others_are_answered(served: Served) -> None:
-    got = served.compare(str(CLIP), QUESTION, 0.1, 16, ["pyramiddrop", "adatp"], silent)
+def test_a_target_out_of_reach_is_told_and_the_others_are_answered(session: Session) -> None:
+    got = compare(session, str(CLIP), QUESTION, 0.1, 16, ["pyramiddrop", "adatp"], silent)
     assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp"]
     assert "the lowest is" in got.refused["pyramiddrop"]
     assert "the lowest is" in results.answers(got)
@@ -87,22 +95,22 @@ def test_a_target_out_of_reach_is_told_and_the_others_are_answered(served: Serve
     ],
 )
 def test_what_can_not_be_asked_is_refused(
-    served: Served, path: str | None, question: str, names: list[str], reason: str
+    session: Session, path: str | None, question: str, names: list[str], reason: str
 ) -> None:
-    with pytest.raises((RefusedError, ask.PromptError), match=reason):
-        served.compare(path, question, 0.273, 8, names, silent)
+    with pytest.raises((RefusedError, PromptError), match=reason):
+        compare(session, path, question, 0.273, 8, names, silent)
 
 
 def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = write_clip(tmp_path / "long.mkv", 20, pts=[n * 24 * 32 for n in range(20)])
     large = write_clip(tmp_path / "large.mp4", 2, size=(4096, 2306), options={"preset": "ultrafast"})
     monkeypatch.setattr("adatp.video.reading.by_seeking", lambda *_: pytest.fail("decoded"))
     with pytest.raises(VideoError, match=r"long.mkv: 6\d\d seconds long, the limit is 600; cut"):
-        served.compare(str(long), QUESTION, 0.273, 8, ["adatp"], silent)
+        compare(session, str(long), QUESTION, 0.273, 8, ["adatp"], silent)
     with pytest.raises(VideoError, match=r"4096x2306 pixels a frame, the limit is 9.4 million"):
-        served.compare(str(large), QUESTION, 0.273, 8, ["adatp"], silent)
+        compare(session, str(large), QUESTION, 0.273, 8, ["adatp"], silent)
 
 
 def test_what_is_told_names_the_clip_and_not_its_place() -> None:
@@ -112,10 +120,7 @@ def test_what_is_told_names_the_clip_and_not_its_place() -> None:
 
 def test_nothing_said_becomes_markup(comparison: Comparison) -> None:
     evil = "<script>alert(1)</script>"
-    answers = [
-        ask.Answer(evil, each.new_tokens, each.milliseconds, each.report, each.layout)
-        for each in comparison.answers
-    ]
+    answers = [replace(each, text=evil) for each in comparison.answers]
     changed = Comparison(comparison.video, evil, answers, {"dycoke": evil})
     for page in (results.answers(changed), results.gallery(changed), results.message(evil)):
         assert "<script" not in page
@@ -142,8 +147,9 @@ def test_examples_can_be_read_and_are_the_clip_alone_for_other_models(tmp_path: 
     assert len({question for _, question in examples}) == len(examples)
     assert [len(read_video(path, 64).frames) for path, _ in examples] == [16] * len(examples)
     assert write_examples(tmp_path, embedded=False) == examples[:1]
-    assert asking.Served(str(CHECKPOINT), None, None, None).embedded
-    assert not asking.Served("some/model", None, None, None).embedded
+    assert Session().embedded
+    assert Session(CHECKPOINT).embedded
+    assert not Session(shutil.copytree(CHECKPOINT, tmp_path / "other")).embedded
 
 
 # The command.

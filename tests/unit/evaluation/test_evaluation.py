@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatp import AdaTP, tiny
+from adatp import AdaTP, Session, tiny
 from adatp.budget import BudgetError
 from adatp.evaluation import (
     Entrant,
@@ -50,7 +50,7 @@ def run(
     limit: int = LIMIT,
 ) -> tuple[list[Any], list[Any]]:
     with Results(path) as results:
-        evaluate(*shipped, who, [frames], "validation", limit, results)
+        evaluate(Session.of(*shipped), who, [frames], "validation", limit, results)
         return summarise(results)
 
 
@@ -201,7 +201,7 @@ def test_a_target_out_of_reach_is_skipped_not_invented(shipped: tuple[Any, Any],
     who = [VANILLA, Entrant("adatp", method)]
     told = []
     with Results(tmp_path / "work") as results:
-        evaluate(*shipped, who, [FRAMES], "validation", LIMIT, results, told.append)
+        evaluate(Session.of(*shipped), who, [FRAMES], "validation", LIMIT, results, told.append)
         rows, skipped = summarise(results)
     assert [row["method"] for row in rows] == ["vanilla"]
     [skip] = skipped
@@ -249,7 +249,7 @@ def test_a_killed_run_goes_on(shipped: tuple[Any, Any], tmp_path: Path, cut: int
     work = tmp_path / "work"
     for n in (1, 5):
         with pytest.raises(Kill), Results(work) as results:
-            evaluate(*shipped, PAIR, [FRAMES], "validation", LIMIT, results, kill_after(n))
+            evaluate(Session.of(*shipped), PAIR, [FRAMES], "validation", LIMIT, results, kill_after(n))
         if cut:
             work.write_bytes(work.read_bytes()[:-cut])
     assert run(shipped, work) == straight
@@ -282,7 +282,7 @@ def test_work_files_of_several_processes_can_be_joined(shipped: tuple[Any, Any],
 
 def test_an_unfinished_run_is_no_row(shipped: tuple[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(Kill), Results(tmp_path / "work") as results:
-        evaluate(*shipped, PAIR, [FRAMES], "validation", LIMIT, results, kill_after(3))
+        evaluate(Session.of(*shipped), PAIR, [FRAMES], "validation", LIMIT, results, kill_after(3))
     rows, skipped = summarise(results)
     assert rows == []
     assert "of 4 questions" in skipped[0]["reason"]
@@ -322,7 +322,7 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
 
     def refused(match: str, who: Sequence[Entrant] = PAIR, split: str = "validation", limit: int = 2) -> None:
         with pytest.raises(ResultsError, match=match) as error, Results(work) as results:
-            evaluate(model, processor, who, [FRAMES], split, limit, results)
+            evaluate(Session.of(model, processor), who, [FRAMES], split, limit, results)
         assert "\n" not in str(error.value)
         assert work.read_bytes() == before
 
@@ -340,7 +340,7 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
     monkeypatch.setattr("adatp.evaluation.runner.benchmark", lambda *_: other)
     extra = entrants(["single_frame"], [])
     with pytest.raises(ResultsError, match="other questions"), Results(work) as results:
-        evaluate(model, processor, extra, [FRAMES], "validation", 2, results)
+        evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -100,6 +100,25 @@ def test_processor_refuses(processor):
         processor(text=texts[:1], videos=clips[:1], return_tensors="np")
 
 
+def test_processor_takes_the_keywords_of_hugging_face(processor):
+    clip, text = world.make_clip(0, 2).frames, chat(processor, "where is the star ?")
+    plain = processor(text=[text], videos=[clip])
+    metadata = [{"fps": 1.0, "frames_indices": [0, 1], "total_num_frames": 2}]
+    named = {"do_sample_frames": False, "video_metadata": metadata, "add_special_tokens": False}
+    for inputs in (
+        processor(images=None, text=[text], videos=[clip], return_tensors="pt", **named),
+        processor(None, text, clip),
+    ):
+        assert inputs.keys() == plain.keys()
+        assert all(torch.equal(inputs[key], value) for key, value in plain.items())
+    pixels = processor.video_processor([clip], return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(pixels, plain["pixel_values_videos"])
+    with pytest.raises(ValueError, match="images are not supported"):
+        processor(images=[clip[0]], text=[text], videos=[clip])
+    with pytest.raises(ValueError, match="sample frames before"):
+        processor(text=[text], videos=[clip], do_sample_frames=True)
+
+
 def test_processor_round_trip(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     again = TinyProcessor.from_pretrained(tmp_path)

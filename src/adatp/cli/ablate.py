@@ -1,0 +1,42 @@
+"""``adatp ablate``: variants of AdaTP compared at equal FLOPs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adatp.cli.evaluating import (
+    Evaluation,
+    FramesOption,
+    JsonOption,
+    LimitOption,
+    PlotOption,
+    SplitOption,
+    ThreadsOption,
+)
+from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, fractions
+
+if TYPE_CHECKING:
+    from adatp.evaluation import Entrant
+
+
+def ablate(
+    model: ModelOption = None,
+    targets: TargetsOption = "0.273",
+    frames: FramesOption = "16",
+    split: SplitOption = "test",
+    limit: LimitOption = 200,
+    json_file: JsonOption = None,
+    plot: PlotOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Compare variants of AdaTP, each with one thing changed, with the full one."""
+    ratios = fractions(targets)
+
+    def entrants(layers: int) -> list[Entrant]:
+        from adatp import evaluation
+
+        return evaluation.ablations(ratios, layers)
+
+    Evaluation("ablate", model, frames, split, limit, json_file, plot, threads, device, dtype).run(entrants)

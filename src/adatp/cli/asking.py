@@ -1,0 +1,127 @@
+"""What the commands that ask a model share: opening a session, and asking it with a line of progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from adatp.cli.console import progress
+
+if TYPE_CHECKING:
+    from adatp import Answer, Prompt, Session
+    from adatp.methods import Method
+    from adatp.video import Video
+
+
+def open_session(model: str | None, device: str, dtype: str) -> Session:
+    """A session of the model that --model names, without its weights."""
+    from adatp.session import Session
+    from adatp.session.loading import source_of
+
+    with progress(f"looking up {source_of(model)}"):
+        return Session(model, device=device, dtype=dtype)
+
+
+def load_weights(session: Session) -> None:
+    """Load the weights now."""
+    with progress(f"loading {session.source}", shown=Path(session.source).is_dir()):
+        _ = session.model
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A question about a video, as the command line asks it.
+
+    Attributes:
+        session: of the model.
+        path: of the video file.
+        prompt: the video and the question.
+        max_new_tokens: longest answer, in tokens.
+    """
+
+    session: Session
+    path: str
+    prompt: Prompt
+    max_new_tokens: int
+
+    @property
+    def clip(self) -> Video:
+        """The frames read."""
+        return self.prompt.videos[0]
+
+    def can_run(self, method: Method) -> bool:
+        """Whether the method's FLOPs target is in reach.
+
+        Raises:
+            PromptError: the prompt and the answer don't fit into the model's context.
+        """
+        from adatp.budget import BudgetError
+
+        try:
+            self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens)
+        except BudgetError:
+            return False
+        return True
+
+    def within_reach(self, method: Method, flops: float | None) -> Method:
+        """The method checked; where its target is a default out of reach, a warning and none.
+
+        Args:
+            method: as it would be run.
+            flops: the target that was asked for, if one was.
+
+        Raises:
+            PromptError: the prompt and the answer don't fit into the model's context.
+            BudgetError: the target asked for is out of reach.
+        """
+        if flops is None:
+            return self.session.within_reach(self.prompt, method, max_new_tokens=self.max_new_tokens)
+        self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens)
+        return method
+
+    def warm_up(self, method: Method) -> None:
+        """Run once for what only a first run costs."""
+        with progress(f"warming up: {method.name}"):
+            self.session.warm_up(self.prompt, method)
+
+    def answer(self, method: Method) -> Answer:
+        """The model's answer while the method prunes."""
+        with progress(f"answering: {method.name}"):
+            return self.session.answer(self.prompt, method, max_new_tokens=self.max_new_tokens)
+
+
+def prepare(
+    session: Session, video: str | None, question: str | None, frames: int, max_new_tokens: int
+) -> Request:
+    """Read the video and turn it and the question into a prompt.
+
+    Args:
+        session: of the model.
+        video: a file; None: the shipped clip.
+        question: about it; None: the clip's own.
+        frames: how many to sample.
+        max_new_tokens: longest answer, in tokens.
+    """
+    from adatp.tiny import CLIP, QUESTION
+
+    path = video if video is not None else str(CLIP)
+    with progress("reading the video"):
+        prompt = session.prepare(path, question or QUESTION, frames=frames)
+    return Request(session, path, prompt, max_new_tokens)
+
+
+def show_answers(console: Console, request: Request, answers: Sequence[Answer]) -> None:
+    """Print the question and each method's answer."""
+    count = len(request.clip.frames)
+    video = f"{count} frame{'s' if count > 1 else ''} of {request.clip.duration:.1f} s of video"
+    console.print(Text(f"{request.prompt.question} ({video})", "bold"))
+    for answer in answers:
+        text = Text(answer.text or "(no words)", "bold green")
+        console.print(Panel(text, title=answer.report.method, title_align="left", box=box.ROUNDED))

@@ -1,0 +1,81 @@
+"""The clips and questions that ``adatp bias`` measures on: files of the user, or those of the small world."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adatp.errors import RefusedError
+
+if TYPE_CHECKING:
+    from adatp.video import Video
+
+QUESTION = "What happens in this video?"
+"""Asked about files without --questions."""
+
+
+def read_questions(path: Path | None) -> list[tuple[str | None, str]]:
+    """Questions given by the user: (name of a file or None, question)."""
+    if path is None:
+        return [(None, QUESTION)]
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not a text file"
+        raise RefusedError(f"--questions {path}: can't be read ({why})") from error
+    found: list[tuple[str | None, str]] = []
+    for line in filter(str.strip, lines):
+        name, tab, question = line.partition("\t")
+        found.append((name.strip(), question.strip()) if tab else (None, line.strip()))
+    if not found:
+        raise RefusedError(f"--questions {path}: no question in it; write one a line")
+    return found
+
+
+def questions_of_files(folder: Path, asked: Sequence[tuple[str | None, str]]) -> list[tuple[Path, str]]:
+    """Every question with the files it is about: the first question of every file, then the second, ..."""
+    if not folder.is_dir():
+        raise RefusedError(f"--videos {folder}: no such folder")
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    about = {file.name for file in files}
+    for name, _ in asked:
+        if name is not None and name not in about:
+            raise RefusedError(f"--questions: no {name!r} in {folder}")
+    found = [
+        (number, file, question)
+        for file in files
+        for number, question in enumerate(q for name, q in asked if name in (None, file.name))
+    ]
+    if not found:
+        raise RefusedError(f"--videos {folder}: no file in it to ask about")
+    return [(file, question) for _, file, question in sorted(found, key=lambda each: each[0])]
+
+
+def read_clips(files: Sequence[tuple[Path, str]], frames: int) -> Iterator[tuple[Video, str]]:
+    """The videos that can be read and are long enough; of the others one line each."""
+    from adatp.video import VideoError, read_video
+
+    refused: set[Path] = set()
+    for file, question in files:
+        if file in refused:
+            continue
+        try:
+            video = read_video(file, frames)
+            if len(video.frames) < frames:
+                raise VideoError(f"{file}: only {len(video.frames)} frames; ask for fewer --frames")
+        except VideoError as error:
+            refused.add(file)
+            print(f"adatp: skipped: {error}", file=sys.stderr)
+            continue
+        yield video, question
+
+
+def synthetic_clips(frames: int) -> Iterator[tuple[Video, str]]:
+    """Test clips of the embedded model's world, without end."""
+    from adatp.session.media import video_of
+    from adatp.tiny.world import benchmark, make_clip
+
+    for seed, question in benchmark("test", frames, sys.maxsize):
+        yield video_of(make_clip(seed, frames, "test").frames, frames), question.text

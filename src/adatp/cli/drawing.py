@@ -1,0 +1,42 @@
+"""The picture and the page of ``adatp show``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adatp.cli.asking import Request
+from adatp.cli.files import draw, write
+from adatp.errors import RefusedError
+
+if TYPE_CHECKING:
+    from adatp import Answer
+
+
+def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
+    """Write the picture of what the first answer's method keeps, and the page of all answers.
+
+    Args:
+        out: a folder, made if missing.
+        request: what was asked.
+        answers: of one method each.
+        layers: rows of the picture; None: some of those that drop tokens.
+    """
+    from adatp.kept_page import render_html
+    from adatp.plots.tokens import changing_layers, plot_tokens
+
+    first, question = answers[0], request.prompt.question
+    clip = request.session.visible_part(request.clip)
+    page = render_html(clip, question, answers)
+    spent = f"{first.report.flops_ratio:.1%} of vanilla's prefill FLOPs"
+    title = f"{question}\n{first.report.method}, {spent}: {first.text or '(no words)'}"
+    rows = changing_layers(first.report) if layers is None else layers
+    figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"--out {out}: can't be made ({error.strerror})") from error
+    for kind in ("png", "svg"):
+        draw(out / f"show.{kind}", figure, "--out")
+    write(out / "show.html", page, "--out")

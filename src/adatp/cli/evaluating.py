@@ -1,0 +1,192 @@
+"""What ``adatp eval`` and ``adatp ablate`` share: options, and a run that can be stopped and goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adatp.cli.asking import load_weights, open_session
+from adatp.cli.console import counting, importing, working_on
+from adatp.cli.files import check_figure, check_writable, draw, write
+from adatp.cli.options import check_dtype, numbers
+from adatp.cli.tables.evaluate import show_rows
+from adatp.errors import RefusedError
+
+if TYPE_CHECKING:
+    from adatp import Session
+    from adatp.evaluation import Entrant, Results
+
+SplitOption = Annotated[str, typer.Option(help="A split of the embedded model's world.")]
+FramesOption = Annotated[str, typer.Option(help="Frames of the clips; several numbers separated by commas.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="Questions for each number of frames.")]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Also write everything to this file; answers gather in a work file beside it, from which the "
+        "same command, or one with more methods or targets, goes on.",
+        show_default=False,
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also draw accuracy against FLOPs into this file (.png, .pdf, .svg), and accuracy by where the "
+        "evidence is into one named -thirds beside it.",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads to use.", show_default="as torch decides")
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation, as the options say it.
+
+    Attributes:
+        command: "eval" or "ablate".
+        model: a folder or an id on the hub; None: the embedded model.
+        frames: lengths of the clips, separated by commas.
+        split: a split of the embedded model's world.
+        limit: how many questions of each length.
+        json_file: where the rows are written; the work file stands beside it.
+        plot: where the figures are drawn.
+        threads: CPU threads; None: as many as torch decides.
+        device: a torch device, or "auto".
+        dtype: name of a dtype, or "auto".
+    """
+
+    command: str
+    model: str | None
+    frames: str
+    split: str
+    limit: int
+    json_file: Path | None
+    plot: Path | None
+    threads: int | None
+    device: str
+    dtype: str
+
+    def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
+        """Run or resume it, write and show what it found.
+
+        Args:
+            entrants: makes those who are asked, for a decoder of so many layers.
+        """
+        check_dtype(self.dtype)
+        counts = list(dict.fromkeys(numbers("--frames", self.frames, int)))
+        json_file = None if self.json_file is None else check_writable(self.json_file)
+        plot = None if self.plot is None else check_figure(self.plot)
+        with importing():
+            from adatp.evaluation import Results, summarise
+        self._check_clips(counts)
+        with working_on(self.model), ExitStack() as stack:
+            stack.enter_context(_threads(self.threads))
+            session = open_session(self.model, self.device, self.dtype)
+            competing = entrants(session.config.get_text_config().num_hidden_layers)
+            if json_file is None:
+                work = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "work.jsonl"
+            else:
+                work = json_file.with_name(f"{json_file.stem}.work.jsonl")
+            results = stack.enter_context(Results(work))
+            results.pin("command", self.command)
+            load_weights(session)
+            self._ask(session, competing, counts, results)
+            rows, skipped = summarise(results)
+            if json_file is not None:
+                write(json_file, json.dumps(self._facts(results, rows, skipped), indent=1) + "\n")
+            if plot is not None:
+                self._draw(plot, rows)
+            show_rows(rows, self.limit)
+
+    def _check_clips(self, counts: Sequence[int]) -> None:
+        """Refuse clips that the world does not make."""
+        from adatp.tiny.world import benchmark
+
+        try:
+            for count in counts:
+                next(benchmark(self.split, count, 1))
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+
+    def _ask(
+        self, session: Session, competing: Sequence[Entrant], counts: Sequence[int], results: Results
+    ) -> None:
+        """Ask what is not answered yet; where that is interrupted, say how to go on."""
+        from adatp.evaluation import evaluate
+
+        try:
+            with _counted(results, competing, counts, self.limit) as told:
+                evaluate(session, competing, counts, self.split, self.limit, results, told)
+        except KeyboardInterrupt:
+            file = self.json_file
+            hint = "give --json next time, and it can go on" if file is None else "run it again to go on"
+            print(f"adatp: interrupted; {hint}", file=sys.stderr)
+            raise
+
+    def _facts(
+        self, results: Results, rows: list[dict[str, Any]], skipped: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            "version": version("adatp"),
+            "command": self.command,
+            "model": self.model or "embedded",
+            **{name: value for name, value in results.pins.items() if not name.startswith("run ")},
+            "rows": rows,
+            "skipped": skipped,
+        }
+
+    def _draw(self, plot: Path, rows: list[dict[str, Any]]) -> None:
+        """Draw the figures of --plot."""
+        from adatp import plots
+
+        thirds = plot.with_name(f"{plot.stem}-thirds{plot.suffix}")
+        compared = plots.plot_accuracy if self.command == "eval" else plots.plot_differences
+        draw(plot, compared(rows))
+        draw(thirds, plots.plot_thirds(rows))
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """So many CPU threads for torch, and afterwards as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _counted(
+    results: Results, competing: Sequence[Entrant], counts: Sequence[int], limit: int
+) -> Iterator[Callable[[str | None], None]]:
+    """A bar on stderr, if that is a terminal; and who is skipped, in any case."""
+    runs = [(entrant.key, frames) for entrant in competing for frames in counts]
+
+    def state() -> tuple[int, int]:
+        going = [run for run in runs if run not in results.skips]
+        return sum(len(results.answers[run]) for run in going), limit * len(going)
+
+    with counting("asking") as update:
+
+        def told(skipped: str | None) -> None:
+            if skipped is not None:
+                print(f"adatp: skipped: {skipped}", file=sys.stderr)
+            update(*state())
+
+        yield told

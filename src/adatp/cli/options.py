@@ -1,0 +1,85 @@
+"""Options that several commands share, and the checks of what is given for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from adatp.errors import RefusedError
+
+# torch and transformers take seconds to import: only the commands that need them do, when they run.
+if TYPE_CHECKING:
+    from adatp.methods import Method
+
+Number = TypeVar("Number", int, float)
+
+EMBEDDED = "the small one that ships with adatp"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="A Video LLM: a folder, or an id on the Hugging Face hub.", show_default=EMBEDDED),
+]
+TargetsOption = Annotated[
+    str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")
+]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the checkpoint is.")]
+DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA where there is one.")]
+VideoArgument = Annotated[str | None, typer.Argument(help="A video file.", show_default="a clip of ours")]
+QuestionArgument = Annotated[
+    str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
+]
+TargetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--flops",
+        help="Real FLOPs of the decoder's prefill, as a fraction of vanilla, in (0, 1].",
+        show_default="0.273",
+    ),
+]
+FramesOption = Annotated[int, typer.Option(min=1, help="Frames to sample, uniformly.")]
+MethodOption = Annotated[str, typer.Option(help="The pruning method.")]
+NewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
+    """The numbers of an option that takes several."""
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        raise RefusedError(f"{option} is numbers separated by commas, not {text!r}") from None
+
+
+def fractions(text: str) -> list[float]:
+    """FLOPs targets given by the user."""
+    ratios = numbers("--flops", text, float)
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise RefusedError(f"--flops are fractions of vanilla, in (0, 1], not {ratio}")
+    return ratios
+
+
+def check_dtype(name: str) -> None:
+    """Refuse what --dtype does not know."""
+    if name not in (kinds := ("auto", "float32", "bfloat16", "float16")):
+        raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
+
+
+def check_question(command: str, video: str | None, question: str | None) -> None:
+    """Refuse a video without a question, and an empty question."""
+    if video is not None and question is None:
+        raise RefusedError(f'a question is missing: adatp {command} VIDEO "QUESTION"')
+    if question is not None and not question.strip():
+        raise RefusedError("the question is empty")
+
+
+def method_named(name: str, flops: float | None) -> Method:
+    """The method of that name, on that target; None: its own default."""
+    from adatp.methods import METHODS
+
+    if name not in METHODS:
+        raise RefusedError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    if flops is not None and METHODS[name].flops is None:
+        raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
+    return METHODS[name]() if flops is None else METHODS[name](flops=flops)

@@ -1,0 +1,1 @@
+"""What commands print, a file for each command that prints much."""

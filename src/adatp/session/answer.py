@@ -1,0 +1,167 @@
+"""Has the model answer one prompt or a batch, while a method prunes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from adatp.layout import VideoLayout
+from adatp.methods import Method
+from adatp.report import Report
+from adatp.session.errors import PromptError
+from adatp.session.prompt import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model said, and what that took.
+
+    Attributes:
+        text: the answer.
+        token_ids: the tokens generated, the end-of-turn token included.
+        milliseconds: all of ``generate``; of a batch, for all its prompts together.
+        report: what the method did; of a batch, in all its prompts.
+        layout: where the prompt's visual tokens are.
+        row: which row of the report's batch this is.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    milliseconds: float
+    report: Report
+    layout: VideoLayout
+    row: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        """Number of tokens generated, the end-of-turn token included."""
+        return len(self.token_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries."""
+        return {
+            "answer": self.text,
+            "new_tokens": self.new_tokens,
+            "generate_milliseconds": self.milliseconds,
+            "report": self.report.to_dict(),
+        }
+
+
+def generate(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[Prompt],
+    method: Method,
+    max_new_tokens: int,
+    settings: Mapping[str, Any],
+    reuse_frames: float | None = None,
+) -> list[Answer]:
+    """Answer prompts that stand in one batch.
+
+    Args:
+        model: a Video LLM of a supported family.
+        processor: its processor.
+        prompts: whose inputs fit together (see `batches`).
+        method: the pruning method.
+        max_new_tokens: longest answer, in tokens.
+        settings: more arguments of ``generate``.
+        reuse_frames: see `adatp.methods.Method.__call__`.
+
+    Raises:
+        PromptError: the settings ask for several answers to a prompt.
+    """
+    if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
+        raise PromptError(
+            "a session gives one answer to a prompt: leave num_return_sequences and "
+            "return_dict_in_generate out"
+        )
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
+    inputs = collate(prompts, pad_token(model, processor), model.device)
+    questions = [prompt.question for prompt in prompts]
+    with method(model, processor, question=questions, reuse_frames=reuse_frames) as run:
+        begun = time.perf_counter()
+        ids = model.generate(**inputs, **settings)
+        rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
+        milliseconds = 1000 * (time.perf_counter() - begun)
+    ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    copies = len(run.layouts) // len(prompts)  # beams read each prompt several times, side by side
+    answers = []
+    for row, tokens in zip(range(0, len(run.layouts), copies), rows, strict=True):
+        said = until_end(tokens, ends)
+        text = words_of(processor, said)
+        answers.append(Answer(text, tuple(said), milliseconds, run.report, run.layouts[row], row))
+    return answers
+
+
+@torch.no_grad()
+def read(model: Any, processor: Any, prompt: Prompt, method: Method) -> Answer:
+    """Have the model read a prompt without a word of answer."""
+    inputs = collate([prompt], 0, model.device)
+    with method(model, processor, question=prompt.question) as run:
+        begun = time.perf_counter()
+        model(**inputs, logits_to_keep=1, use_cache=False)
+        milliseconds = 1000 * (time.perf_counter() - begun)
+    return Answer("", (), milliseconds, run.report, run.layouts[0])
+
+
+def words_of(processor: Any, tokens: Sequence[int]) -> str:
+    """The text of an answer's tokens."""
+    return str(processor.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def until_end(tokens: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
+    """Tokens up to the first that ends a turn, it included. In a batch, what follows it is padding."""
+    stops = {ends} if isinstance(ends, int) else {*(ends or ())}
+    last = next((number for number, token in enumerate(tokens) if token in stops), len(tokens))
+    return list(tokens[: last + 1])
+
+
+def pad_token(model: Any, processor: Any) -> int:
+    """The token that pads the rows of a batch; it is masked, so that any will do."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    found = getattr(tokenizer, "pad_token_id", None)
+    return int(found) if found is not None else int(model.generation_config.pad_token_id or 0)
+
+
+def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The numbers of the prompts, those together whose frames can stand in one batch."""
+    groups: dict[Any, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        of_text, others = _split(prompt)
+        shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
+        groups.setdefault((tuple(sorted(of_text)), shapes), []).append(number)
+    return list(groups.values())
+
+
+def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> dict[str, Any]:
+    """The inputs of several prompts as those of one batch, padded on the left, on a device.
+
+    Args:
+        prompts: whose frames fit together: of one group of `batches`.
+        pad: the token to pad with.
+        device: where the model is.
+    """
+    if len(prompts) == 1:
+        return prompts[0].to(device).inputs
+    parts = [_split(prompt) for prompt in prompts]
+    longest = max(prompt.inputs["input_ids"].shape[1] for prompt in prompts)
+    inputs = {}
+    for name in parts[0][0]:
+        rows = [of_text[name] for of_text, _ in parts]
+        filler = pad if name == "input_ids" else 0
+        inputs[name] = torch.cat([F.pad(row, (longest - row.shape[1], 0), value=filler) for row in rows])
+    for name in parts[0][1]:
+        inputs[name] = torch.cat([others[name] for _, others in parts])
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _split(prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs with a number for every token of the prompt, and the others: of its frames and images."""
+    tokens = prompt.inputs["input_ids"].shape
+    of_text = {name: value for name, value in prompt.inputs.items() if value.shape == tokens}
+    return of_text, {name: value for name, value in prompt.inputs.items() if name not in of_text}

@@ -1,0 +1,123 @@
+"""Videos and images as users give them, and what a model's processor shows the model of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adatp.session.errors import PromptError, first_line
+from adatp.video import Video, read_video
+
+VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"
+"""One video: a file; a `Video`; or frames (F, H, W, 3), uint8, RGB, which count as one a second."""
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor | Any"
+"""One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""
+
+
+def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int) -> list[Video]:
+    """Read one video or several.
+
+    Args:
+        videos: one `VideoLike`; a list of them; a list of frames (H, W, 3), which is one video; or None.
+        frames: how many to sample from a file. Frames that are read already are taken as they are.
+
+    Raises:
+        VideoError: a file can't be read as a video.
+        PromptError: frames are not uint8 (F, H, W, 3).
+    """
+    if videos is None:
+        return []
+    if isinstance(videos, str | os.PathLike | Video | np.ndarray | torch.Tensor):
+        return [video_of(videos, frames)]
+    videos = list(videos)
+    if videos and all(getattr(video, "ndim", 0) == 3 for video in videos):
+        return [video_of(_stacked(videos), frames)]
+    return [video_of(video, frames) for video in videos]
+
+
+def video_of(video: VideoLike | Sequence[Any], frames: int) -> Video:
+    """Read one video (see `videos_of`)."""
+    if isinstance(video, Video):
+        return video
+    if isinstance(video, str | os.PathLike):
+        return read_video(video, frames)
+    if not isinstance(video, np.ndarray | torch.Tensor):
+        video = _stacked(video)
+    pixels = _pixels(video, 4, "a video's frames are", "(F, H, W, 3)")
+    count = len(pixels)
+    return Video(pixels, np.arange(count, dtype=float), duration=float(count), fps=1.0)
+
+
+def image_of(image: ImageLike) -> NDArray[np.uint8]:
+    """Read one image, (H, W, 3).
+
+    Raises:
+        PromptError: it can't be read, or is not uint8 (H, W, 3).
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            from PIL import Image
+        except ImportError:
+            raise PromptError('image files need pillow: pip install "adatp[hub]"') from None
+        try:
+            with Image.open(image) as file:
+                return np.array(file.convert("RGB"))
+        except OSError as error:
+            raise PromptError(f"{image}: can't be read as an image ({first_line(error)})") from error
+    if hasattr(image, "convert"):  # pillow's
+        return np.array(image.convert("RGB"))
+    return _pixels(image, 3, "an image is", "(H, W, 3)")
+
+
+def _stacked(frames: Sequence[Any]) -> NDArray[Any]:
+    try:
+        return np.stack([np.asarray(frame) for frame in frames])
+    except (ValueError, TypeError) as error:
+        raise PromptError(f"these frames don't make a video ({first_line(error)})") from error
+
+
+def _pixels(pixels: Any, axes: int, what: str, shape: str) -> NDArray[np.uint8]:
+    array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+    if array.ndim != axes or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise PromptError(f"{what} uint8 of shape {shape}, not {array.dtype} of shape {array.shape}")
+    return array
+
+
+def visible_part(processor: Any, video: Video) -> Video:
+    """What the model is shown of a video's frames, to draw on: some processors cut out the middle.
+
+    Args:
+        processor: the checkpoint's processor.
+        video: frames (F, H, W, 3), as they are put into a prompt.
+
+    Returns:
+        The video, its frames cropped, or padded with black, as the processor does it; not resized.
+    """
+    reader = getattr(processor, "video_processor", None)
+    if not getattr(reader, "do_center_crop", False):
+        return video
+    height, width = video.frames.shape[1:3]
+    size, crop = cast(Any, reader).size, cast(Any, reader).crop_size
+    if size.height:
+        scales = size.height / height, size.width / width
+    else:
+        longest = (size.longest_edge or math.inf) / max(height, width)
+        scales = (min(size.shortest_edge / min(height, width), longest),) * 2
+    frames = video.frames
+    for axis, (inside, scale) in enumerate(zip((crop.height, crop.width), scales, strict=True), 1):
+        wanted, there = round(inside / scale), frames.shape[axis]
+        cut = max(0, (there - wanted) // 2)
+        frames = frames.take(range(cut, min(there, cut + wanted)), axis)
+        missing = max(0, wanted - there)
+        frames = np.pad(
+            frames, [(missing // 2, missing - missing // 2) if a == axis else (0, 0) for a in range(4)]
+        )
+    return replace(video, frames=frames)

@@ -1,0 +1,238 @@
+"""Turns videos, images and a question, or a chat, into a prompt, and checks it before weights are loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from adatp.flops import DecoderShape
+from adatp.layout import VideoLayout
+from adatp.methods import Method
+from adatp.models import family_of
+from adatp.session.errors import PromptError, first_line
+from adatp.session.media import ImageLike, VideoLike, image_of, video_of, videos_of
+from adatp.video import Video
+
+Message = Mapping[str, Any]
+"""One turn of a chat: ``role`` ("system", "user", "assistant") and ``content``.
+
+The content is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``{"type": "video", "video":
+...}`` (a `VideoLike`), ``{"type": "image", "image": ...}`` (an `ImageLike`).
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A question about videos, ready for the model.
+
+    Attributes:
+        question: the question; of a chat, the text of its last message. Its relevance to the frames is
+            measured.
+        text: what the chat template makes of it.
+        videos: the frames of each video, in the order of the prompt.
+        inputs: arguments of the model's ``generate``, for a batch of one.
+        milliseconds: time of ``video`` (reading files) and of ``preprocess`` (what the processor does).
+    """
+
+    question: str
+    text: str
+    videos: tuple[Video, ...]
+    inputs: dict[str, Any]
+    milliseconds: dict[str, float]
+
+    def to(self, device: torch.device | str) -> Prompt:
+        """The same prompt with its inputs on a device."""
+        return replace(self, inputs={name: value.to(device) for name, value in self.inputs.items()})
+
+
+@dataclass
+class _Chat:
+    """Messages as a chat template takes them, and the media that they name, in order."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    videos: list[Video] = field(default_factory=list)
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    frames_are_images: bool = False
+
+    def add_video(self, video: Video) -> list[dict[str, Any]]:
+        """Note a video; returns what stands for it in a message."""
+        self.videos.append(video)
+        if not self.frames_are_images:
+            return [{"type": "video"}]
+        self.images += list(video.frames)
+        return [{"type": "image"} for _ in video.frames]
+
+    def add_image(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """Note an image; returns what stands for it in a message."""
+        self.images.append(image)
+        return [{"type": "image"}]
+
+
+def build_prompt(
+    processor: Any,
+    config: Any,
+    videos: VideoLike | Sequence[Any] | None,
+    question: str | Sequence[Message],
+    *,
+    images: Sequence[ImageLike] = (),
+    frames: int = 32,
+    every_token: bool = False,
+) -> Prompt:
+    """Read what is to be shown and write the prompt (see ``Session.prepare``)."""
+    began = time.perf_counter()
+    shown, beside = videos_of(videos, frames), [image_of(image) for image in images]
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    family = family_of(config.model_type)
+    chat = _Chat(frames_are_images=not family.takes_videos(processor))
+    asked = _write(chat, messages, shown, beside, frames)
+    _check_words(processor, config, chat.messages, asked)
+    if not chat.videos:
+        raise PromptError("there is no video in the prompt: adatp drops tokens of videos")
+    read = time.perf_counter()
+    media: dict[str, Any] = {}
+    if not chat.frames_are_images:
+        media["videos"] = [video.frames for video in chat.videos]
+    if chat.images:
+        media["images"] = [chat.images]
+    try:
+        text = processor.apply_chat_template(chat.messages, tokenize=False, add_generation_prompt=True)
+        options = _processor_options(processor, text, [] if chat.frames_are_images else chat.videos)
+        options |= family.processor_options(processor, every_token=every_token)
+        inputs = dict(processor(text=[text], return_tensors="pt", **media, **options))
+    except (ValueError, TypeError, TemplateError) as error:
+        raise PromptError(f"the processor refuses this video or question ({first_line(error)})") from error
+    spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
+    return Prompt(asked, text, tuple(chat.videos), inputs, spent)
+
+
+def _processor_options(processor: Any, text: str, videos: Sequence[Video]) -> dict[str, Any]:
+    """Keywords of a processor's call beside its text, videos and images."""
+    options: dict[str, Any] = {}
+    if videos:
+        # Qwen-VL and others place frames in time by their rate: that of the sample, not of the file.
+        options |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
+    begin = getattr(processor.tokenizer, "bos_token", None)
+    if begin and text.startswith(begin):  # the template's; the tokenizer would add another
+        options["add_special_tokens"] = False
+    return options
+
+
+def _metadata(video: Video) -> dict[str, Any]:
+    frames = len(video.frames)
+    return {
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "fps": frames / video.duration if video.duration else None,
+        "duration": video.duration,
+    }
+
+
+def _write(
+    chat: _Chat,
+    messages: Sequence[Message],
+    videos: list[Video],
+    images: list[NDArray[np.uint8]],
+    frames: int,
+) -> str:
+    """Fill ``chat`` with the messages; returns the text of the last one.
+
+    Videos and images that come beside the messages take the places that the messages leave empty for them
+    (``{"type": "video"}``). Without such places they stand before the first user's text.
+    """
+    contents = [_parts(message) for message in messages]
+    if not contents or messages[-1]["role"] != "user":
+        raise PromptError("a chat ends with a message of the user, which is the question")
+    places = [part for parts in contents for part in parts if part["type"] != "text" and _empty(part)]
+    if not places:
+        first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+        contents[first] = [
+            *({"type": "image", "image": image} for image in images),
+            *({"type": "video", "video": video} for video in videos),
+            *contents[first],
+        ]
+    waiting: dict[str, Iterator[Any]] = {"video": iter(videos), "image": iter(images)}
+    if places:
+        for kind, given in (("video", videos), ("image", images)):
+            if (asked := sum(part["type"] == kind for part in places)) != len(given):
+                raise PromptError(f"the chat has places for {asked} {kind}s, but {len(given)} were given")
+    for message, parts in zip(messages, contents, strict=True):
+        content: list[dict[str, Any]] = []
+        for part in parts:
+            kind = part["type"]
+            if kind == "text":
+                content.append({"type": "text", "text": part["text"]})
+                continue
+            medium = next(waiting[kind]) if _empty(part) else part.get(kind, part.get("path"))
+            if kind == "video":
+                content += chat.add_video(video_of(medium, frames))
+            else:
+                content += chat.add_image(image_of(medium))
+        chat.messages.append({"role": message["role"], "content": content})
+    return "\n".join(part["text"] for part in contents[-1] if part["type"] == "text")
+
+
+def _parts(message: Message) -> list[Mapping[str, Any]]:
+    """The parts of one message, a text as one part."""
+    if not {"role", "content"} <= set(message):
+        raise PromptError("every message of a chat has a role and a content")
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    for part in parts:
+        if part.get("type") not in ("text", "video", "image"):
+            raise PromptError(f"content of type {part.get('type')!r}: only text, video and image are known")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise PromptError("a part of type text has its text under 'text'")
+    return parts
+
+
+def _empty(part: Mapping[str, Any]) -> bool:
+    """Whether a part names a place for a video or an image, and none itself."""
+    return part.get(part["type"], part.get("path")) is None
+
+
+def _check_words(processor: Any, config: Any, messages: Sequence[Message], question: str) -> None:
+    """Refuse an empty question, and text that would be read as a video or an image."""
+    if not question.strip():
+        raise PromptError("the question is empty")
+    placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] != "text":
+                continue
+            words = processor.tokenizer(part["text"], add_special_tokens=False)["input_ids"]
+            if placeholders & set(words):
+                where = "question" if message is messages[-1] else "chat"
+                raise PromptError(f"the {where} contains the token that stands for a video or an image")
+
+
+def check_prompt(config: Any, prompt: Prompt, method: Method, max_new_tokens: int) -> None:
+    """Refuse, before the weights are loaded, what would fail once they run (see ``Session.check``)."""
+    ids = prompt.inputs["input_ids"]
+    longest = config.get_text_config().max_position_embeddings
+    if ids.shape[1] + max_new_tokens > longest:
+        raise PromptError(
+            f"the prompt has {ids.shape[1]} tokens, and {max_new_tokens} more may be answered, but the model "
+            f"takes {longest}: ask for fewer frames"
+        )
+    layouts = prompt_layouts(config, prompt)
+    method.check_layouts(layouts)
+    for layout in layouts:
+        method.schedule(DecoderShape.from_config(config.get_text_config()), layout.counts)
+
+
+def prompt_layouts(config: Any, prompt: Prompt) -> list[VideoLayout]:
+    """Where the prompt's visual tokens are, by its inputs alone.
+
+    Raises:
+        LayoutError: the prompt's videos can't be laid out.
+    """
+    family = family_of(config.model_type)
+    grids = family.grids(config, prompt.inputs, None)
+    return family.layouts(config, prompt.inputs, prompt.inputs["attention_mask"].bool(), grids)
