@@ -19,8 +19,7 @@ from transformers import AutoProcessor, TextIteratorStreamer
 import adatp
 from adatp import AdaTP, BudgetError, LoadError, PromptError, Session, UnsupportedModelError
 from adatp.methods import METHODS, DyCoke, FastV, GridError, Vanilla
-from adatp.methods.targets import has_target, with_target, without_target
-from adatp.pruner import PruningError
+from adatp.pruning import PruningError
 from adatp.session import Stream, loading
 from adatp.session.answer import until_end
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, TinyProcessor, load
@@ -519,9 +518,9 @@ def test_a_held_model_answers_as_a_new_one(session: Session) -> None:
 
 
 def test_every_method_but_vanilla_has_a_target() -> None:
-    assert {name for name, method in METHODS.items() if not has_target(method)} == {"vanilla"}
+    assert {name for name, method in METHODS.items() if method.flops is None} == {"vanilla"}
     for name, method in METHODS.items():
         if name != "vanilla":
-            assert with_target(method, 0.4) == method(flops=0.4)  # type: ignore[call-arg]
-            assert without_target(with_target(method)) == method(flops=1.0)  # type: ignore[call-arg]
-    assert with_target(Vanilla) == Vanilla()
+            assert method(flops=0.4).flops == 0.4
+    with pytest.raises(TypeError):
+        Vanilla(flops=0.4)  # type: ignore[call-arg]

@@ -293,7 +293,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "frames in words": (["--frames", "many"], "--frames"),
     "a text model": (
         ["--model", "{made}/text-model"],
-        "'qwen2' is not supported; supported: llava_onevision",
+        "'qwen2' is not supported; supported: gemma3",
     ),
     "a missing model folder": (["--model", "{made}/nothing"], "no such model folder"),
     "a folder without a model": (["--model", "{made}/empty-folder"], "no model in this folder"),
