@@ -15,6 +15,8 @@ from adatp.models.internvl import InternVL
 class SmolVLM(InternVL):
     """``smolvlm``. The parts of a split picture look like frames too."""
 
+    video_intro = r"Youareprovidedthefollowingseriesof[\w,-]+framesfroma[\d:]+\[H:MM:SS\]video\."
+
     def tower(self, model: Any) -> nn.Module:
         """Of SigLIP's kind, no class token."""
         return cast(nn.Module, model.base_model.vision_model)
