@@ -65,6 +65,10 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
+        question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
+            layer, segments share the budget by what is distinct in each, and novelty ranks their tokens. For
+            a cache that later questions go on with, as they see only what the first one left. Without
+            relevance, attention and the cuts of ``start`` to ``end``.
     """
 
     name: ClassVar[str] = "adatp"
@@ -81,6 +85,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    question_free: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +99,19 @@ class AdaTP(Method):
         for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
+        if self.question_free:
+            self._check_question_free()
+
+    def _check_question_free(self) -> None:
+        unused: dict[str, tuple[Any, ...]] = {
+            "relevance": ("auto", "none"),
+            "early": ("auto", "on"),
+            "start": (None,),
+            "end": (None,),
+        }
+        for name, fitting in unused.items():
+            if (value := getattr(self, name)) not in fitting:
+                raise ValueError(f"question_free=True does not go with {name}={value!r}")
 
     @property
     def query_rows(self) -> int:
@@ -103,7 +121,7 @@ class AdaTP(Method):
     @property
     def relevance_signal(self) -> str:
         """`relevance`."""
-        return self.relevance
+        return "none" if self.question_free else self.relevance
 
     def layer_range(self, shape: DecoderShape) -> tuple[int, int]:
         """First and last layer before which tokens may be dropped by scores."""
@@ -112,6 +130,8 @@ class AdaTP(Method):
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer for the early stage, then every layer of the range that follows full attention."""
+        if self.question_free:
+            return (0,)
         return 0, *cuts_between(shape, *self.layer_range(shape))
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
@@ -121,6 +141,8 @@ class AdaTP(Method):
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
         """Geometric decay over the cuts, after an early cut where the target asks for one."""
+        if self.question_free:
+            return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
         queries = min(self.max_queries, counts.question)
         if self.early != "on":
@@ -236,7 +258,9 @@ class _Debiasing:
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
             "early": kept[0] < len(self.layout.index),
-            "queries": min(self.method.max_queries, len(self.layout.question)),
+            "queries": 0
+            if self.method.question_free
+            else min(self.method.max_queries, len(self.layout.question)),
         }
 
 
