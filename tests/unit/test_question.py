@@ -199,3 +199,16 @@ def test_a_call_that_goes_on_with_a_cached_turn() -> None:
     found = ChatRoles(("<|user|>",), "<|end|>").turns("what?<|end|><|assistant|>")
     assert found == [(0, 5)]
     assert ChatRoles(("<|user|>",), "<|end|>").turns("what?") == []
+
+
+def test_roles_without_tokens_of_their_own() -> None:
+    """Mistral's and Vicuna's with an end of text: only the answer's end is a token."""
+    processor = chats.processor(Qwen25VL)
+    processor.chat_template = (
+        "{% for m in messages %}{% set said = m.content[0].text %}{% if m.role == 'user' %}"
+        "[INST] {{ said }} [/INST]{% else %}{{ said }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    found = learn_roles(processor)
+    assert found == ChatRoles(("[INST]", "<|im_end|>[INST]"), "[/INST]", holds_system=False)
+    chat = "[INST]one[/INST]answer<|im_end|>[INST]two[/INST]"
+    assert [chat[begin:end] for begin, end in found.turns(chat)] == ["one", "two"]

@@ -251,16 +251,14 @@ class _Debiasing:
 
     def notes(self) -> dict[str, Any]:
         """Segment and relevance of each frame, relevance and weight of each segment."""
-        kept = self.schedule.visual
+        kept, asking = self.schedule.visual, len(self.layout.question)
         return {
             "segments": self.segment_of_frame.tolist(),
             "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
             "early": kept[0] < len(self.layout.index),
-            "queries": 0
-            if self.method.question_free
-            else min(self.method.max_queries, len(self.layout.question)),
+            "queries": 0 if self.method.question_free else min(self.method.max_queries, asking),
         }
 
 
