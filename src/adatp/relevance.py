@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
 from adatp.encoders import EncoderError, SiglipPartner, load_partner
+from adatp.errors import AdaTPError
 from adatp.layout import VideoLayout
+from adatp.question import QuestionFinder
+
+Questions = str | Sequence[str] | None
+"""One for all prompts, one for each, or None: they stand in the prompts."""
+
+
+class QuestionError(AdaTPError, ValueError):
+    """``question=`` does not fit the prompts. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -21,26 +30,42 @@ class Signal:
     Attributes:
         kind: ``siglip``, ``embedding``, or one that gives nothing before the decoder runs.
         partner: the text encoder of ``siglip``.
-        tokenizer: the model's, to read the question out of the prompt; None if there is none.
+        finder: reads the question out of a prompt; None if there is no tokenizer.
         questions: the questions, where the caller gave them.
+        embed: of ``embedding``: the language model's input embeddings (..., d) of token ids.
     """
 
     kind: str
     partner: SiglipPartner | None
-    tokenizer: Any
-    questions: Sequence[str] | None
+    finder: QuestionFinder | None
+    questions: Questions
+    embed: Callable[[Tensor], Tensor]
 
 
 def choose_signal(
-    kind: str, model: Any, tower: nn.Module, tokenizer: Any, questions: Sequence[str] | None
+    kind: str,
+    model: Any,
+    tower: nn.Module,
+    processor: Any,
+    questions: Questions,
+    video_intro: str = "",
 ) -> Signal:
     """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.
 
+    Args:
+        kind: `AdaTP.relevance`.
+        model: whose tower and embeddings are used.
+        tower: its vision tower.
+        processor: its processor or tokenizer, or None.
+        questions: as the caller gave them.
+        video_intro: see `QuestionFinder`.
+
     Raises:
-        EncoderError: ``siglip`` can't be had.
+        EncoderError: ``siglip`` can't be had, or questions can't be embedded for want of a tokenizer.
     """
+    tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
-    partner = None
+    partner = finder = None
     if kind == "siglip":
         if not words:
             raise EncoderError("relevance='siglip' needs the question's words: pass the processor too")
@@ -52,7 +77,11 @@ def choose_signal(
                 partner, kind = load_partner(model, tower, download=False), "siglip"
         except EncoderError:
             pass
-    return Signal(kind, partner, tokenizer, questions)
+    if kind == "embedding" and questions is not None and tokenizer is None:
+        raise EncoderError("question= has to be split into tokens: pass the processor too")
+    if kind == "embedding" or (kind == "siglip" and questions is None):
+        finder = QuestionFinder.of(processor, video_intro)
+    return Signal(kind, partner, finder, questions, model.get_input_embeddings())
 
 
 @dataclass(eq=False)
@@ -66,6 +95,9 @@ class PromptRelevance:
         embeds: (B, L, d) what the decoder reads.
         features: (frames, patches, d) of each video, as the vision tower made them.
         flops: real FLOPs spent so far.
+
+    Raises:
+        QuestionError: the caller gave a list of questions, and not one for each prompt.
     """
 
     signal: Signal
@@ -74,33 +106,81 @@ class PromptRelevance:
     embeds: Tensor
     features: Sequence[Tensor]
     flops: int = 0
+    _questions: Sequence[str] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.signal.questions is not None:
+            self._questions = self._one_each(self.signal.questions)
 
     def __call__(self, sample: int) -> Tensor | None:
         """(frames,) relevance in the signal's own scale; None if it gives none before the decoder runs."""
         signal, layout, embeds = self.signal, self.layouts[sample], self.embeds
-        words = _content(layout.question, self.input_ids[sample], signal.tokenizer)
         if signal.kind == "embedding":
+            words = self._embedded_words(sample)
             self.flops += 2 * len(words) * len(layout.index) * embeds.shape[2]
             visual = embeds[sample, layout.index]
-            return embedding_relevance(embeds[sample, words], visual, layout.frame, layout.frames)
+            return embedding_relevance(words, visual, layout.frame, layout.frames)
         if signal.partner is None:
             return None
-        if signal.questions is not None:
-            question = signal.questions[sample * len(signal.questions) // len(self.layouts)]
-        else:
-            question = signal.tokenizer.decode(self.input_ids[sample, words]).strip()
         self.flops += signal.partner.flops(layout.frames)
         frames = torch.cat([signal.partner.embed_frames(self.features[v]) for v in layout.videos])
-        return cosine_relevance(signal.partner.embed_text(question), frames).to(embeds.device)
+        return cosine_relevance(signal.partner.embed_text(self._text(sample)), frames).to(embeds.device)
+
+    def _text(self, sample: int) -> str:
+        """The question in words."""
+        if self._questions is not None:
+            return self._questions[sample]
+        assert self.signal.finder is not None
+        words = self.input_ids[sample, self._positions(sample)]
+        return str(self.signal.finder.tokenizer.decode(words)).strip()
+
+    def _embedded_words(self, sample: int) -> Tensor:
+        """(q, d) the question's tokens, as the decoder reads them."""
+        if self._questions is None:
+            return self.embeds[sample, self._positions(sample)]
+        assert self.signal.finder is not None
+        ids = self.signal.finder.tokenizer(self._questions[sample], add_special_tokens=False)["input_ids"]
+        made = self.signal.embed(torch.tensor(ids, dtype=torch.int64, device=self.embeds.device))
+        return made.to(self.embeds.device)
+
+    def _positions(self, sample: int) -> Tensor:
+        """(q,) int64: where the question stands in its prompt."""
+        layout, finder = self.layouts[sample], self.signal.finder
+        return layout.question if finder is None else finder.positions(layout, self.input_ids[sample])
+
+    def _one_each(self, questions: str | Sequence[str]) -> Sequence[str]:
+        """A question for each row, where one was given for all prompts or for each.
+
+        Of beams and several return sequences each prompt has several rows, side by side.
+        """
+        rows = len(self.layouts)
+        if isinstance(questions, str):
+            return [questions] * rows
+        given = len(questions)
+        if given == rows:
+            return questions
+        prompts: list[int] = []  # the rows of each
+        for row in range(rows):
+            if row and self._copied(row):
+                prompts[-1] += 1
+            else:
+                prompts.append(1)
+        copies = rows // given if given and rows % given == 0 else 0
+        if not copies or any(length % copies for length in prompts):
+            raise QuestionError(
+                f"question= is a list of {given}, and there are {len(prompts)} prompts: give a list of "
+                f"{len(prompts)}, or one text for all of them"
+            )
+        return [question for question in questions for _ in range(copies)]
+
+    def _copied(self, row: int) -> bool:
+        """Whether a row is what the one before it is."""
+        if not torch.equal(self.input_ids[row - 1], self.input_ids[row]):
+            return False
+        before, here = self.embeds[row - 1].float(), self.embeds[row].float()
+        # A tower may round copies differently; two videos differ by far more.
+        return bool((here - before).norm() <= _ROUNDING * before.norm())
 
 
-def _content(question: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
-    """The positions of the question's own words: the first run of tokens that are not the template's."""
-    if tokenizer is None:
-        return question
-    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
-    word = ~torch.isin(ids[question], special)
-    begun = word.cumsum(0) > 0
-    ended = (begun & ~word).cumsum(0) > 0
-    words = question[begun & ~ended]
-    return words if len(words) else question
+_ROUNDING = 0.02
+"""Of a video's copies in one batch the embeddings differ by less than this, relatively."""

@@ -66,6 +66,10 @@ class AdaTP(Method):
             15 % of the visual tokens, or cannot reach the target.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
+        question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
+            layer, segments share the budget by what is distinct in each, and novelty ranks their tokens. For
+            a cache that later questions go on with, as they see only what the first one left. Without
+            relevance, attention and the cuts of ``start`` to ``end``.
     """
 
     name: ClassVar[str] = "adatp"
@@ -82,6 +86,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    question_free: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +100,19 @@ class AdaTP(Method):
         for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
+        if self.question_free:
+            self._check_question_free()
+
+    def _check_question_free(self) -> None:
+        unused: dict[str, tuple[Any, ...]] = {
+            "relevance": ("auto", "none"),
+            "early": ("auto", "on"),
+            "start": (None,),
+            "end": (None,),
+        }
+        for name, fitting in unused.items():
+            if (value := getattr(self, name)) not in fitting:
+                raise ValueError(f"question_free=True does not go with {name}={value!r}")
 
     @property
     @override
@@ -104,7 +122,7 @@ class AdaTP(Method):
     @property
     @override
     def relevance_signal(self) -> str:
-        return self.relevance
+        return "none" if self.question_free else self.relevance
 
     def layer_range(self, shape: DecoderShape) -> tuple[int, int]:
         """First and last layer before which tokens may be dropped by scores."""
@@ -113,15 +131,20 @@ class AdaTP(Method):
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer for the early stage, then every layer of the range that follows full attention."""
+        if self.question_free:
+            return (0,)
         return 0, *cuts_between(shape, *self.layer_range(shape))
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
-        """Those before which the schedule drops something."""
+        """Those before which the schedule drops something, or ``adaptive`` may in an early stage asked for."""
         before = (visual, *schedule.visual)
-        return [layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]]
+        cuts = {layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]}
+        return cuts | {0} if self.adaptive and self.early == "on" else cuts
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
         """Geometric decay over the cuts, after an early cut where the target asks for one."""
+        if self.question_free:
+            return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
         queries = min(self.max_queries, counts.question)
         if self.early != "on":
@@ -230,14 +253,14 @@ class _Debiasing:
 
     def notes(self) -> dict[str, Any]:
         """Segment and relevance of each frame, relevance and weight of each segment."""
-        kept = self.schedule.visual
+        kept, asking = self.schedule.visual, len(self.layout.question)
         return {
             "segments": self.segment_of_frame.tolist(),
             "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
             "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
             "segment_weights": self.weights.tolist(),
             "early": kept[0] < len(self.layout.index),
-            "queries": min(self.method.max_queries, len(self.layout.question)),
+            "queries": 0 if self.method.question_free else min(self.method.max_queries, asking),
         }
 
 

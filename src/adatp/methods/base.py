@@ -172,8 +172,9 @@ class Method:
             model: a Video LLM of transformers, of a supported family, unmodified.
             processor: its processor or tokenizer. Needed to read the question out of the prompt, so without
                 it text relevance falls back to what needs no words.
-            question: the question, or one for each sample, where the prompt's own text after the video is
-                not it.
+            question: the question, where the text of the prompt's last user turn is not it: one text for all
+                prompts of a batch, or a list with one for each. Copies of a prompt (beams, several return
+                sequences) share its question.
             reuse_frames: the vision tower does not encode a frame none of whose patches differs from the last
                 encoded frame's by more than this (mean absolute difference of pixels, in the processor's
                 normalised units); it takes that one's features. 0: only identical frames; None: every frame

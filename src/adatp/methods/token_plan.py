@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from adatp.adatp_steps.precision import full_precision
 from adatp.budget import Schedule
 from adatp.layout import VideoLayout
 from adatp.plan import Selection
@@ -137,7 +138,8 @@ class TokenPlan:
         if of is None or layer not in of.cuts:
             return Selection(alive)
         keep = of.schedule.visual[min(layer, len(of.schedule.visual) - 1)]
-        choice = of.rule(Cut(layer, keep, of.live, scores, hidden))
+        with full_precision(hidden.device):
+            choice = of.rule(Cut(layer, keep, of.live, scores, hidden))
         kept, into = choice if isinstance(choice, tuple) else (choice, None)
         device = alive.device
         return of.live.keep(alive, kept.to(device), None if into is None else into.to(device))

@@ -18,6 +18,8 @@ from adatp.tower_flops import image_tower_flops, linear_flops
 class SmolVLM(FramesAsImages):
     """The parts of an image that the processor splits look the same as frames."""
 
+    video_intro = r"Youareprovidedthefollowingseriesof[\w,-]+framesfroma[\d:]+\[H:MM:SS\]video\."
+
     def tower(self, model: Any) -> nn.Module:
         """Built as SigLIP, without a head."""
         return cast(nn.Module, model.base_model.vision_model)

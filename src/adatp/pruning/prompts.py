@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adatp.adatp_steps.precision import full_precision
 from adatp.flops import DecoderShape
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.models import Family, TowerCall
@@ -68,7 +69,12 @@ class PromptReader:
         Raises:
             LayoutError: they can't be laid out, so nothing can be pruned.
             PruningError: the call gives no token ids.
+            QuestionError: the caller gave another number of questions than there are prompts.
         """
+        with full_precision(embeds.device):
+            return self._read(arguments, embeds, past, tower)
+
+    def _read(self, arguments: dict[str, Any], embeds: Tensor, past: int, tower: TowerCall | None) -> Reading:
         if arguments.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:

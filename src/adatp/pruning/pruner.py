@@ -38,8 +38,7 @@ class Pruner:
             raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {reuse_frames}")
         self._method, self._model, self._reuse_frames = method, model, reuse_frames
         self._family = family_for(model)
-        self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._questions = [question] if isinstance(question, str) else question
+        self._processor, self._questions = processor, question
         self._open = ExitStack()
 
     def __enter__(self) -> Run:
@@ -59,7 +58,8 @@ class Pruner:
         shape, tower = DecoderShape.from_config(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
         reuse = self._frame_reuse(tower)
-        signal = choose_signal(method.relevance_signal, model, tower, self._tokenizer, self._questions)
+        intro: str = getattr(family, "video_intro", "")
+        signal = choose_signal(method.relevance_signal, model, tower, self._processor, self._questions, intro)
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         run, timer = Run(method), Timer(model.device)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from adatp import AdaTP, Report
@@ -406,6 +406,7 @@ def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
     seed=st.integers(0, 999),
     adaptive=st.booleans(),
 )
+@example(videos=[(2, 3, 3), (5, 3, 3)], full=1.0, seed=0, adaptive=True)  # a budget with room for all
 @settings(max_examples=60, deadline=None)
 def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     videos: list[Any], full: float, seed: int, adaptive: bool
