@@ -136,7 +136,7 @@ class AdaTP(Method):
         return 0, *cuts_between(shape, *self.layer_range(shape))
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
-        """Those before which the schedule drops something, or ``adaptive`` may in an early stage asked for."""
+        """Those before which the schedule drops something, or `adaptive` may in an early stage asked for."""
         before = (visual, *schedule.visual)
         cuts = {layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]}
         return cuts | {0} if self.adaptive and self.early == "on" else cuts
