@@ -1,0 +1,33 @@
+"""The second world: procedural films with backgrounds that matter, and questions on them."""
+
+from __future__ import annotations
+
+from .clips import Clip, Scene, Thing, make_clip
+from .questions import (
+    ANSWERS,
+    CHANCE,
+    QUESTION_TYPES,
+    Question,
+    ask,
+    benchmark,
+    evidence,
+    questions,
+)
+from .vocabulary import SPLITS, words
+
+__all__ = [
+    "ANSWERS",
+    "CHANCE",
+    "QUESTION_TYPES",
+    "SPLITS",
+    "Clip",
+    "Question",
+    "Scene",
+    "Thing",
+    "ask",
+    "benchmark",
+    "evidence",
+    "make_clip",
+    "questions",
+    "words",
+]

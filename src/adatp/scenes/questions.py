@@ -1,0 +1,424 @@
+"""Questions on clips of the second world, their answers, and where the evidence is.
+
+To add a type, write a function `(Clip, Random) -> list of Question` and name it in `QUESTION_TYPES` and `ANSWERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .clips import Clip, Thing, make_clip
+from .naming import Name, fits, may_be_in, only_place, placed_names, plain_names
+from .render import DOT_RADIUS
+from .vocabulary import (
+    CELL,
+    COLOURS,
+    CORNERS,
+    DIRECTIONS,
+    EIGHTHS,
+    GRID,
+    NUMBERS,
+    ORDERS,
+    PLACES,
+    SHAPES,
+    SIZE,
+)
+
+Kind = Literal["thing", "dot", "place"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A piece of evidence.
+
+    Attributes:
+        what: "thing", the "dot" on a thing, or the "place": every token of a frame.
+        thing: Number of the thing in `Clip.things`; -1 for a place.
+        frames: The frames that show it.
+    """
+
+    what: Kind
+    thing: int
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a clip, its one-word answer, and the evidence for it.
+
+    Attributes:
+        kind: A key of `QUESTION_TYPES`.
+        text: The question, lower case.
+        answer: One word.
+        shows: What has to be seen; empty where the answer is that something is not there.
+        names: The things that it names, in the order of naming.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    shows: tuple[Shown, ...]
+    names: tuple[Name, ...] = ()
+
+
+def covered(thing: Thing, t: int, radius: int | None = None) -> NDArray[np.bool_]:
+    """The visual tokens that show a thing in frame t, or the square of a smaller radius in its middle.
+
+    Returns:
+        bool (6, 6).
+    """
+    half = thing.radius if radius is None else radius
+    row, column = thing.path[t - thing.start]
+    edges = np.arange(GRID) * CELL
+    rows, columns = (
+        (np.minimum(edges + CELL, c + half) - np.maximum(edges, c - half)).clip(0) for c in (row, column)
+    )
+    return rows[:, None] * columns > 0.2 * min(CELL, 2 * half) ** 2
+
+
+def evidence(clip: Clip, question: Question) -> NDArray[np.bool_]:
+    """Which visual tokens show what a question asks about.
+
+    Returns:
+        bool (F, 36), tokens of a frame row by row.
+    """
+    shown = np.zeros((clip.n_frames, GRID, GRID), dtype=bool)
+    for piece in question.shows:
+        for t in piece.frames:
+            if piece.what == "place":
+                shown[t] = True
+            else:
+                radius = DOT_RADIUS if piece.what == "dot" else None
+                shown[t] |= covered(clip.things[piece.thing], t, radius)
+    return shown.reshape(clip.n_frames, -1)
+
+
+def _see(clip: Clip, *names: Name) -> tuple[Shown, ...]:
+    """The evidence of things: their visible frames and, where a name says the place, that as well."""
+    pieces = []
+    for name in names:
+        frames = clip.visible(clip.things[name.thing])
+        pieces.append(Shown("thing", name.thing, frames))
+        if name.place:
+            pieces.append(Shown("place", -1, frames))
+    return tuple(pieces)
+
+
+def _colour(clip: Clip, _: Random) -> list[Question]:
+    return [
+        Question(
+            "colour",
+            f"what colour is the {name.text} ?",
+            clip.things[name.thing].look[0],
+            _see(clip, name),
+            (name,),
+        )
+        for name in (*plain_names(clip), *placed_names(clip))
+        if name.colour is None
+    ]
+
+
+def _shape(clip: Clip, _: Random) -> list[Question]:
+    return [
+        Question(
+            "shape",
+            f"what shape is the {name.text} ?",
+            clip.things[name.thing].look[1],
+            _see(clip, name),
+            (name,),
+        )
+        for name in (*plain_names(clip), *placed_names(clip))
+        if name.shape is None
+    ]
+
+
+def _exists(clip: Clip, rng: Random) -> list[Question]:
+    """Yes: a pair that is there. No: one whose colour or shape is there, or one that is in another place."""
+    questions = []
+    there = {look for thing in clip.things for look in thing.looks}
+    for i, thing in enumerate(clip.things):
+        frames, (colour, shape) = clip.visible(thing), thing.look
+        if thing.turn is not None or not frames:
+            continue
+        seen = Shown("thing", i, frames)
+        questions.append(Question("exists", f"is there a {colour} {shape} ?", "yes", (seen,)))
+        other = (rng.choice(list(COLOURS)), shape) if rng.random() < 0.5 else (colour, rng.choice(SHAPES))
+        if other not in there:
+            questions.append(Question("exists", f"is there a {other[0]} {other[1]} ?", "no", ()))
+        scene = only_place(clip, thing)
+        if scene is not None and len(clip.scenes) > 1:
+            text = f"is there a {colour} {shape} in the"
+            place = Shown("place", -1, frames)
+            questions.append(Question("exists", f"{text} {scene.place} ?", "yes", (seen, place)))
+            elsewhere = [s for s in clip.scenes if not may_be_in(clip, thing, s)]
+            if elsewhere:
+                wrong = rng.choice(elsewhere)
+                place = Shown("place", -1, tuple(range(wrong.start, wrong.stop)))
+                questions.append(Question("exists", f"{text} {wrong.place} ?", "no", (seen, place)))
+    return questions
+
+
+def _where(clip: Clip, _: Random) -> list[Question]:
+    questions = []
+    for name in plain_names(clip):
+        thing = clip.things[name.thing]
+        (row, column), middle = thing.path[0], SIZE / 2
+        if thing.direction is None and min(abs(row - middle), abs(column - middle)) > 6:
+            answer = CORNERS[2 * (row > middle) + (column > middle)]
+            questions.append(
+                Question("where", f"where is the {name.text} ?", answer, _see(clip, name), (name,))
+            )
+    return questions
+
+
+def _eighth(clip: Clip, _: Random) -> list[Question]:
+    """Temporal grounding: the eighth of the clip in which a thing is seen, a place begins, the light is out."""
+    n = clip.n_frames
+    if n < 8:
+        return []
+
+    def of(first: int, stop: int) -> str | None:
+        one, other = 8 * first // n, 8 * (stop - 1) // n
+        return EIGHTHS[one] if one == other else None
+
+    questions = []
+    for name in plain_names(clip):
+        thing = clip.things[name.thing]
+        answer = of(thing.start, thing.stop)
+        if answer:
+            text = f"in which eighth is the {name.text} seen ?"
+            questions.append(Question("eighth", text, answer, _see(clip, name), (name,)))
+    for scene in clip.scenes[1:]:
+        answer = of(scene.start, scene.start + scene.fade + 1)
+        if answer:
+            frames = tuple(range(scene.start - 1, scene.start + scene.fade + 1))
+            text = f"in which eighth does the {scene.place} begin ?"
+            questions.append(Question("eighth", text, answer, (Shown("place", -1, frames),)))
+    if clip.dark is not None and (answer := of(*clip.dark)):
+        seen = Shown("place", -1, tuple(range(*clip.dark)))
+        questions.append(Question("eighth", "in which eighth is the light out ?", answer, (seen,)))
+    return questions
+
+
+def _first_last(clip: Clip, rng: Random) -> list[Question]:
+    """Which of three things, one gone before the next comes, is seen first or last."""
+    names = [name for name in plain_names(clip) if name.shape]
+    questions = []
+    for _ in range(60 if len(names) > 2 else 0):
+        chosen = rng.sample(names, 3)
+        things = [clip.things[name.thing] for name in chosen]
+        if len({name.shape for name in chosen}) < 3:
+            continue
+        order = sorted(range(3), key=lambda i: things[i].start)
+        if all(things[a].stop < things[b].start for a, b in zip(order, order[1:], strict=False)):
+            end = rng.choice(("first", "last"))
+            answer = chosen[order[0 if end == "first" else 2]].shape
+            one, two, three = (name.text for name in chosen)
+            text = f"which is seen {end} , the {one} , the {two} or the {three} ?"
+            questions.append(Question("first/last", text, str(answer), _see(clip, *chosen), tuple(chosen)))
+        if len(questions) == 12:
+            break
+    return questions
+
+
+def _before_after(clip: Clip, rng: Random) -> list[Question]:
+    names = plain_names(clip)
+    questions = []
+    for _ in range(40 if len(names) > 1 else 0):
+        one, two = rng.sample(names, 2)
+        a, b = clip.things[one.thing], clip.things[two.thing]
+        if a.stop < b.start or b.stop < a.start:
+            text = f"is the {one.text} before or after the {two.text} ?"
+            answer = ORDERS[a.start > b.start]
+            questions.append(Question("before/after", text, answer, _see(clip, one, two), (one, two)))
+        if len(questions) == 16:
+            break
+    return questions
+
+
+def _direction(clip: Clip, _: Random) -> list[Question]:
+    return [
+        Question("direction", f"which way does the {name.text} move ?", direction, _see(clip, name), (name,))
+        for name in plain_names(clip)
+        if (direction := clip.things[name.thing].direction) and len(clip.visible(clip.things[name.thing])) > 2
+    ]
+
+
+def _count(clip: Clip, rng: Random) -> list[Question]:
+    """How many things of one colour or shape there are, all of them flashes; "one" at most once a clip."""
+    questions: list[Question] = []
+    looks = [(colour, None) for colour in COLOURS] + [(None, shape) for shape in SHAPES]
+    single = False
+    for colour, shape in rng.sample(looks, len(looks)):
+        members = [i for i, thing in enumerate(clip.things) if fits(thing, colour, shape)]
+        things = [clip.things[i] for i in members]
+        if not 0 < len(things) <= len(NUMBERS) or (single and len(things) == 1):
+            continue
+        if all(thing.role == "flash" and clip.visible(thing) for thing in things):
+            single |= len(things) == 1
+            text = f"how many {colour or shape} things are there ?"
+            seen = tuple(Shown("thing", i, clip.visible(clip.things[i])) for i in members)
+            names = tuple(Name(i, colour, shape) for i in members)
+            questions.append(Question("count", text, NUMBERS[len(things) - 1], seen, names))
+    return questions
+
+
+def _place(clip: Clip, _: Random) -> list[Question]:
+    questions = []
+    for name in plain_names(clip):
+        scene = only_place(clip, clip.things[name.thing])
+        if scene is not None:
+            frames = clip.visible(clip.things[name.thing])
+            seen = (*_see(clip, name), Shown("place", -1, frames))
+            text = f"which place is behind the {name.text} ?"
+            questions.append(Question("place", text, scene.place, seen, (name,)))
+    for a, b in zip(clip.scenes, clip.scenes[1:], strict=False):
+        seen = tuple(Shown("place", -1, tuple(range(s.start, s.stop))) for s in (a, b))
+        questions.append(Question("place", f"which place comes right after the {a.place} ?", b.place, seen))
+        questions.append(Question("place", f"which place comes right before the {b.place} ?", a.place, seen))
+    for end, scene in (("first", clip.scenes[0]), ("last", clip.scenes[-1])):
+        whole = Shown("place", -1, tuple(range(scene.start, scene.stop)))
+        questions.append(Question("place", f"which place is seen {end} ?", scene.place, (whole,)))
+    return questions
+
+
+def _change(clip: Clip, _: Random) -> list[Question]:
+    """What colour a thing turns, or what shape it becomes."""
+    questions = []
+    for i, thing in enumerate(clip.things):
+        if thing.turn is None:
+            continue
+        at, (colour, shape) = thing.turn
+        frames = clip.visible(thing)
+        if not any(t < at for t in frames) or not any(t >= at for t in frames):
+            continue
+        what, verb, answer = (
+            ("colour", "turn", colour) if colour != thing.look[0] else ("shape", "become", shape)
+        )
+        text = f"what {what} does the {thing.look[0]} {thing.look[1]} {verb} ?"
+        seen = Shown("thing", i, tuple(t for t in frames if t >= at - 1))
+        questions.append(Question("change", text, answer, (seen,), (Name(i, *thing.look),)))
+    return questions
+
+
+def _detail(clip: Clip, _: Random) -> list[Question]:
+    """The colour of the dot on a thing: one visual token for one or two frames."""
+    questions = []
+    for name in plain_names(clip):
+        thing = clip.things[name.thing]
+        if thing.dot is not None:
+            colour, (start, stop) = thing.dot
+            frames = tuple(t for t in clip.visible(thing) if start <= t < stop)
+            if frames:
+                text = f"what colour is the dot on the {name.text} ?"
+                questions.append(
+                    Question("detail", text, colour, (Shown("dot", name.thing, frames),), (name,))
+                )
+    return questions
+
+
+QUESTION_TYPES: dict[str, Callable[[Clip, Random], list[Question]]] = {
+    "colour": _colour,
+    "shape": _shape,
+    "exists": _exists,
+    "where": _where,
+    "eighth": _eighth,
+    "first/last": _first_last,
+    "before/after": _before_after,
+    "direction": _direction,
+    "count": _count,
+    "place": _place,
+    "change": _change,
+    "detail": _detail,
+}
+"""Question type -> the questions of that type that a clip answers without doubt."""
+
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "exists": ("yes", "no"),
+    "where": CORNERS,
+    "eighth": EIGHTHS,
+    "first/last": SHAPES,
+    "before/after": ORDERS,
+    "direction": tuple(DIRECTIONS),
+    "count": NUMBERS,
+    "place": PLACES,
+    "change": (*COLOURS, *SHAPES),
+    "detail": tuple(COLOURS),
+}
+"""Question type -> its answers."""
+
+CHANCE: dict[str, float] = {
+    kind: {"first/last": 1 / 3, "change": 1 / 7, "detail": 1 / 7}.get(kind, 1 / len(answers))
+    for kind, answers in ANSWERS.items()
+}
+"""Question type -> accuracy of guessing among the answers that the question leaves open."""
+
+
+def questions(clip: Clip, kind: str) -> list[Question]:
+    """Every question of a type that a clip answers; of "first/last", "before/after" and "exists" a sample."""
+    return QUESTION_TYPES[kind](clip, Random(f"{kind} {clip.key}"))
+
+
+def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = None) -> list[Question]:
+    """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
+
+    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not drown
+    the rest. With `weights`, a type that has one is drawn that many times as often.
+    """
+    rng = Random(f"ask {seed} {clip.key}")
+    pool: dict[str, dict[str, list[Question]]] = {}
+    for kind in QUESTION_TYPES:
+        for question in questions(clip, kind):
+            pool.setdefault(kind, {}).setdefault(question.answer, []).append(question)
+    drawn: list[Question] = []
+    while pool and len(drawn) < n:
+        kinds = sorted(pool)
+        kind = rng.choices(kinds, [(weights or {}).get(kind, 1.0) for kind in kinds])[0]
+        answer = rng.choice(sorted(pool[kind]))
+        bucket = pool[kind][answer]
+        drawn.append(bucket.pop(rng.randrange(len(bucket))))
+        if not bucket:
+            del pool[kind][answer]
+            if not pool[kind]:
+                del pool[kind]
+    return drawn
+
+
+def benchmark(split: str, n_frames: int, n: int) -> Iterator[tuple[int, Question]]:
+    """Balanced questions of a split, one a clip: types take turns, and the answers of a type take turns.
+
+    Args:
+        split: One of `SPLITS`.
+        n_frames: F of every clip, at least 12.
+        n: How many.
+
+    Yields:
+        (seed, question): the clip is `make_clip(seed, n_frames, split)`.
+
+    Raises:
+        ValueError: If the split is unknown, or clips so short cannot hold every question type.
+    """
+    if n_frames < 12:
+        raise ValueError(
+            f"clips of {n_frames} frames are too short for every question type: ask for 12 or more"
+        )
+    kinds, turns, seed = list(QUESTION_TYPES), dict.fromkeys(QUESTION_TYPES, 0), 0
+    for i in range(n):
+        kind = kinds[i % len(kinds)]
+        wanted = ANSWERS[kind][turns[kind] % len(ANSWERS[kind])]
+        turns[kind] += 1
+        while True:
+            clip = make_clip(seed, n_frames, split)
+            seed += 1
+            fitting = [question for question in questions(clip, kind) if question.answer == wanted]
+            if fitting:
+                yield seed - 1, Random(f"pick {clip.key}").choice(fitting)
+                break
