@@ -85,7 +85,7 @@ class Caption:
 
 
 def frame_content(clip: Clip, t: int) -> tuple[str | None, list[tuple[str, str, str | None]]]:
-    """What frame t shows: its place (None in a soft change) and its visible things as (colour, shape, dot)."""
+    """The place of frame t (None in a soft change) and its visible things as (colour, shape, dot)."""
     scene = clip.scene_at(t)
     looks = []
     for thing in clip.things:

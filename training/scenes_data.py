@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scenes_captions import Caption, caption, frame_content
 
+from adatp.scenes.asking import ask
 from adatp.scenes.clips import Clip, make_clip, sample_clip
-from adatp.scenes.questions import Question, ask, covered
+from adatp.scenes.evidence import Question, covered
 from adatp.scenes.render import DOT_RADIUS
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
-from scenes_captions import Caption, caption, frame_content
 
 IGNORE = -100
 _COLOUR_IDS = {colour: i for i, colour in enumerate(COLOURS, 1)}
@@ -33,8 +34,8 @@ class TokenLabels:
         shape: As `colour`.
         dot: Colour of a dot, as `colour`; only where there is a thing.
         place: Number of the place; `IGNORE` in soft changes.
-        motion: Direction of the thing, counted from 1; 0 for one that rests; `IGNORE` where there is none, and in
-            a thing's first frame.
+        motion: Direction of the thing, counted from 1; 0 for one that rests; `IGNORE` where there is none,
+            and in a thing's first frame.
         offset: float32 (frames, 36, 2): where the thing's centre lies from the token's, in tokens.
     """
 
@@ -126,9 +127,10 @@ class Named:
     """What training knows about a question besides its answer.
 
     Attributes:
-        words: Word number of the last word of each name in the question, and the middle frame of what it names.
-        chosen: Of three names the number of the one that is the answer, or of two whether the second is later;
-            None where neither applies.
+        words: Word number of the last word of each name in the question, and the middle frame of what it
+            names.
+        chosen: Of three names the number of the one that is the answer, or of two whether the second is
+            later; None where neither applies.
         members: For a count, 0 or 1 for each colour and shape: what is counted; None otherwise.
     """
 
@@ -179,7 +181,9 @@ class ClipBatch:
     labels: TokenLabels
 
 
-def clip_batch(seed: int, n_clips: int, n_frames: int, n_questions: int, weights: dict[str, float]) -> ClipBatch:
+def clip_batch(
+    seed: int, n_clips: int, n_frames: int, n_questions: int, weights: dict[str, float]
+) -> ClipBatch:
     """New clips of the split `train` with up to `n_questions` questions each."""
     clips = [make_clip(seed * 1000 + i, n_frames) for i in range(n_clips)]
     asked = [ask(clip, seed, n_questions, weights) for clip in clips]

@@ -1,4 +1,4 @@
-"""Losses of the two stages. Both keep backgrounds: every visual token names its place and shows its pixels."""
+"""Losses of both stages. They keep backgrounds: a visual token names its place and shows its pixels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scenes_data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
+from scenes_model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
-from scenes_data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
-from scenes_model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 
 Scores = dict[str, list[float]]
 
 CLOCK_LAYER, MOTION_LAYER, NAME_LAYER, CHOICE_LAYER = 3, 6, 14, 16
-"""Before these layers of 20 the visual tokens' states must tell the frame, and the motion, the words of a question
-what they name, and its last token which of the named is meant."""
+"""Before these layers of 20 the states must tell: visual tokens their frame, and their motion; words of a
+question what they name; its last token which of the named is meant."""
 
 LOSS_WEIGHT = {"count": 3.0}
 """Question type -> weight of an answer, for types of which a clip allows only few."""
@@ -136,8 +136,8 @@ def vision_loss(
     ranks = logits.detach().flatten().argsort().argsort().float()
     positives = match.flatten().sum().clamp(1)
     area = (ranks[match.flatten()].mean() - (positives - 1) / 2) / (match.numel() - positives).clamp(1)
-    # The tower's output is the input of the partner's last layer. Without a common component, frames of different
-    # scenes differ in it, as cutting a video into segments by the cosine of their means asks for.
+    # The tower's output is the input of the partner's last layer. Without a common component, frames of
+    # different scenes differ in it, as cutting a video into segments by the cosine of their means asks for.
     states = seen.hidden_states[-2].float()
     loss = loss + states.mean((0, 1)).square().sum() / states.detach().square().sum(-1).mean()
     tokens = model.model.apply_pooling(model.model.multi_modal_projector(seen.hidden_states[-2]))
@@ -148,7 +148,7 @@ def vision_loss(
 
 @dataclass
 class _Asked:
-    """The questions of a batch as tokens: ids (B, blocks, length) and the position of each answer's last token."""
+    """Questions as tokens: ids (B, blocks, length), and the position of each question's last token."""
 
     ids: torch.Tensor
     last: torch.Tensor
@@ -244,7 +244,9 @@ def decoder_loss(
     return loss, scores
 
 
-def _visual_probes(states: Any, batch: ClipBatch, where: slice, probes: Probes) -> tuple[torch.Tensor, Scores]:
+def _visual_probes(
+    states: Any, batch: ClipBatch, where: slice, probes: Probes
+) -> tuple[torch.Tensor, Scores]:
     """What visual tokens must tell some layers up: their frame, and how their thing moves."""
 
     def at(layer: int) -> torch.Tensor:
@@ -269,12 +271,10 @@ def _visual_probes(states: Any, batch: ClipBatch, where: slice, probes: Probes) 
 def _question_probes(
     states: Any, batch: ClipBatch, start: int, asked: _Asked, probes: Probes
 ) -> tuple[torch.Tensor, Scores]:
-    """What words of questions must tell: when the named thing is seen, which of the named is meant, what counts."""
+    """What words of questions must tell: when a named thing is seen, which one is meant, what counts."""
     n, blocks, length = asked.ids.shape
     device = states[0].device
-    facts: list[tuple[int, int, str, Named]] = [
-        (i, j, kind, batch.facts[i][j]) for i, j, kind in asked.flat
-    ]
+    facts: list[tuple[int, int, str, Named]] = [(i, j, kind, batch.facts[i][j]) for i, j, kind in asked.flat]
     loss, scores = states[0].new_zeros(()).float(), Scores()
 
     def read(probe: str, spots: list[tuple[int, int, int]], layer: int) -> torch.Tensor:
@@ -290,10 +290,13 @@ def _question_probes(
         loss = loss + F.huber_loss(told, truth)
         scores["name frame"] = ((told - truth).abs() < 1.5).float().tolist()
     for probe, kind in (("second", "before/after"), ("third", "first/last")):
-        some = [(i, j, fact) for i, j, k, fact in facts if k == kind and fact.chosen is not None and fact.words]
-        spots = [(i, j, fact.words[-1][0]) for i, j, fact in some], [
-            (i, j, int(asked.last[i, j]) - 2) for i, j, _ in some
+        some = [
+            (i, j, fact) for i, j, k, fact in facts if k == kind and fact.chosen is not None and fact.words
         ]
+        spots = (
+            [(i, j, fact.words[-1][0]) for i, j, fact in some],
+            [(i, j, int(asked.last[i, j]) - 2) for i, j, _ in some],
+        )
         truth = torch.tensor([fact.chosen for *_, fact in some], device=device)
         for where, layer in zip(spots, (NAME_LAYER, CHOICE_LAYER), strict=True):
             if some:
@@ -302,7 +305,6 @@ def _question_probes(
                 loss = loss + F.cross_entropy(two, truth)
                 scores[f"{kind} before layer {layer}"] = (two.argmax(-1) == truth).float().tolist()
     if counts := [(i, j, fact.members) for i, j, _, fact in facts if fact.members is not None]:
-        # "how many red things are there": the third word of the question is "things" or follows it closely
         truth = torch.tensor([members for *_, members in counts], device=device)
         told = read("members", [(i, j, int(asked.last[i, j]) - 2) for i, j, _ in counts], NAME_LAYER)
         loss = loss + 3 * F.binary_cross_entropy_with_logits(told, truth)

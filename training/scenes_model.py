@@ -1,7 +1,7 @@
 """The second embedded model: a 20-layer Video LLM and its SigLIP partner, as ordinary Hugging Face models.
 
-The Video LLM is a `LlavaOnevisionForConditionalGeneration`: a SigLIP-style tower and a Qwen2 decoder. The partner
-is a `SiglipModel` with one more vision layer, the pooling head and a text tower.
+The Video LLM is a `LlavaOnevisionForConditionalGeneration`: a SigLIP-style tower and a Qwen2 decoder. The
+partner is a `SiglipModel` with one more vision layer, the pooling head and a text tower.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditio
         tokenizer: `build_tokenizer()`, for the vocabulary and the special tokens.
 
     Returns:
-        SigLIP tower 192 wide, 5 layers; Qwen2 decoder 192 wide, 20 layers, 6 query heads on 2 key-value heads;
-        36 visual tokens a frame and one newline at the end.
+        SigLIP tower 192 wide, 5 layers; Qwen2 decoder 192 wide, 20 layers, 6 query heads on 2 key-value
+        heads; 36 visual tokens a frame and one newline at the end.
     """
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
     text = Qwen2Config(
@@ -142,9 +142,9 @@ def _look_at_neighbours(vision: SiglipVisionModel) -> None:
     """Start a tower with heads that attend to the patches around: neighbours together make a shape.
 
     From SigLIP's random start a tower learns colours quickly and shapes hardly at all. Here position has 32
-    dimensions of its own, sines and cosines of row and column. Turned by a fixed angle they are those of a patch
-    one step away, which is the query of a head in layer 0 (beside, above, below) or 1 (diagonals). Training may
-    change all of it.
+    dimensions of its own, sines and cosines of row and column. Turned by a fixed angle they are those of a
+    patch one step away, which is the query of a head in layer 0 (beside, above, below) or 1 (diagonals).
+    Training may change all of it.
     """
     side, waves = SIZE // PATCH, torch.linspace(0.25, 2.5, 8)
     wide = 4 * len(waves)

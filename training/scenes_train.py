@@ -2,15 +2,16 @@
 
 Two stages, counted in steps:
 
-- *vision*: the partner, on single frames. Captions and frames are matched with SigLIP's sigmoid loss; every visual
-  token that the Video LLM will read names what it shows, its place included, and reproduces a small picture of its
-  pixels. The tower is then copied into the Video LLM and stays frozen.
-- *decoder*: projector and decoder, on clips that grow (`--curriculum`). All questions on a clip share one pass.
-  Every prompt is whole. A quarter of the steps repeat shorter clips.
+- *vision*: the partner, on single frames. Captions and frames are matched with SigLIP's sigmoid loss; every
+  visual token that the Video LLM will read names what it shows, its place included, and reproduces a small
+  picture of its pixels. The tower is then copied into the Video LLM and stays frozen.
+- *decoder*: projector and decoder, on clips that grow (`--curriculum`). All questions on a clip share one
+  pass. Every prompt is whole. A quarter of the steps repeat shorter clips.
 
-The whole state is written to ``OUT/state.pt`` in one atomic step every few minutes. The same command after a kill
-goes on from there: batches follow from (seed, stage, step). More steps, or another curriculum whose first phases
-are the same, go on from there as well. ``OUT/log.jsonl`` has the curves; ``scenes_plot.py`` draws them.
+The whole state is written to ``OUT/state.pt`` in one atomic step every few minutes. The same command after a
+kill goes on from there: batches follow from (seed, stage, step). More steps, or another curriculum whose
+first phases are the same, go on from there as well. ``OUT/log.jsonl`` has the curves; ``scenes_plot.py``
+draws them.
 """
 
 from __future__ import annotations
@@ -276,7 +277,9 @@ def parse() -> argparse.Namespace:
     add("--vision-rate", type=float, default=1.5e-3)
     add("--decoder-rate", type=float, default=1.5e-3)
     add("--cooldown", type=float, default=0.25, help="last share of a stage, over which the rate falls")
-    add("--workers", type=int, default=0, help="processes that make batches; about all cores on a GPU machine")
+    add(
+        "--workers", type=int, default=0, help="processes that make batches; about all cores on a GPU machine"
+    )
     add("--minutes", type=float, default=1e9, help="stop after so many minutes; the same command goes on")
     add("--save-every", type=float, default=3.0, help="minutes")
     add("--validate-every", type=float, default=30.0, help="minutes")

@@ -1,4 +1,4 @@
-"""What the second model can do: accuracy by question type, the partner's ranking, how still its backgrounds are."""
+"""Measures the second model: accuracy by question type, the partner's ranking, still backgrounds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlavaOnevisionForConditionalGeneration, SiglipModel
-
-from adatp.scenes import benchmark, evidence, make_clip
 from scenes_data import token_labels
 from scenes_losses import normal_pixels, visual_tokens
 from scenes_model import TEXT_LENGTH
+from transformers import LlavaOnevisionForConditionalGeneration, SiglipModel
+
+from adatp.scenes import benchmark, evidence, make_clip
 
 
 @torch.no_grad()
@@ -42,7 +42,9 @@ def validate(
     for seed, question in benchmark(split, n_frames, n):
         frames = make_clip(seed, n_frames, split).frames
         content = [{"type": "video"}, {"type": "text", "text": question.text}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
         inputs = processor(text=prompt, videos=np.zeros_like(frames) if blind else frames).to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16):
             word = int(model(**inputs, logits_to_keep=1).logits[0, -1].argmax())
@@ -56,7 +58,7 @@ def validate(
 def background_cosine(
     model: LlavaOnevisionForConditionalGeneration, split: str, n_frames: int, n: int
 ) -> dict[str, float]:
-    """Cosine of projected background tokens to the same position of the frame before, within scenes, by camera."""
+    """By camera: cosine of projected background tokens to the same position in the frame before."""
     found: dict[str, list[float]] = defaultdict(list)
     for seed in range(n):
         clip = make_clip(seed, n_frames, split)
@@ -75,7 +77,7 @@ def relevance_auc(partner: SiglipModel, processor: Any, n_frames: int, n: int) -
     """How well the partner tells frames with a question's evidence from the others.
 
     Returns:
-        "all" and each question type -> area under the ROC curve in 0..1, mean over those of n validation questions
+        "all" and each question type -> area under the ROC curve in 0..1, mean over those of n questions
         that have frames of both kinds; 0.5 is chance.
     """
     areas: dict[str, list[float]] = defaultdict(list)

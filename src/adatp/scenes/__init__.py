@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
+from .asking import ask, benchmark, questions
 from .clips import Clip, Scene, Thing, make_clip
-from .questions import (
-    ANSWERS,
-    CHANCE,
-    QUESTION_TYPES,
-    Question,
-    ask,
-    benchmark,
-    evidence,
-    questions,
-)
+from .evidence import Question, evidence
+from .questions import ANSWERS, CHANCE, QUESTION_TYPES
 from .vocabulary import SPLITS, words
 
 __all__ = [

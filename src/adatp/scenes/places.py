@@ -37,7 +37,7 @@ def _fields() -> dict[str, Image]:
         return field
 
     def mix(weights: dict[int, float]) -> Image:
-        field = sum(weight * octave(cells) for cells, weight in weights.items())
+        field = np.sum([weight * octave(cells) for cells, weight in weights.items()], axis=0)
         scaled: Image = (field / np.std(field)).astype(np.float32)
         return scaled
 
@@ -66,9 +66,9 @@ def _shade(rng: Random, colour: Colour, spread: float = 14) -> NDArray[np.float3
 
 def _sky(rng: Random, high: Colour, low: Colour, clouds: float) -> Image:
     """A vertical gradient with soft clouds, (HEIGHT, WIDTH, 3)."""
-    share = (_Y / HEIGHT)[..., None]
+    share = np.float32(1 / HEIGHT) * _Y[..., None]
     sky: Image = _shade(rng, high) * (1 - share) + _shade(rng, low) * share
-    sky = sky + clouds * _noise(rng, "smooth", 1, 0.6)[..., None]
+    sky += np.float32(clouds) * _noise(rng, "smooth", 1, 0.6)[..., None]
     return sky
 
 
@@ -249,7 +249,8 @@ def _tiles(rng: Random) -> Image:
     image: Image = (one * (1 - check) + two * check).astype(np.float32)
     grout = (down % side < 1.2) | (across % side < 1.2)
     np.copyto(image, np.float32(80), where=grout[..., None])
-    return image + 5 * _noise(rng, "smooth")[..., None]
+    image += 5 * _noise(rng, "smooth")[..., None]
+    return image
 
 
 _DRAW: dict[str, Callable[[Random], Image]] = {

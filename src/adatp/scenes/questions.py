@@ -1,102 +1,29 @@
-"""Questions on clips of the second world, their answers, and where the evidence is.
+"""The question types of the second world: every question of a type that a clip answers without doubt.
 
-To add a type, write a function `(Clip, Random) -> list of Question` and name it in `QUESTION_TYPES` and `ANSWERS`.
+To add a type, write a function `(Clip, Random) -> list of Question` and name it in `QUESTION_TYPES` and
+`ANSWERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from itertools import pairwise
 from random import Random
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .clips import Clip, Thing, make_clip
+from .clips import Clip
+from .evidence import Question, Shown
 from .naming import Name, fits, may_be_in, only_place, placed_names, plain_names
-from .render import DOT_RADIUS
 from .vocabulary import (
-    CELL,
     COLOURS,
     CORNERS,
     DIRECTIONS,
     EIGHTHS,
-    GRID,
     NUMBERS,
     ORDERS,
     PLACES,
     SHAPES,
     SIZE,
 )
-
-Kind = Literal["thing", "dot", "place"]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A piece of evidence.
-
-    Attributes:
-        what: "thing", the "dot" on a thing, or the "place": every token of a frame.
-        thing: Number of the thing in `Clip.things`; -1 for a place.
-        frames: The frames that show it.
-    """
-
-    what: Kind
-    thing: int
-    frames: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question on a clip, its one-word answer, and the evidence for it.
-
-    Attributes:
-        kind: A key of `QUESTION_TYPES`.
-        text: The question, lower case.
-        answer: One word.
-        shows: What has to be seen; empty where the answer is that something is not there.
-        names: The things that it names, in the order of naming.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    shows: tuple[Shown, ...]
-    names: tuple[Name, ...] = ()
-
-
-def covered(thing: Thing, t: int, radius: int | None = None) -> NDArray[np.bool_]:
-    """The visual tokens that show a thing in frame t, or the square of a smaller radius in its middle.
-
-    Returns:
-        bool (6, 6).
-    """
-    half = thing.radius if radius is None else radius
-    row, column = thing.path[t - thing.start]
-    edges = np.arange(GRID) * CELL
-    rows, columns = (
-        (np.minimum(edges + CELL, c + half) - np.maximum(edges, c - half)).clip(0) for c in (row, column)
-    )
-    return rows[:, None] * columns > 0.2 * min(CELL, 2 * half) ** 2
-
-
-def evidence(clip: Clip, question: Question) -> NDArray[np.bool_]:
-    """Which visual tokens show what a question asks about.
-
-    Returns:
-        bool (F, 36), tokens of a frame row by row.
-    """
-    shown = np.zeros((clip.n_frames, GRID, GRID), dtype=bool)
-    for piece in question.shows:
-        for t in piece.frames:
-            if piece.what == "place":
-                shown[t] = True
-            else:
-                radius = DOT_RADIUS if piece.what == "dot" else None
-                shown[t] |= covered(clip.things[piece.thing], t, radius)
-    return shown.reshape(clip.n_frames, -1)
 
 
 def _see(clip: Clip, *names: Name) -> tuple[Shown, ...]:
@@ -178,7 +105,7 @@ def _where(clip: Clip, _: Random) -> list[Question]:
 
 
 def _eighth(clip: Clip, _: Random) -> list[Question]:
-    """Temporal grounding: the eighth of the clip in which a thing is seen, a place begins, the light is out."""
+    """Temporal grounding: the eighth of the clip that shows a thing, a place's beginning or the light out."""
     n = clip.n_frames
     if n < 8:
         return []
@@ -216,7 +143,7 @@ def _first_last(clip: Clip, rng: Random) -> list[Question]:
         if len({name.shape for name in chosen}) < 3:
             continue
         order = sorted(range(3), key=lambda i: things[i].start)
-        if all(things[a].stop < things[b].start for a, b in zip(order, order[1:], strict=False)):
+        if all(things[a].stop < things[b].start for a, b in pairwise(order)):
             end = rng.choice(("first", "last"))
             answer = chosen[order[0 if end == "first" else 2]].shape
             one, two, three = (name.text for name in chosen)
@@ -278,7 +205,7 @@ def _place(clip: Clip, _: Random) -> list[Question]:
             seen = (*_see(clip, name), Shown("place", -1, frames))
             text = f"which place is behind the {name.text} ?"
             questions.append(Question("place", text, scene.place, seen, (name,)))
-    for a, b in zip(clip.scenes, clip.scenes[1:], strict=False):
+    for a, b in pairwise(clip.scenes):
         seen = tuple(Shown("place", -1, tuple(range(s.start, s.stop))) for s in (a, b))
         questions.append(Question("place", f"which place comes right after the {a.place} ?", b.place, seen))
         questions.append(Question("place", f"which place comes right before the {b.place} ?", a.place, seen))
@@ -360,65 +287,3 @@ CHANCE: dict[str, float] = {
     for kind, answers in ANSWERS.items()
 }
 """Question type -> accuracy of guessing among the answers that the question leaves open."""
-
-
-def questions(clip: Clip, kind: str) -> list[Question]:
-    """Every question of a type that a clip answers; of "first/last", "before/after" and "exists" a sample."""
-    return QUESTION_TYPES[kind](clip, Random(f"{kind} {clip.key}"))
-
-
-def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = None) -> list[Question]:
-    """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
-
-    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not drown
-    the rest. With `weights`, a type that has one is drawn that many times as often.
-    """
-    rng = Random(f"ask {seed} {clip.key}")
-    pool: dict[str, dict[str, list[Question]]] = {}
-    for kind in QUESTION_TYPES:
-        for question in questions(clip, kind):
-            pool.setdefault(kind, {}).setdefault(question.answer, []).append(question)
-    drawn: list[Question] = []
-    while pool and len(drawn) < n:
-        kinds = sorted(pool)
-        kind = rng.choices(kinds, [(weights or {}).get(kind, 1.0) for kind in kinds])[0]
-        answer = rng.choice(sorted(pool[kind]))
-        bucket = pool[kind][answer]
-        drawn.append(bucket.pop(rng.randrange(len(bucket))))
-        if not bucket:
-            del pool[kind][answer]
-            if not pool[kind]:
-                del pool[kind]
-    return drawn
-
-
-def benchmark(split: str, n_frames: int, n: int) -> Iterator[tuple[int, Question]]:
-    """Balanced questions of a split, one a clip: types take turns, and the answers of a type take turns.
-
-    Args:
-        split: One of `SPLITS`.
-        n_frames: F of every clip, at least 12.
-        n: How many.
-
-    Yields:
-        (seed, question): the clip is `make_clip(seed, n_frames, split)`.
-
-    Raises:
-        ValueError: If the split is unknown, or clips so short cannot hold every question type.
-    """
-    if n_frames < 12:
-        raise ValueError(
-            f"clips of {n_frames} frames are too short for every question type: ask for 12 or more"
-        )
-    kinds, turns, seed = list(QUESTION_TYPES), dict.fromkeys(QUESTION_TYPES, 0), 0
-    for i in range(n):
-        kind = kinds[i % len(kinds)]
-        wanted = ANSWERS[kind][turns[kind] % len(ANSWERS[kind])]
-        turns[kind] += 1
-        while True:
-            clip = make_clip(seed, n_frames, split)
-            seed += 1
-            fitting = [question for question in questions(clip, kind) if question.answer == wanted]
-            if fitting:
-                yield seed - 1, Random(f"pick {clip.key}").choice(fitting)
-                break

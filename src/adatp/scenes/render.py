@@ -1,4 +1,4 @@
-"""Draws a clip of the second world: camera, light, things, noise, compression, as arrays and not pixel by pixel."""
+"""Draws a clip of the second world: camera, light, things, noise and compression, on whole arrays."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _rimmed(shape: str, radius: int) -> tuple[Film, Film]:
         for across in (-1, 0, 1):
             np.maximum(wide, np.roll(cover, (down, across), (0, 1)), out=wide)
     through = (1 - cover) * (1 - 0.65 * (wide - cover).clip(0, 1))
-    return through[..., None], cover[..., None]
+    return through[..., None].astype(np.float32), cover[..., None]
 
 
 @cache
@@ -63,7 +63,7 @@ def _sensor_noise() -> Film:
 
 @cache
 def _cosines() -> tuple[Film, Film]:
-    """The 8 x 8 cosine transform on flattened blocks, (64, 64), and the quantiser's steps at quality 50, (64,)."""
+    """The 8 x 8 cosine transform on flattened blocks, (64, 64), and about quality 50's steps, (64,)."""
     k, x = np.mgrid[0:8, 0:8]
     basis = np.cos((2 * x + 1) * k * math.pi / 16) * np.where(k == 0, math.sqrt(1 / 8), 0.5)
     steps = 10 + 5.5 * (k + x) + 1.2 * k * x
@@ -86,8 +86,8 @@ def compress(film: Film, strength: float) -> Film:
     coefficients = (blocks - 128) @ transform.T
     np.round(coefficients / (strength * steps), out=coefficients)
     coefficients *= strength * steps
-    blocks = coefficients @ transform + 128
-    back = blocks.reshape(-1, side, side, 3, 8, 8).transpose(0, 1, 4, 2, 5, 3)
+    restored: Film = (coefficients @ transform + 128).astype(np.float32, copy=False)
+    back = restored.reshape(-1, side, side, 3, 8, 8).transpose(0, 1, 4, 2, 5, 3)
     return np.ascontiguousarray(back).reshape(film.shape)
 
 
@@ -134,7 +134,8 @@ def _look_through(place: Film, window: tuple[float, float, float]) -> Film:
     top, left, side = window
     rows = (top + _PIXELS * (side / SIZE)).astype(np.intp).clip(0, HEIGHT - 1)
     columns = (left + _PIXELS * (side / SIZE)).astype(np.intp).clip(0, WIDTH - 1)
-    return place[rows[:, None], columns]
+    frame: Film = place[rows[:, None], columns]
+    return frame
 
 
 def _backgrounds(clip: Clip, rng: Random) -> Film:
