@@ -67,8 +67,8 @@ def _shade(rng: Random, colour: Colour, spread: float = 14) -> NDArray[np.float3
 def _sky(rng: Random, high: Colour, low: Colour, clouds: float) -> Image:
     """A vertical gradient with soft clouds, (HEIGHT, WIDTH, 3)."""
     share = np.float32(1 / HEIGHT) * _Y[..., None]
-    sky: Image = _shade(rng, high) * (1 - share) + _shade(rng, low) * share
-    sky += np.float32(clouds) * _noise(rng, "smooth", 1, 0.6)[..., None]
+    gradient = _shade(rng, high) * (1 - share) + _shade(rng, low) * share
+    sky: Image = gradient + np.float32(clouds) * _noise(rng, "smooth", 1, 0.6)[..., None]
     return sky
 
 
@@ -288,4 +288,4 @@ def draw_place(place: str, rng: Random, shifted: bool = False) -> Image:
         contrast = rng.uniform(0.62, 0.78)
     image *= np.float32(contrast)
     image += np.array(tint, dtype=np.float32) + np.float32(110 * (1 - contrast))
-    return image[:, ::-1] if rng.random() < 0.5 else image
+    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
