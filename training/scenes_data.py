@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scenes_captions import Caption, caption, frame_content
 
 from adatp.scenes.asking import ask
 from adatp.scenes.clips import Clip, make_clip, sample_clip
 from adatp.scenes.evidence import Question, covered
 from adatp.scenes.render import DOT_RADIUS
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
+from scenes_captions import Caption, caption, frame_content
 
 IGNORE = -100
 _COLOUR_IDS = {colour: i for i, colour in enumerate(COLOURS, 1)}

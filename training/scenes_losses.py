@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scenes_data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
-from scenes_model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
+from scenes_data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
+from scenes_model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 
 Scores = dict[str, list[float]]
 

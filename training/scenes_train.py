@@ -28,14 +28,14 @@ from random import Random
 from typing import Any
 
 import torch
+
+from adatp.tiny import TinyProcessor
 from scenes_attention import SHARED_PREFIX
 from scenes_data import clip_batch, stream, vision_batch
 from scenes_losses import Probes, decoder_loss, vision_loss
 from scenes_model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer, graft_tower
 from scenes_optim import Muon
 from scenes_validate import background_cosine, validate
-
-from adatp.tiny import TinyProcessor
 
 HARD = {"first/last": 2.0, "count": 3.0, "before/after": 1.5, "eighth": 1.5}
 """Question types that are asked more often, as they are learned last."""
@@ -258,7 +258,7 @@ class Run:
             module.eval()
             module.set_attn_implementation("sdpa")
         found = validate(self.model, self.processor, "validation", frames, self.settings.validation)
-        cosine = background_cosine(self.model, "validation", 16, 8)
+        cosine = background_cosine(self.model, "validation", 16, max(1, self.settings.validation // 12))
         self.log(frames=frames, validation=found, background_cosine=cosine)
         for module in (self.model, self.partner):
             module.train()

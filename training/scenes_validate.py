@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scenes_data import token_labels
-from scenes_losses import normal_pixels, visual_tokens
-from scenes_model import TEXT_LENGTH
 from transformers import LlavaOnevisionForConditionalGeneration, SiglipModel
 
 from adatp.scenes import benchmark, evidence, make_clip
+from scenes_data import token_labels
+from scenes_losses import normal_pixels, visual_tokens
+from scenes_model import TEXT_LENGTH
 
 
 @torch.no_grad()

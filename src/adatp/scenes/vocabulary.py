@@ -52,7 +52,7 @@ _GLUE = (
     " what which where when who how many much way time place thing things dot colour shape eighth move"
     " moves moving seen see shown come comes right turn turns become becomes behind last light go goes"
     " out dark bright begin begins picture image photo video frame view scene look shows show with near"
-    " over under some any can you find we i has have one's its before after next then small big tiny"
+    " over under some any can you find we i has have hidden its before after next then small big tiny"
     " four five six all none word answer gone day looks from other be early late top bottom middle left"
     " still camera change changes changed ? , . ! :"
 )
