@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adatp.scenes.asking import ask
-from adatp.scenes.clips import Clip, make_clip, sample_clip
+from adatp.scenes.clips import Clip, Thing, make_clip, sample_clip
 from adatp.scenes.evidence import Question, covered
 from adatp.scenes.render import DOT_RADIUS
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
@@ -105,18 +105,27 @@ class VisionBatch:
     labels: TokenLabels
 
 
+def _dotted(clip: Clip, rng: Random) -> Clip:
+    """The clip with dots on a quarter of its things, for as long as they are seen."""
+
+    def dot(thing: Thing) -> Thing:
+        colour = rng.choice([colour for colour in COLOURS if colour != thing.look[0]])
+        return replace(thing, dot=(colour, (thing.start, thing.stop))) if rng.random() < 0.25 else thing
+
+    return replace(clip, things=tuple(map(dot, clip.things)))
+
+
 def vision_batch(seed: int, n_frames: int) -> VisionBatch:
-    """Frames from crowded clips of four frames, two of each, and two captions a frame."""
+    """Frames of crowded clips of two frames, in part with larger things, and two captions a frame."""
     rng = Random(f"vision {seed}")
     pixels, labels, contents = [], [], []
     for i in range(n_frames // 2):
         key = f"vision {seed} {i}"
-        clip = sample_clip(Random(key), 4, key, density=rng.choice((1.0, 2.0, 3.0)))
-        picks = rng.sample(range(4), 2)
-        every = token_labels(clip)
-        labels.append(TokenLabels(**{name: value[picks] for name, value in vars(every).items()}))
-        pixels.append(clip.frames[picks])
-        contents += [frame_content(clip, t) for t in picks]
+        density, larger = rng.choice((1.0, 3.0, 6.0)), rng.choice((0, 0, 0, 4))
+        clip = _dotted(sample_clip(Random(key), 2, key, density=density, larger=larger), rng)
+        labels.append(token_labels(clip))
+        pixels.append(clip.frames)
+        contents += [frame_content(clip, t) for t in range(2)]
     captions: list[Caption] = [caption(rng, *content) for content in contents for _ in range(2)]
     match = np.array([[text.matches(*content) for content in contents] for text in captions])
     return VisionBatch(np.concatenate(pixels), [text.text for text in captions], match, joined(labels))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ class Run:
         self.partner = build_partner(self.processor.tokenizer).to(self.device)
         self.model = build_model(self.processor.tokenizer).to(self.device)
         self.probes = Probes().to(self.device)
-        self.stage, self.step = "vision", 0
+        self.stage, self.step, self.stopped = "vision", 0, False
         self.spent = {"vision": 0.0, "decoder": 0.0}
         saved: dict[str, Any] | None = None
         if (out / "state.pt").exists():
@@ -209,11 +210,15 @@ class Run:
         self.step += 1
 
     def train(self) -> None:
-        """Run what is left of both stages, or as much as the minutes allow."""
+        """Run what is left of both stages, or as much as the minutes allow; SIGTERM stops after a step."""
         until = time.monotonic() + 60 * self.settings.minutes
-        while self.stage != "done" and time.monotonic() < until:
+        signal.signal(signal.SIGTERM, self._stop)
+        while self.stage != "done" and time.monotonic() < until and not self.stopped:
             self._train_stage(until)
         self.save()
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
 
     def _train_stage(self, until: float) -> None:
         losses: list[float] = []
@@ -241,7 +246,7 @@ class Run:
             if self.stage == "decoder" and now - validated > 60 * self.settings.validate_every:
                 self._validate()
                 now = validated = time.monotonic()
-            if now > until:
+            if now > until or self.stopped:
                 return
         if self.stage == "decoder":
             self._validate()

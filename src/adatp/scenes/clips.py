@@ -220,10 +220,10 @@ def _pairs(rng: Random, n: int, similar: int) -> list[Look]:
 
 
 def _thing(
-    rng: Random, role: str, span: Span, look: Look, others: list[Thing], shifted: bool
+    rng: Random, role: str, span: Span, look: Look, others: list[Thing], radii: Span, shifted: bool
 ) -> Thing | None:
     """A thing with a life in a span, where there is room for it; None where there is none."""
-    low, high = (SHIFTED_RADII if shifted else RADII)[role]
+    low, high = radii
     length = span[1] - span[0]
     moves = role == "mover" and length > 2
     for _ in range(12):
@@ -237,11 +237,11 @@ def _thing(
 
 
 def _events(rng: Random, thing: Thing, spare: list[Look]) -> Thing:
-    """Give a resident, or a thing that stays for 4 frames and more, a turn or a dot, mostly brief ones."""
+    """Give a resident or a mover a turn, or a dot, for one to three frames."""
     length, what = thing.stop - thing.start, rng.random()
-    if length < 3 or thing.role == "flash" or what > 0.85:
+    if thing.role == "flash" or what > 0.85:
         return thing
-    if what < 0.4 and spare:
+    if what < 0.4 and spare and length > 2:
         at = thing.stop - rng.randint(1, min(3, length - 1))
         free = [pair for pair in spare if (pair[0] == thing.look[0]) != (pair[1] == thing.look[1])]
         if free:
@@ -260,7 +260,9 @@ def _pole(rng: Random, n: int) -> Pole:
     return Pole(start, tuple(left + speed * t for t in range(length)), width)
 
 
-def sample_clip(rng: Random, n: int, key: str, shifted: bool = False, density: float = 1.0) -> Clip:
+def sample_clip(
+    rng: Random, n: int, key: str, shifted: bool = False, density: float = 1.0, larger: int = 0
+) -> Clip:
     """Sample what happens in a clip of n frames.
 
     Args:
@@ -269,6 +271,7 @@ def sample_clip(rng: Random, n: int, key: str, shifted: bool = False, density: f
         key: Seed of the drawing.
         shifted: Whether to leave the ranges of the other splits.
         density: How many things there are, as a multiple of the usual number.
+        larger: Pixels by which every radius exceeds the usual one.
     """
     scenes = _scenes(rng, n, 9)
     flashes = round(density * rng.randint(2, 4 + min(n, 32) // 4))
@@ -287,11 +290,13 @@ def sample_clip(rng: Random, n: int, key: str, shifted: bool = False, density: f
         start = rng.randint(scene.start, scene.stop - stay)
         others += [("resident", (start, start + stay))] * rng.randint(0, 2)
     rng.shuffle(others)
-    lives += others[: max(2, 20 - flashes)]
+    lives = (lives + others[: max(2, 20 - flashes)])[:40]
     pairs = _pairs(rng, len(lives) + 6, similar)
     spare, things = pairs[len(lives) :], list[Thing]()
+    radii = SHIFTED_RADII if shifted else RADII
     for i, ((role, span), look) in enumerate(zip(lives, pairs, strict=False)):
-        thing = _thing(rng, role, span, look, things, shifted)
+        low, high = radii[role]
+        thing = _thing(rng, role, span, look, things, (low + larger, high + larger), shifted)
         if thing is not None:
             changed = _events(rng, thing, spare) if i >= similar else thing
             if changed.turn is not None:
