@@ -14,13 +14,13 @@ import torch
 from adatp.scenes import make_clip, questions
 from adatp.scenes.vocabulary import COLOURS, PLACES, SHAPES, words
 from adatp.tiny import TinyProcessor
-from scenes_attention import SHARED_PREFIX
-from scenes_captions import JOINED, PLACE_TEMPLATES, TEMPLATES, caption, frame_content, held_out
-from scenes_data import clip_batch, stream, token_labels, vision_batch
-from scenes_losses import Probes, decoder_loss, small_pictures
-from scenes_model import LAYERS, build_model, build_partner, build_tokenizer
-from scenes_optim import orthogonalise
-from scenes_train import Run, Settings, decoder_job
+from training.scenes.attention import SHARED_PREFIX
+from training.scenes.captions import JOINED, PLACE_TEMPLATES, TEMPLATES, caption, frame_content, held_out
+from training.scenes.data import clip_batch, stream, token_labels, vision_batch
+from training.scenes.losses import Probes, decoder_loss, small_pictures
+from training.scenes.model import LAYERS, build_model, build_partner, build_tokenizer
+from training.scenes.optim import orthogonalise
+from training.scenes.train import Run, Settings, decoder_job
 
 
 def settings(**changes: object) -> Settings:

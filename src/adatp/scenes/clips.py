@@ -155,7 +155,7 @@ def _scenes(rng: Random, n: int, most: int) -> list[Scene]:
     """Cut n frames into scenes of different places; a part of them are cutaways of one to three frames."""
     count = 1 if n < 2 else rng.randint(1, max(1, min(most, 2 + n // 5)))
     cuts = {0}
-    for _ in range(count - 1):
+    while len(cuts) < count:
         cut = rng.randrange(1, n)
         cuts.add(cut)
         if rng.random() < 0.4 and len(cuts) < count:

@@ -66,28 +66,31 @@ def _shape(clip: Clip, _: Random) -> list[Question]:
 
 
 def _exists(clip: Clip, rng: Random) -> list[Question]:
-    """Yes: a pair that is there. No: one whose colour or shape is there, or one that is in another place."""
+    """Yes: a pair that is there. No: one whose colour or shape is there, or one that is in another place.
+
+    Each yes comes with a no of the same form, so that the form says nothing.
+    """
     questions = []
     there = {look for thing in clip.things for look in thing.looks}
     for i, thing in enumerate(clip.things):
         frames, (colour, shape) = clip.visible(thing), thing.look
         if thing.turn is not None or not frames:
             continue
-        seen = Shown("thing", i, frames)
-        questions.append(Question("exists", f"is there a {colour} {shape} ?", "yes", (seen,)))
-        other = (rng.choice(list(COLOURS)), shape) if rng.random() < 0.5 else (colour, rng.choice(SHAPES))
-        if other not in there:
+        seen, text = Shown("thing", i, frames), f"is there a {colour} {shape}"
+        near = [(other, shape) for other in COLOURS] + [(colour, other) for other in SHAPES]
+        absent = [look for look in near if look not in there]
+        if absent:
+            other = rng.choice(absent)
+            questions.append(Question("exists", f"{text} ?", "yes", (seen,)))
             questions.append(Question("exists", f"is there a {other[0]} {other[1]} ?", "no", ()))
         scene = only_place(clip, thing)
-        if scene is not None and len(clip.scenes) > 1:
-            text = f"is there a {colour} {shape} in the"
-            place = Shown("place", -1, frames)
-            questions.append(Question("exists", f"{text} {scene.place} ?", "yes", (seen, place)))
-            elsewhere = [s for s in clip.scenes if not may_be_in(clip, thing, s)]
-            if elsewhere:
-                wrong = rng.choice(elsewhere)
-                place = Shown("place", -1, tuple(range(wrong.start, wrong.stop)))
-                questions.append(Question("exists", f"{text} {wrong.place} ?", "no", (seen, place)))
+        elsewhere = [s for s in clip.scenes if not may_be_in(clip, thing, s)]
+        if scene is not None and elsewhere:
+            wrong = rng.choice(elsewhere)
+            places = [Shown("place", -1, shown) for shown in (frames, tuple(range(wrong.start, wrong.stop)))]
+            for where, answer, place in zip((scene, wrong), ("yes", "no"), places, strict=True):
+                question = f"{text} in the {where.place} ?"
+                questions.append(Question("exists", question, answer, (seen, place)))
     return questions
 
 

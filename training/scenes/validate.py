@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, SiglipModel
 
 from adatp.scenes import benchmark, evidence, make_clip
-from scenes_data import token_labels
-from scenes_losses import normal_pixels, visual_tokens
-from scenes_model import TEXT_LENGTH
+from training.scenes.data import token_labels
+from training.scenes.losses import normal_pixels, visual_tokens
+from training.scenes.model import TEXT_LENGTH
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Draw the curves of a run: ``python training/scenes_plot.py runs/scenes curves.png`` (needs matplotlib)."""
+"""Draw the curves of a run: ``python -m training.scenes.plot runs/scenes curves.png`` (needs matplotlib)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a run's checkpoint: ``python training/scenes_export.py --run runs/scenes --dest checkpoint``.
+"""Write a run's checkpoint: ``python -m training.scenes.export --run runs/scenes --dest checkpoint``.
 
 The weights are bf16 and load as float32. `dest` holds the Video LLM, `dest/relevance` its partner. The model
 card has figures measured on the written weights: accuracy by type, blind and not, and the partner's ranking.
@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from adatp.scenes import CHANCE
 from adatp.tiny import TinyProcessor
-from scenes_model import TEXT_LENGTH, build_model, build_partner, build_tokenizer
-from scenes_validate import background_cosine, relevance_auc, validate
+from training.scenes.model import TEXT_LENGTH, build_model, build_partner, build_tokenizer
+from training.scenes.validate import background_cosine, relevance_auc, validate
 
 CARD = """---
 license: apache-2.0
@@ -28,7 +28,7 @@ pipeline_tag: video-text-to-text
 # The second embedded model of adatp
 
 A `LlavaOnevisionForConditionalGeneration` ({parameters:.1f} M parameters) and, in `relevance/`, the
-`SiglipModel` that its tower is cut from ({partner:.1f} M), trained by `training/scenes_train.py` on
+`SiglipModel` that its tower is cut from ({partner:.1f} M), trained by `training/scenes/train.py` on
 `adatp.scenes`: {steps} decoder steps, every prompt whole. Weights are stored in bf16.
 
 ## Accuracy

@@ -109,6 +109,7 @@ def caption(rng: Random, place: str | None, looks: list[tuple[str, str, str | No
         colour, shape, dot = rng.choice(dotted)
         words = rng.choice((f"{shape} with a {dot} dot", f"{dot} dot on a {shape}"))
         return Caption(rng.choice(TEMPLATES).format(words), None, shape, None, dot)
+    named: tuple[str | None, str | None]
     if held_out(colour, shape) or what < 0.5:
         if rng.random() < 0.5:
             words, named = f"{colour} thing", (colour, None)

@@ -16,7 +16,7 @@ from adatp.scenes.clips import Clip, Thing, make_clip, sample_clip
 from adatp.scenes.evidence import Question, covered
 from adatp.scenes.render import DOT_RADIUS
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
-from scenes_captions import Caption, caption, frame_content
+from training.scenes.captions import Caption, caption, frame_content
 
 IGNORE = -100
 _COLOUR_IDS = {colour: i for i, colour in enumerate(COLOURS, 1)}
@@ -78,8 +78,14 @@ def token_labels(clip: Clip) -> TokenLabels:
     place = np.full((n, GRID, GRID), IGNORE)
     for scene in clip.scenes:
         place[scene.start + scene.fade : scene.stop] = _PLACE_IDS[scene.place]
-    flat = (x.reshape(n, -1) for x in (colour, shape, dot, place, motion))
-    return TokenLabels(*flat, offset.reshape(n, -1, 2))
+    return TokenLabels(
+        colour.reshape(n, -1),
+        shape.reshape(n, -1),
+        dot.reshape(n, -1),
+        place.reshape(n, -1),
+        motion.reshape(n, -1),
+        offset.reshape(n, -1, 2),
+    )
 
 
 def joined(labels: list[TokenLabels]) -> TokenLabels:

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
-from scenes_data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
-from scenes_model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
+from training.scenes.data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
+from training.scenes.model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 
 Scores = dict[str, list[float]]
 
@@ -54,8 +54,9 @@ def normal_pixels(frames: torch.Tensor) -> torch.Tensor:
 
 def small_pictures(pixels: torch.Tensor) -> torch.Tensor:
     """What each visual token should show of its pixels: (N, 3, 96, 96) to (N, 36, 48)."""
-    small = F.avg_pool2d(pixels, 4).unflatten(2, (GRID, -1)).unflatten(4, (GRID, -1))
-    return small.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    small = F.avg_pool2d(pixels, 4).reshape(len(pixels), 3, GRID, CELL // 4, GRID, CELL // 4)
+    cells: torch.Tensor = small.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    return cells
 
 
 def token_loss(

@@ -1,4 +1,4 @@
-"""Train the second embedded model: ``python training/scenes_train.py --out runs/scenes``.
+"""Train the second embedded model: ``python -m training.scenes.train --out runs/scenes``.
 
 Two stages, counted in steps:
 
@@ -10,7 +10,7 @@ Two stages, counted in steps:
 
 The whole state is written to ``OUT/state.pt`` in one atomic step every few minutes. The same command after a
 kill goes on from there: batches follow from (seed, stage, step). More steps, or another curriculum whose
-first phases are the same, go on from there as well. ``OUT/log.jsonl`` has the curves; ``scenes_plot.py``
+first phases are the same, go on from there as well. ``OUT/log.jsonl`` has the curves; ``plot.py``
 draws them.
 """
 
@@ -31,12 +31,12 @@ from typing import Any
 import torch
 
 from adatp.tiny import TinyProcessor
-from scenes_attention import SHARED_PREFIX
-from scenes_data import clip_batch, stream, vision_batch
-from scenes_losses import Probes, decoder_loss, vision_loss
-from scenes_model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer, graft_tower
-from scenes_optim import Muon
-from scenes_validate import background_cosine, validate
+from training.scenes.attention import SHARED_PREFIX
+from training.scenes.data import clip_batch, stream, vision_batch
+from training.scenes.losses import Probes, decoder_loss, vision_loss
+from training.scenes.model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer, graft_tower
+from training.scenes.optim import Muon
+from training.scenes.validate import background_cosine, validate
 
 HARD = {"first/last": 2.0, "count": 3.0, "before/after": 1.5, "eighth": 1.5}
 """Question types that are asked more often, as they are learned last."""

@@ -1,0 +1,1 @@
+"""Training of the second embedded model, on `adatp.scenes`; how: training/scenes/README.md."""
