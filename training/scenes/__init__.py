@@ -1,1 +1,1 @@
-"""Training of the second embedded model, on `adatp.scenes`; how: training/scenes/README.md."""
+"""Trains the second embedded model on `adatp.scenes`; training/README.md says how."""

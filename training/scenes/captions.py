@@ -118,5 +118,5 @@ def caption(rng: Random, place: str | None, looks: list[tuple[str, str, str | No
     else:
         words, named = f"{colour} {shape}", (colour, shape)
     if what > 0.75:
-        return Caption("a " + rng.choice(JOINED).format(words, place), *named, place)
-    return Caption(rng.choice(TEMPLATES).format(words), *named, None)
+        return Caption("a " + rng.choice(JOINED).format(words, place), named[0], named[1], place)
+    return Caption(rng.choice(TEMPLATES).format(words), named[0], named[1], None)
