@@ -69,7 +69,8 @@ def token_loss(
 ) -> tuple[torch.Tensor, Scores]:
     """What the projected visual tokens say of colour, shape, dot, place, position and pixels.
 
-    Names are read in the word embeddings of the decoder, the rest by probes.
+    Names are read in the word embeddings of the decoder, the rest by probes. What the tokens of a frame have
+    in common is kept small: "common" is its share of their squared length.
 
     Args:
         tokens: (N, 36, width), projected and pooled.
@@ -112,7 +113,11 @@ def token_loss(
     loss = loss + (away * shown).sum() / shown.sum().clamp(1)
     error = (probes["pixels"](tokens).float() - small_pictures(pixels)).square()
     scores["pixels"] = [1 - (error.mean() / small_pictures(pixels).var()).item()]
-    return loss + 4 * error.mean(), scores
+    # Without this, most of a background token would be its place's name, the same in every frame of a scene,
+    # and any two frames' backgrounds would look like duplicates to a method that compares tokens.
+    common = tokens.mean(1).square().mean(-1)
+    scores["common"] = common.tolist()
+    return loss + 4 * error.mean() + 2 * common.mean(), scores
 
 
 def vision_loss(

@@ -128,6 +128,8 @@ def test_evidence_lies_where_the_things_are() -> None:
         shown = evidence(clip, question)
         assert shown.shape == (clip.n_frames, 36)
         assert shown.any() or question.answer == "no"
+        frames = {t for piece in question.shows for t in piece.frames}
+        assert {int(t) for t in np.flatnonzero(shown.any(1))} == frames
         for piece in question.shows:
             if piece.what != "place":
                 assert set(piece.frames) <= set(clip.visible(clip.things[piece.thing]))
