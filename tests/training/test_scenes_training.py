@@ -20,6 +20,7 @@ from training.scenes.data import clip_batch, stream, token_labels, vision_batch
 from training.scenes.losses import Probes, decoder_loss, small_pictures
 from training.scenes.model import LAYERS, build_model, build_partner, build_tokenizer
 from training.scenes.optim import orthogonalise
+from training.scenes.scores import Scores
 from training.scenes.train import Run, Settings, decoder_job
 
 
@@ -77,7 +78,7 @@ def test_the_shared_pass_answers_as_single_prompts_do(processor: TinyProcessor) 
     batch = clip_batch(3, 1, 3, 6, {})
     model.set_attn_implementation(SHARED_PREFIX)
     with torch.no_grad():
-        loss, _ = decoder_loss(batch, model, processor, probes)
+        loss = decoder_loss(batch, model, processor, probes, Scores())
         model.set_attn_implementation("sdpa")
         single = []
         for _, text, answer in batch.questions[0]:
@@ -107,7 +108,7 @@ def loss_of_answers(model, processor, probes, batch) -> torch.Tensor:  # type: i
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "cross_entropy", catch)
-        decoder_loss(batch, model, processor, probes)
+        decoder_loss(batch, model, processor, probes, Scores())
     return caught[0]
 
 
@@ -202,3 +203,11 @@ def test_orthogonalise_brings_singular_values_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
         assert values.min() > 0.5
         assert values.max() < 1.4
+
+
+def test_scores_are_means_over_what_the_masks_leave() -> None:
+    scores = Scores()
+    scores.add("a", torch.tensor([True, False]))
+    scores.add("a", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
+    scores.add("empty", torch.ones(2), torch.zeros(2, dtype=torch.bool))
+    assert scores.means() == {"a": round(2 / 3, 4)}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -31,6 +32,18 @@ def _prefix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> 
             scores = scores.masked_fill(future, -torch.inf)
         parts.append(scores.softmax(-1) @ v[:, :, :end])
     return torch.cat(parts, dim=2)
+
+
+def _questions(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attention of the questions, each to the prefix and to itself as the mask says."""
+    blocks, length = mask.shape[1:3]
+    prefix = q.shape[2] - blocks * length
+    own_q, own_k, own_v = (x[:, :, prefix:].reshape(*x.shape[:2], blocks, length, -1) for x in (q, k, v))
+    own = (own_q @ own_k.transpose(-1, -2)).masked_fill(~mask, -torch.inf)
+    clip = q[:, :, prefix:] @ k[:, :, :prefix].transpose(-1, -2)
+    weights = torch.cat([clip.reshape(*own.shape[:-1], prefix), own], dim=-1).softmax(-1)
+    read = weights[..., :prefix].flatten(2, 3) @ v[:, :, :prefix]
+    return read + (weights[..., prefix:] @ own_v).flatten(2, 3)
 
 
 def shared_prefix_attention(
@@ -63,15 +76,10 @@ def shared_prefix_attention(
     prefix = q.shape[2] - blocks * length
     with torch.autocast(query.device.type, enabled=False):
         parts = [_prefix(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], bool(module.is_causal))]
-        if attention_mask is not None:
-            own_q, own_k, own_v = (
-                x[:, :, prefix:].reshape(*x.shape[:2], blocks, length, -1) for x in (q, k, v)
-            )
-            own = (own_q @ own_k.transpose(-1, -2)).masked_fill(~attention_mask, -torch.inf)
-            clip = q[:, :, prefix:] @ k[:, :, :prefix].transpose(-1, -2)
-            weights = torch.cat([clip.reshape(*own.shape[:-1], prefix), own], dim=-1).softmax(-1)
-            read = weights[..., :prefix].flatten(2, 3) @ v[:, :, :prefix]
-            parts.append(read + (weights[..., prefix:] @ own_v).flatten(2, 3))
+        if attention_mask is not None and q.is_cuda:  # its weights are large: made again in the backward pass
+            parts.append(checkpoint(_questions, q, k, v, attention_mask, use_reentrant=False))
+        elif attention_mask is not None:
+            parts.append(_questions(q, k, v, attention_mask))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 

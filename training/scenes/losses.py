@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,8 +14,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from adatp.scenes.vocabulary import CELL, COLOURS, DIRECTIONS, GRID, PLACES, SHAPES
 from training.scenes.data import IGNORE, ClipBatch, Named, TokenLabels, VisionBatch
 from training.scenes.model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
-
-Scores = dict[str, list[float]]
+from training.scenes.scores import Scores
 
 CLOCK_LAYER, MOTION_LAYER, NAME_LAYER, CHOICE_LAYER = 3, 6, 14, 16
 """Before these layers of 20 the states must tell: visual tokens their frame, and their motion; words of a
@@ -66,7 +65,8 @@ def token_loss(
     words: torch.Tensor,
     tokenizer: PreTrainedTokenizerFast,
     probes: Probes,
-) -> tuple[torch.Tensor, Scores]:
+    scores: Scores,
+) -> torch.Tensor:
     """What the projected visual tokens say of colour, shape, dot, place, position and pixels.
 
     Names are read in the word embeddings of the decoder, the rest by probes. What the tokens of a frame have
@@ -79,10 +79,10 @@ def token_loss(
         words: The decoder's word embeddings, (vocabulary, width).
         tokenizer: The tokenizer.
         probes: The probes.
+        scores: Takes the accuracies.
     """
     tokens = F.rms_norm(tokens.float(), tokens.shape[-1:])
-    scores: Scores = {}
-    loss = tokens.new_zeros(())
+    loss: torch.Tensor = tokens.new_zeros(())
 
     def target_of(name: str) -> torch.Tensor:
         return torch.from_numpy(getattr(labels, name)).to(tokens.device)
@@ -103,21 +103,23 @@ def token_loss(
         losses = F.cross_entropy(named.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
         for part in (target > 0, target == 0):
             loss = loss + (losses * part).sum() / part.sum().clamp(1)
-        scores[f"name {name}"] = (named.argmax(-1) == target)[target > 0].float().tolist()
+        scores.add(f"name {name}", named.argmax(-1) == target, target > 0)
     place, named = target_of("place"), read(PLACES)
-    if (place >= 0).any():
-        loss = loss + F.cross_entropy(named.flatten(0, 1), place.flatten(), ignore_index=IGNORE)
-        scores["name place"] = (named.argmax(-1) == place)[place >= 0].float().tolist()
+    known = place >= 0
+    losses = F.cross_entropy(named.flatten(0, 1), place.flatten(), reduction="none").view_as(place)
+    loss = loss + losses.sum() / known.sum().clamp(1)
+    scores.add("name place", named.argmax(-1) == place, known)
     shown = colour > 0
     away = (probes["offset"](tokens).float() - target_of("offset")).abs().mean(-1)
     loss = loss + (away * shown).sum() / shown.sum().clamp(1)
     error = (probes["pixels"](tokens).float() - small_pictures(pixels)).square()
-    scores["pixels"] = [1 - (error.mean() / small_pictures(pixels).var()).item()]
+    scores.add("pixels", 1 - error.mean() / small_pictures(pixels).var())
     # Without this, most of a background token would be its place's name, the same in every frame of a scene,
     # and any two frames' backgrounds would look like duplicates to a method that compares tokens.
     common = tokens.mean(1).square().mean(-1)
-    scores["common"] = common.tolist()
-    return loss + 4 * error.mean() + 2 * common.mean(), scores
+    scores.add("common", common)
+    loss = loss + 4 * error.mean() + 2 * common.mean()
+    return loss
 
 
 def vision_loss(
@@ -126,7 +128,8 @@ def vision_loss(
     model: LlavaOnevisionForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     probes: Probes,
-) -> tuple[torch.Tensor, Scores]:
+    scores: Scores,
+) -> torch.Tensor:
     """SigLIP's sigmoid loss over all pairs of texts and frames, and `token_loss`."""
     device = partner.device
     pixels = normal_pixels(torch.from_numpy(batch.pixels).to(device))
@@ -138,27 +141,27 @@ def vision_loss(
     cosine = F.normalize(read.float(), dim=-1) @ F.normalize(seen.pooler_output.float(), dim=-1).T
     logits = cosine * partner.logit_scale.exp() + partner.logit_bias
     match = torch.from_numpy(batch.match).to(device)
-    loss = 10 * F.binary_cross_entropy_with_logits(logits, match.float())
+    loss: torch.Tensor = 10 * F.binary_cross_entropy_with_logits(logits, match.float())
     ranks = logits.detach().flatten().argsort().argsort().float()
     positives = match.flatten().sum().clamp(1)
-    area = (ranks[match.flatten()].mean() - (positives - 1) / 2) / (match.numel() - positives).clamp(1)
+    mean_rank = (ranks * match.flatten()).sum() / positives
+    scores.add("match area", (mean_rank - (positives - 1) / 2) / (match.numel() - positives).clamp(1))
     # The tower's output is the input of the partner's last layer. Without a common component, frames of
     # different scenes differ in it, as cutting a video into segments by the cosine of their means asks for.
     states = seen.hidden_states[-2].float()
     loss = loss + states.mean((0, 1)).square().sum() / states.detach().square().sum(-1).mean()
     tokens = model.model.apply_pooling(model.model.multi_modal_projector(seen.hidden_states[-2]))
     words = model.get_input_embeddings().weight
-    named, scores = token_loss(tokens, batch.labels, pixels, words, tokenizer, probes)
-    return loss + named, {"match area": [area.item()], **scores}
+    loss = loss + token_loss(tokens, batch.labels, pixels, words, tokenizer, probes, scores)
+    return loss
 
 
 @dataclass
 class _Asked:
-    """Questions as tokens: ids (B, blocks, length), and the position of each question's last token."""
+    """Questions as tokens: ids (B, blocks, length); of each its clip, number, type and last token."""
 
     ids: torch.Tensor
-    last: torch.Tensor
-    flat: list[tuple[int, int, str]]
+    flat: list[tuple[int, int, str, int]]
 
 
 def prompt_parts(processor: Any) -> tuple[str, str]:
@@ -171,7 +174,6 @@ def prompt_parts(processor: Any) -> tuple[str, str]:
 
 def _tokenise(batch: ClipBatch, tokenizer: PreTrainedTokenizerFast, tail: str) -> _Asked:
     blocks = max(len(questions) for questions in batch.questions)
-    flat = [(i, j, kind) for i, row in enumerate(batch.questions) for j, (kind, _, _) in enumerate(row)]
     texts = [
         tail.replace("QUESTION", text) + answer + "<|im_end|>"
         for row in batch.questions
@@ -179,12 +181,14 @@ def _tokenise(batch: ClipBatch, tokenizer: PreTrainedTokenizerFast, tail: str) -
     ]
     rows = tokenizer(texts).input_ids
     length = max(map(len, rows))
-    ids = torch.full((len(batch.questions), blocks, length), tokenizer.pad_token_id)
-    last = torch.zeros(ids.shape[:2], dtype=torch.long)
-    for (i, j, _), row in zip(flat, rows, strict=True):
-        ids[i, j, : len(row)] = torch.tensor(row)
-        last[i, j] = len(row) - 1
-    return _Asked(ids, last, flat)
+    ids = np.full((len(batch.questions), blocks, length), tokenizer.pad_token_id)
+    flat, left = [], iter(rows)
+    for i, questions in enumerate(batch.questions):
+        for j, (kind, _, _) in enumerate(questions):
+            row = next(left)
+            ids[i, j, : len(row)] = row
+            flat.append((i, j, kind, len(row) - 1))
+    return _Asked(torch.from_numpy(ids), flat)
 
 
 def visual_tokens(model: LlavaOnevisionForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
@@ -202,7 +206,8 @@ def decoder_loss(
     model: LlavaOnevisionForConditionalGeneration,
     processor: Any,
     probes: Probes,
-) -> tuple[torch.Tensor, Scores]:
+    scores: Scores,
+) -> torch.Tensor:
     """Cross-entropy of the answers, with what the probes ask, and `token_loss` so that backgrounds stay.
 
     Every prompt is whole: no visual token is left out.
@@ -230,29 +235,29 @@ def decoder_loss(
     )
     hidden = output.last_hidden_state[:, start:].reshape(n, blocks, length, -1)
 
-    clip, block, kinds = zip(*asked.flat, strict=True)
-    at = asked.last[clip, block]
+    clip, block, kinds, last = zip(*asked.flat, strict=True)
+    at = torch.tensor(last)
     logits = model.lm_head(torch.stack([hidden[clip, block, at - 2], hidden[clip, block, at - 1]])).float()
-    target = torch.stack([ids[clip, block, at - 1], ids[clip, block, at]])
+    target = torch.stack([asked.ids[clip, block, at - 1], asked.ids[clip, block, at]]).to(device)
     weight = torch.tensor([LOSS_WEIGHT.get(kind, 1.0) for kind in kinds], device=device)
     losses = F.cross_entropy(logits[0], target[0], reduction="none")
     loss = (weight * losses).sum() / weight.sum() + 0.1 * F.cross_entropy(logits[1], target[1])
-    scores: Scores = defaultdict(list)
-    for kind, right in zip(kinds, (logits[0].argmax(-1) == target[0]).tolist(), strict=True):
-        scores[kind].append(float(right))
-    for part, found in (
-        token_loss(tokens, batch.labels, pixels, embed.weight, tokenizer, probes),
-        _visual_probes(output.hidden_states, batch, slice(lead.shape[1], start - 1), probes),
-        _question_probes(output.hidden_states, batch, start, asked, probes),
+    right = logits[0].argmax(-1) == target[0]
+    for kind in set(kinds):
+        scores.add(kind, right, torch.tensor([each == kind for each in kinds]).to(device))
+    states = output.hidden_states
+    for part in (
+        token_loss(tokens, batch.labels, pixels, embed.weight, tokenizer, probes, scores),
+        _visual_probes(states, batch, slice(lead.shape[1], start - 1), probes, scores),
+        _question_probes(states, batch, start, asked, probes, scores),
     ):
         loss = loss + 0.3 * part
-        scores.update(found)
-    return loss, scores
+    return loss
 
 
 def _visual_probes(
-    states: Any, batch: ClipBatch, where: slice, probes: Probes
-) -> tuple[torch.Tensor, Scores]:
+    states: Any, batch: ClipBatch, where: slice, probes: Probes, scores: Scores
+) -> torch.Tensor:
     """What visual tokens must tell some layers up: their frame, and how their thing moves."""
 
     def at(layer: int) -> torch.Tensor:
@@ -263,25 +268,26 @@ def _visual_probes(
     frames = torch.arange(early.shape[1], device=early.device) // TOKENS_PER_FRAME
     clock = 8 * probes["clock"](early).squeeze(-1).float()
     loss = 0.3 * F.huber_loss(clock, frames.expand(n, -1).float())
-    scores = {"token frame": ((clock - frames).abs() < 1).float().mean(1).tolist()}
+    scores.add("token frame", (clock - frames).abs() < 1)
     truth = torch.from_numpy(batch.labels.motion).to(early.device).view(n, -1)
-    if (truth > 0).any():
-        motion = probes["motion"](later[truth != IGNORE]).float()
-        truth = truth[truth != IGNORE]
-        losses, rests = F.cross_entropy(motion, truth, reduction="none"), truth == 0
-        loss = loss + losses[~rests].mean() + losses[rests].sum() / rests.sum().clamp(1)
-        scores["token motion"] = (motion.argmax(-1) == truth)[~rests].float().tolist()
-    return loss, scores
+    motion = probes["motion"](later).float()
+    losses = F.cross_entropy(motion.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)
+    for part in (truth > 0, truth == 0):
+        loss = loss + (losses * part).sum() / part.sum().clamp(1)
+    scores.add("token motion", motion.argmax(-1) == truth, truth > 0)
+    return loss
 
 
 def _question_probes(
-    states: Any, batch: ClipBatch, start: int, asked: _Asked, probes: Probes
-) -> tuple[torch.Tensor, Scores]:
+    states: Any, batch: ClipBatch, start: int, asked: _Asked, probes: Probes, scores: Scores
+) -> torch.Tensor:
     """What words of questions must tell: when a named thing is seen, which one is meant, what counts."""
     n, blocks, length = asked.ids.shape
     device = states[0].device
-    facts: list[tuple[int, int, str, Named]] = [(i, j, kind, batch.facts[i][j]) for i, j, kind in asked.flat]
-    loss, scores = states[0].new_zeros(()).float(), Scores()
+    facts: list[tuple[int, int, str, int, Named]] = [
+        (*each, batch.facts[each[0]][each[1]]) for each in asked.flat
+    ]
+    loss = states[0].new_zeros(()).float()
 
     def read(probe: str, spots: list[tuple[int, int, int]], layer: int) -> torch.Tensor:
         inside = states[layer][:, start:].reshape(n, blocks, length, -1)
@@ -290,18 +296,20 @@ def _question_probes(
         found: torch.Tensor = probes[probe](F.rms_norm(chosen, chosen.shape[-1:])).float()
         return found
 
-    if named := [((i, j, word), frame) for i, j, _, fact in facts for word, frame in fact.words]:
+    if named := [((i, j, word), frame) for i, j, _, _, fact in facts for word, frame in fact.words]:
         truth = torch.tensor([frame for _, frame in named], device=device)
         told = 8 * read("named", [spot for spot, _ in named], NAME_LAYER).squeeze(-1)
         loss = loss + F.huber_loss(told, truth)
-        scores["name frame"] = ((told - truth).abs() < 1.5).float().tolist()
+        scores.add("name frame", (told - truth).abs() < 1.5)
     for probe, kind in (("second", "before/after"), ("third", "first/last")):
         some = [
-            (i, j, fact) for i, j, k, fact in facts if k == kind and fact.chosen is not None and fact.words
+            (i, j, last, fact)
+            for i, j, k, last, fact in facts
+            if k == kind and fact.chosen is not None and fact.words
         ]
         spots = (
-            [(i, j, fact.words[-1][0]) for i, j, fact in some],
-            [(i, j, int(asked.last[i, j]) - 2) for i, j, _ in some],
+            [(i, j, fact.words[-1][0]) for i, j, _, fact in some],
+            [(i, j, last - 2) for i, j, last, _ in some],
         )
         truth = torch.tensor([fact.chosen for *_, fact in some], device=device)
         for where, layer in zip(spots, (NAME_LAYER, CHOICE_LAYER), strict=True):
@@ -309,10 +317,10 @@ def _question_probes(
                 told = read(probe, where, layer)
                 two = F.pad(told, (1, 0)) if told.shape[1] == 1 else told
                 loss = loss + F.cross_entropy(two, truth)
-                scores[f"{kind} before layer {layer}"] = (two.argmax(-1) == truth).float().tolist()
-    if counts := [(i, j, fact.members) for i, j, _, fact in facts if fact.members is not None]:
+                scores.add(f"{kind} before layer {layer}", two.argmax(-1) == truth)
+    if counts := [(i, j, last, fact.members) for i, j, _, last, fact in facts if fact.members is not None]:
         truth = torch.tensor([members for *_, members in counts], device=device)
-        told = read("members", [(i, j, int(asked.last[i, j]) - 2) for i, j, _ in counts], NAME_LAYER)
+        told = read("members", [(i, j, last - 2) for i, j, last, _ in counts], NAME_LAYER)
         loss = loss + 3 * F.binary_cross_entropy_with_logits(told, truth)
-        scores["members"] = ((told > 0) == (truth > 0)).all(1).float().tolist()
-    return loss, scores
+        scores.add("members", ((told > 0) == (truth > 0)).all(1))
+    return loss

@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from training.scenes.data import clip_batch, stream, vision_batch
 from training.scenes.losses import Probes, decoder_loss, vision_loss
 from training.scenes.model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer, graft_tower
 from training.scenes.optim import Muon
+from training.scenes.scores import Scores
 from training.scenes.validate import background_cosine, validate
 
 HARD = {"first/last": 2.0, "count": 3.0, "before/after": 1.5, "eighth": 1.5}
@@ -188,11 +188,12 @@ class Run:
             else:
                 yield clip_batch, decoder_job(self.settings, self.seed, step)
 
-    def _loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    def _loss(self, batch: Any, scores: Scores) -> torch.Tensor:
+        model, probes = self.model, self.probes
         with torch.autocast(self.device.type, torch.bfloat16):
             if self.stage == "vision":
-                return vision_loss(batch, self.partner, self.model, self.processor.tokenizer, self.probes)
-            return decoder_loss(batch, self.model, self.processor, self.probes)
+                return vision_loss(batch, self.partner, model, self.processor.tokenizer, probes, scores)
+            return decoder_loss(batch, model, self.processor, probes, scores)
 
     def update(self, loss: torch.Tensor) -> None:
         """One optimiser step: warm up, hold, then fall over the last part of the stage."""
@@ -221,25 +222,21 @@ class Run:
         self.stopped = True
 
     def _train_stage(self, until: float) -> None:
-        losses: list[float] = []
-        scores: dict[str, list[float]] = defaultdict(list)
+        scores = Scores()
         now = saved = logged = validated = time.monotonic()
         first = self.step
         for batch in stream(self._jobs(), self.settings.workers):
-            loss, found = self._loss(batch)
+            loss = self._loss(batch, scores)
             self.update(loss)
+            scores.add("loss", loss)
             began, now = now, time.monotonic()
             self.spent[self.stage] += now - began
-            losses.append(loss.item())
-            for name, values in found.items():
-                scores[name] += values
             if now - logged > 60 or self.step == self.settings.steps(self.stage):
-                means = {name: round(sum(v) / len(v), 4) for name, v in sorted(scores.items()) if v}
+                means = scores.means()
                 rate = round((self.step - first) / max(now - logged, 1e-9), 3)
                 frames = 1 if self.stage == "vision" else self.settings.frames(self.step - 1)
-                loss_mean = round(sum(losses) / len(losses), 4)
-                self.log(frames=frames, steps_per_second=rate, loss=loss_mean, train=means)
-                losses, scores, logged, first = [], defaultdict(list), now, self.step
+                self.log(frames=frames, steps_per_second=rate, loss=means.pop("loss"), train=means)
+                scores, logged, first = Scores(), now, self.step
             if now - saved > 60 * self.settings.save_every:
                 self.save()
                 saved = now
