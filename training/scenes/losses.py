@@ -287,7 +287,7 @@ def _question_probes(
     facts: list[tuple[int, int, str, int, Named]] = [
         (*each, batch.facts[each[0]][each[1]]) for each in asked.flat
     ]
-    loss = states[0].new_zeros(()).float()
+    loss: torch.Tensor = states[0].new_zeros(()).float()
 
     def read(probe: str, spots: list[tuple[int, int, int]], layer: int) -> torch.Tensor:
         inside = states[layer][:, start:].reshape(n, blocks, length, -1)
