@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .asking import ask, benchmark, questions
 from .clips import Clip, Scene, Thing, make_clip
+from .disturb import DISTURBANCES, disturb
 from .evidence import Question, evidence
 from .questions import ANSWERS, CHANCE, QUESTION_TYPES
 from .vocabulary import SPLITS, words
@@ -11,6 +12,7 @@ from .vocabulary import SPLITS, words
 __all__ = [
     "ANSWERS",
     "CHANCE",
+    "DISTURBANCES",
     "QUESTION_TYPES",
     "SPLITS",
     "Clip",
@@ -19,6 +21,7 @@ __all__ = [
     "Thing",
     "ask",
     "benchmark",
+    "disturb",
     "evidence",
     "make_clip",
     "questions",
