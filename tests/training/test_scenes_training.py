@@ -70,6 +70,10 @@ def test_a_longer_curriculum_goes_on_from_a_finished_run(tmp_path: Path) -> None
     Run(tmp_path, 0, "cpu", settings(vision_steps=1, curriculum=((2, 1),))).train()
     longer = Run(tmp_path, 0, "cpu", settings(vision_steps=1, curriculum=((2, 1), (4, 1))))
     assert (longer.stage, longer.step) == ("decoder", 1)
+    (tmp_path / "light.pt").rename(tmp_path / "state.pt")
+    light = Run(tmp_path, 0, "cpu", settings(vision_steps=1, curriculum=((2, 1), (4, 1))))
+    assert (light.stage, light.step) == ("decoder", 1)
+    torch.testing.assert_close(light.model.state_dict(), longer.model.state_dict(), rtol=0, atol=0)
 
 
 def test_the_shared_pass_answers_as_single_prompts_do(processor: TinyProcessor) -> None:

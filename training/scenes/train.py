@@ -135,7 +135,7 @@ class Run:
         if self.stage == "done" and self.step < settings.steps("decoder"):
             self.stage = "decoder"
         self.optimizers = self._optimizers()
-        if saved is not None:
+        if saved is not None and "optimizers" in saved:  # a light state has none
             for optimizer, its in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(its)
         for module in (self.model, self.partner):
@@ -172,6 +172,12 @@ class Run:
         }
         torch.save(state, self.out / "state.pt.new")
         os.replace(self.out / "state.pt.new", self.out / "state.pt")
+
+    def save_light(self) -> None:
+        """Write ``light.pt``: the state without the optimisers' part, to carry it to another machine."""
+        light = {"stage": self.stage, "step": self.step, "spent": self.spent}
+        light |= {name: getattr(self, name).state_dict() for name in ("partner", "model", "probes")}
+        torch.save(light, self.out / "light.pt")
 
     def log(self, **record: Any) -> None:
         """Append a record to the curves."""
@@ -217,6 +223,7 @@ class Run:
         while self.stage != "done" and time.monotonic() < until and not self.stopped:
             self._train_stage(until)
         self.save()
+        self.save_light()
 
     def _stop(self, *_: object) -> None:
         self.stopped = True
