@@ -17,7 +17,7 @@ from adatp.tiny import TinyProcessor
 from training.scenes.attention import SHARED_PREFIX
 from training.scenes.captions import JOINED, PLACE_TEMPLATES, TEMPLATES, caption, frame_content, held_out
 from training.scenes.data import clip_batch, stream, token_labels, vision_batch
-from training.scenes.losses import Probes, decoder_loss, small_pictures
+from training.scenes.losses import Probes, _sameness, decoder_loss, small_pictures
 from training.scenes.model import LAYERS, build_model, build_partner, build_tokenizer
 from training.scenes.optim import orthogonalise
 from training.scenes.scores import Scores
@@ -215,3 +215,14 @@ def test_scores_are_means_over_what_the_masks_leave() -> None:
     scores.add("a", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
     scores.add("empty", torch.ones(2), torch.zeros(2, dtype=torch.bool))
     assert scores.means() == {"a": round(2 / 3, 4)}
+
+
+def test_background_tokens_may_be_the_same_only_where_their_pixels_are() -> None:
+    torch.manual_seed(0)
+    token, other = torch.nn.functional.rms_norm(torch.randn(2, 36, 192), (192,))
+    picture, where = torch.rand(36, 48), torch.ones(1, 36, dtype=torch.bool)
+    same, changed = torch.stack([picture, picture]), torch.stack([picture, -picture])
+    assert _sameness(torch.stack([token, token]), same, where, Scores()) < 1e-6
+    assert _sameness(torch.stack([token, token]), changed, where, Scores()) > 0.8
+    assert _sameness(torch.stack([token, other]), changed, where, Scores()) < 0.1
+    assert _sameness(torch.stack([token, token]), changed, ~where, Scores()) == 0

@@ -23,6 +23,9 @@ question what they name; its last token which of the named is meant."""
 LOSS_WEIGHT = {"count": 3.0}
 """Question type -> weight of an answer, for types of which a clip allows only few."""
 
+PIXEL_SCALE = 0.2
+"""Root mean square of a change of pixels, in -1..1, at which a background token should clearly differ."""
+
 PIXELS = (CELL // 4) ** 2 * 3
 """Numbers of a token's small picture: 4 x 4 pixels of three colours."""
 
@@ -69,8 +72,8 @@ def token_loss(
 ) -> torch.Tensor:
     """What the projected visual tokens say of colour, shape, dot, place, position and pixels.
 
-    Names are read in the word embeddings of the decoder, the rest by probes. What the tokens of a frame have
-    in common is kept small: "common" is its share of their squared length.
+    Names are read in the word embeddings of the decoder, the rest by probes. Where the pixels of a background
+    change from one frame to the next, its tokens must as well.
 
     Args:
         tokens: (N, 36, width), projected and pooled.
@@ -114,11 +117,30 @@ def token_loss(
     loss = loss + (away * shown).sum() / shown.sum().clamp(1)
     error = (probes["pixels"](tokens).float() - small_pictures(pixels)).square()
     scores.add("pixels", 1 - error.mean() / small_pictures(pixels).var())
-    # Without this, most of a background token would be its place's name, the same in every frame of a scene,
-    # and any two frames' backgrounds would look like duplicates to a method that compares tokens.
-    common = tokens.mean(1).square().mean(-1)
-    scores.add("common", common)
-    loss = loss + 4 * error.mean() + 2 * common.mean()
+    loss = loss + 4 * error.mean()
+    empty = colour == 0
+    return loss + 3 * _sameness(tokens, small_pictures(pixels), empty[1:] & empty[:-1], scores)
+
+
+def _sameness(
+    tokens: torch.Tensor, pictures: torch.Tensor, where: torch.Tensor, scores: Scores
+) -> torch.Tensor:
+    """How much more similar background tokens are, from one frame to the next, than the pixels they show.
+
+    Without this, a background token is the name of its place and its position, the same in every frame of a
+    scene whatever the camera does, and methods that compare tokens would find duplicates only.
+
+    Args:
+        tokens: (N, 36, width), of unit root mean square.
+        pictures: (N, 36, 48), what they show.
+        where: bool (N - 1, 36), which tokens are background in both frames.
+        scores: Takes the mean cosine.
+    """
+    cosine = (tokens[1:] * tokens[:-1]).mean(-1)
+    similar = torch.exp(-(pictures[1:] - pictures[:-1]).square().mean(-1) / PIXEL_SCALE**2)
+    scores.add("background cosine", cosine, where)
+    scores.add("background pixels", similar, where)
+    loss: torch.Tensor = ((cosine - similar).relu().square() * where).sum() / where.sum().clamp(1)
     return loss
 
 
