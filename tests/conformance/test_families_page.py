@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-
 import test_conformance
 import test_conformance_settings
+
 from adatp.models import CHECKPOINTS
 from adatp.models import FAMILIES as REGISTRY
 from agreement import MARK, PAGE, SEEN, families_section, families_seen

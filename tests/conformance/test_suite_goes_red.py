@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import test_conformance as checks
 import torch
 from torch import Tensor
 
 import fake_flash
-import test_conformance as checks
 from adatp import engine
 from adatp.engine import Engine, Kept, _DeepStack, _PrunedCache
 from adatp.methods.adatp import AdaTPPlan

@@ -41,7 +41,8 @@ def main() -> None:
             if stage == "decoder" and frames[i] != frames[i - 1]:
                 axis.axvline(chosen[i]["minutes"][stage], color="0.85")
         axis.set(title=title, xlabel="minutes", ylabel="accuracy", ylim=(0, 1.02))
-        axis.legend(fontsize=7, ncols=2, loc="lower right")
+        if chosen:
+            axis.legend(fontsize=7, ncols=2, loc="lower right")
     figure.savefig(image, dpi=110)
 
 
