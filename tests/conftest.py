@@ -8,6 +8,7 @@ needs torchvision.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["agreement", "browser", "pytester"]
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))  # `make rounding` tries other settings
+torch.backends.mkldnn.enabled = os.environ.get("TEST_ONEDNN", "1") != "0"
 
 BESIDE = Path(sys.prefix) / "torchvision"
 if BESIDE.is_dir():

@@ -13,6 +13,7 @@ from families import (
     batch,
     build,
 )
+from rounding import limit
 from suite import EQUAL, GREEDY, RAGGED, STEPS, dropped, feature, generated_logits
 
 
@@ -30,7 +31,7 @@ def test_a_padded_batch_equals_its_single_runs(
             for together_kept, alone_kept in zip(joint.kept, run.report.kept, strict=True):
                 assert torch.equal(together_kept[b] - pads, alone_kept[0])
             assert torch.equal(together.sequences[b, -STEPS:], alone.sequences[0, -STEPS:])
-            agree(generated_logits(together)[b], generated_logits(alone)[0], within=1e-5)
+            agree(generated_logits(together)[b], generated_logits(alone)[0], within=limit(family))
 
 
 @feature("batch")
