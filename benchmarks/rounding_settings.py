@@ -44,12 +44,13 @@ Found = dict[str, list[float]]
 """By test and kind of comparison: error / limit, error, limit."""
 
 
-def measure(setting: dict[str, str], tests: list[str]) -> tuple[Found, str]:
+def measure(setting: dict[str, str], tests: list[str], families: str = "") -> tuple[Found, str]:
     """Run the tests; what came near, and pytest's last line."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "margins.json"
         paths = [str(ROOT / "tests" / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        more = {"MARGINS": str(file), "MARGINS_SUBSET": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        more = {"MARGINS": str(file), "MARGINS_SUBSET": "1", "MARGINS_FAMILIES": families}
+        more["PYTHONPATH"] = os.pathsep.join(paths)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "margins", "-p", "no:cacheprovider", *tests]
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | more | setting, capture_output=True, text=True, check=False
@@ -78,13 +79,14 @@ def main() -> int:
     """Measure all settings, print the table, and say whether every limit is far enough."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", default=",".join(SETTINGS), help="names, separated by commas")
+    parser.add_argument("--families", default="", help="names, separated by commas; all of them if left out")
     parser.add_argument("--json", type=Path, help="write every margin there as well")
     parser.add_argument("tests", nargs="*", default=TESTS, help="files or folders of tests")
     asked = parser.parse_args()
     print(f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}", flush=True)
     found, red = {}, False
     for name in asked.settings.split(","):
-        found[name], last = measure(SETTINGS[name], asked.tests)
+        found[name], last = measure(SETTINGS[name], asked.tests, asked.families)
         red = red or "passed" not in last or "failed" in last or "error" in last
         share = max((margin for margin in found[name].values()), default=[0.0])
         print(f"{name:12} {last}; the smallest limit/error {1 / max(share[0], 1e-9):.1f}", flush=True)

@@ -6,6 +6,7 @@ left out.
 
 With ``MARGINS_SUBSET`` set, of the tests with the fixture ``agree`` one of each function and family runs, in
 float32 and with a ragged batch where there is one; which attention and which method varies by family.
+``MARGINS_FAMILIES`` names families, separated by commas: only these, and tests of no family.
 """
 
 from __future__ import annotations
@@ -79,11 +80,12 @@ watch_approx()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not os.environ.get("MARGINS_SUBSET"):
         return
+    only = os.environ.get("MARGINS_FAMILIES", "").split(",") if os.environ.get("MARGINS_FAMILIES") else []
     chosen: dict[tuple[str, str], pytest.Item] = {}
     for item in sorted(items, key=representative):
         params = getattr(getattr(item, "callspec", None), "params", {})
         family = getattr(params.get("family"), "name", "")
-        if "agree" in getattr(item, "fixturenames", ()):
+        if "agree" in getattr(item, "fixturenames", ()) and (not family or not only or family in only):
             chosen.setdefault((item.nodeid.partition("[")[0], family), item)
     kept = {id(item) for item in chosen.values()}
     items[:] = [item for item in items if id(item) in kept]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 
+GENERATES = {"_previous_max_cache_length"}
+"""What `generate` itself leaves on a model that had a static cache."""
+
+
 def public(attribute: str) -> bool:
     # Qwen-VL keeps the rope deltas of its last call, pruned or not.
     return not attribute.startswith("_") and attribute != "rope_deltas"
@@ -18,7 +22,7 @@ def snapshot(model: Any) -> dict[str, Any]:
             "implementation": getattr(getattr(module, "config", None), "_attn_implementation", None),
             "training": module.training,
             "attributes": {key: id(value) for key, value in vars(module).items() if public(key)},
-            "private": sorted(vars(module)),
+            "private": sorted(vars(module).keys() - GENERATES),
             "hooks": [
                 list(getattr(module, hooks))
                 for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs")
