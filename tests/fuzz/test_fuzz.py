@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from adatp.methods import AdaTP
 from families import Prompt
-from playing import WrongError, play
+from judging import WrongError
+from playing import play
 from scenarios import KNOWN, Scenario, Turn, scenarios
 
 MINUTES, EXAMPLES = float(os.environ.get("FUZZ_MINUTES", "0")), int(os.environ.get("FUZZ_EXAMPLES", "40"))

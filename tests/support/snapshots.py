@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 GENERATES = {"_previous_max_cache_length"}
 """What `generate` itself leaves on a model that had a static cache."""
 
