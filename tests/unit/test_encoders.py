@@ -114,9 +114,9 @@ def test_one_question_a_sample_also_for_copies(model: Any) -> None:
         model.generate(**inputs, max_new_tokens=2, num_return_sequences=2, do_sample=True)
     told = [note["segment_relevance"] for note in run.report.notes]
     assert len(told) == 4
-    assert told[0] == pytest.approx(told[1])
-    assert told[2] == pytest.approx(told[3])
-    assert told[0] != pytest.approx(told[2])
+    assert told[0] == pytest.approx(told[1], abs=1e-5)
+    assert told[2] == pytest.approx(told[3], abs=1e-5)
+    assert told[0] != pytest.approx(told[2], abs=1e-3)
 
 
 def test_partners_that_can_not_be_had(model: Any, tmp_path: Path) -> None:
