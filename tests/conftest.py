@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from adatp.plan import Selection
 
 pytest_plugins = ["agreement", "browser", "pytester"]
+
+hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no fault
+hypothesis.settings.load_profile("suite")
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))  # `make rounding` tries other settings
 torch.backends.mkldnn.enabled = os.environ.get("TEST_ONEDNN", "1") != "0"
