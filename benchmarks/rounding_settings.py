@@ -25,12 +25,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "default": {"ATEN_CPU_CAPABILITY": "default"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "avx512": {"ATEN_CPU_CAPABILITY": "avx512"},
-    "two threads": {"TEST_THREADS": "2"},
+    "two threads": {"TEST_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},  # or a busy machine stands still
     "no oneDNN": {"TEST_ONEDNN": "0"},
     "old MKL": {"MKL_CBWR": "COMPATIBLE"},
     "all at once": {
         "ATEN_CPU_CAPABILITY": "default",
         "TEST_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TEST_ONEDNN": "0",
         "MKL_CBWR": "COMPATIBLE",
     },

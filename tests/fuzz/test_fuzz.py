@@ -132,7 +132,7 @@ def signature(error: BaseException) -> str:
     """One for all examples of a fault: its type, the line of ours it came from, its words without numbers."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/adatp/" in frame.filename]
     where = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}" if frames else ""
-    return f"{type(error).__name__} {where} {re.sub('[0-9.e+-]+', '#', str(error))[:60]}"
+    return f"{type(error).__name__} {where} {re.sub('[0-9][0-9.e+-]*', '#', str(error))[:60]}"
 
 
 def test_it_notices(monkeypatch: pytest.MonkeyPatch) -> None:
