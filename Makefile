@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LIMIT ?= 200
+MINUTES ?= 60
+SEED ?= 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # The versions of transformers that the suite runs on besides the one installed, and those of them that it always does.
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test versions versions-full lint types bench bench-gpu results bias train clean
+.PHONY: setup dev demo test versions versions-full lint types rounding fuzz bench bench-gpu results bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -57,6 +59,13 @@ versions versions-full:
 	set -e; for version in $(RUN); do \
 		PYTHONPATH=$(VENV)/transformers-$$version $(BIN)/python -m pytest --numprocesses 2 $(SUITE); \
 	done
+
+# The settings have other rounding: instructions, threads, libraries. About five minutes each.
+rounding: dev  ## how near comparisons come to their limits under eight settings
+	$(BIN)/python benchmarks/rounding_settings.py
+
+fuzz: dev  ## random requests against the masked reference, for MINUTES
+	FUZZ_MINUTES=$(MINUTES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -k many
 
 lint: dev
 	$(BIN)/ruff check .

@@ -8,11 +8,13 @@ needs torchvision.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["agreement", "browser", "pytester"]
 
-torch.set_num_threads(1)
+hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no fault
+hypothesis.settings.load_profile("suite")
+
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))  # `make rounding` tries other settings
+torch.backends.mkldnn.enabled = os.environ.get("TEST_ONEDNN", "1") != "0"
 
 BESIDE = Path(sys.prefix) / "torchvision"
 if BESIDE.is_dir():

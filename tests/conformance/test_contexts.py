@@ -20,7 +20,8 @@ from families import (
     batch,
     build,
 )
-from suite import GREEDY, LATE, ONE, RAGGED, dropped, engine, feature, generated_logits, snapshot
+from snapshots import snapshot
+from suite import GREEDY, LATE, ONE, RAGGED, dropped, engine, feature, generated_logits
 
 
 @feature("leaving")

@@ -22,6 +22,7 @@ from families import (
     build,
 )
 from oracle import masking_error, recorded
+from rounding import limit
 from suite import GREEDY, batches, engine, feature
 
 
@@ -86,7 +87,7 @@ def test_merging_is_averaging_in_a_masked_run(
             states = args[0].clone()
             for at, sample, alive, kept, into, hidden in taken:
                 if at == layer:
-                    assert (hidden - args[0][sample, alive]).abs().max() < 1e-4
+                    agree(hidden, args[0][sample, alive], within=limit(family, of="states"))
                     for k in range(len(kept)):
                         states[sample, kept[k]] = args[0][sample, alive[into == k]].mean(0)
             return (states, *args[1:]), kwargs
@@ -98,7 +99,7 @@ def test_merging_is_averaging_in_a_masked_run(
         layers[number].register_forward_pre_hook(average(number), with_kwargs=True) for number in (0, 3)
     ]
     real = inputs["attention_mask"].bool()
-    agree.masked(model, record, run.report.kept, real, within=1e-5)
+    agree.masked(model, record, run.report.kept, real, within=limit(family))
     for handle in handles:
         handle.remove()
     plain = masking_error(model, record, run.report.kept, real)

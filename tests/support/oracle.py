@@ -156,7 +156,14 @@ def deepstack_of(record: Record) -> dict[str, Any]:
         torch.zeros(embeds.shape[:2], dtype=torch.bool) if each is None else each[0]
         for embeds, each in zip(record.embeds, record.deepstack, strict=True)
     ]
-    features = [torch.cat(levels) for levels in zip(*(levels for _, levels in given), strict=True)]
+    counts = [mask.sum(1).tolist() for mask, _ in given]
+
+    def by_sample(parts: Sequence[Tensor]) -> Tensor:
+        """Of each call's features, sample after sample, the whole sequence's."""
+        split = [part.split(count) for part, count in zip(parts, counts, strict=True)]
+        return torch.cat([sample for row in zip(*split, strict=True) for sample in row])
+
+    features = [by_sample(parts) for parts in zip(*(levels for _, levels in given), strict=True)]
     return {"visual_pos_masks": torch.cat(where, 1), "deepstack_visual_embeds": features}
 
 

@@ -22,9 +22,11 @@ from adatp.layout import VideoLayout, build_layouts
 from adatp.plots import plot_bias
 from adatp.tiny.world import benchmark, make_clip
 from adatp.video import Video
+from agreement import Agree
 from clips import write_clip
 from conftest import Run
 from families import FAMILIES, Prompt, Qwen35, batch, build
+from rounding import limit
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -47,10 +49,10 @@ def video(frames: np.ndarray) -> Video:
 def test_flat_attention_has_no_bias() -> None:
     layout = layout_of(4, 2, 5)
     found = describe(torch.full((40,), 0.01), torch.arange(40), layout)
-    assert found.entropy == pytest.approx(1)
-    assert found.position_peak_to_mean == found.top10_position_peak_to_mean == pytest.approx(1)
+    assert found.entropy == pytest.approx(1, rel=1e-5)
+    assert found.position_peak_to_mean == found.top10_position_peak_to_mean == pytest.approx(1, rel=1e-5)
     for share in (found.mass_by_frame, found.top10_by_frame):
-        assert share.tolist() == pytest.approx([0.25] * 4)
+        assert share.tolist() == pytest.approx([0.25] * 4, rel=1e-5)
 
 
 def test_attention_is_found_where_it_is() -> None:
@@ -59,13 +61,13 @@ def test_attention_is_found_where_it_is() -> None:
     attention[3] *= 3  # the last frame
     flat = attention.flatten()
     found = describe(flat, flat.argsort(descending=True, stable=True)[:4], layout_of(4, 2, 5))
-    assert found.position_peak_to_mean == pytest.approx(11 / 2)
+    assert found.position_peak_to_mean == pytest.approx(11 / 2, rel=1e-5)
     assert found.mass_by_position.argmax() == 8
-    assert found.mass_by_frame.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    assert found.mass_by_frame.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2], rel=1e-5)
     assert found.top10_by_frame.tolist() == [0.25] * 4
     assert found.top10_position_peak_to_mean == 10
     p = flat / flat.sum()
-    assert found.entropy == pytest.approx(float(-(p * p.log()).sum()) / math.log(40))
+    assert found.entropy == pytest.approx(float(-(p * p.log()).sum()) / math.log(40), rel=1e-5)
 
 
 def test_all_on_one_token_is_no_entropy() -> None:
@@ -103,7 +105,7 @@ def test_a_position_without_attention_keeps_its_part() -> None:
     zero = debiased_attention(
         torch.zeros(6), torch.zeros(6, dtype=torch.int64), torch.arange(6) % 3, torch.ones(1)
     )
-    assert zero.tolist() == pytest.approx([0.5] * 6)
+    assert zero.tolist() == pytest.approx([0.5] * 6, rel=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 99))
@@ -124,8 +126,8 @@ def test_controls_show_what_they_say() -> None:
 
 def test_correlation() -> None:
     x = torch.tensor([1.0, 2, 4])
-    assert correlation(x, 3 * x + 1) == pytest.approx(1)
-    assert correlation(x, -x) == pytest.approx(-1)
+    assert correlation(x, 3 * x + 1) == pytest.approx(1, rel=1e-5)
+    assert correlation(x, -x) == pytest.approx(-1, rel=1e-5)
     assert correlation(x, torch.ones(3)) is None
 
 
@@ -135,7 +137,9 @@ def test_correlation() -> None:
 @families
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, attention: str) -> None:
+def test_watching_sees_eager_attention_in_every_layer_that_has_any(
+    family: Any, attention: str, agree: Agree
+) -> None:
     inputs = batch(family, [Prompt(before=1, seed=1), Prompt(before=4, seed=2)])
     model, eager = build(family, attention), build(family, "eager")
     expected = model(**inputs).logits
@@ -150,7 +154,7 @@ def test_watching_sees_eager_attention_in_every_layer_that_has_any(family: Any, 
         for layer, plain in seen["attention"].items():
             scores = torch.tensor(plain)
             expected = attentions[int(layer)][sample][:, layout.question].mean((0, 1))
-            assert (scores - expected[layout.index]).abs().max() < 1e-5
+            agree(scores, expected[layout.index], within=limit(family, of="attention"))
             assert scores.shape == layout.index.shape
     assert run.report.flops_ratio > 1  # scoring costs, and is counted
     assert json.loads(run.report.to_json())["samples"] == run.report.notes
@@ -196,25 +200,25 @@ def test_attention_by_position_follows_the_slot(monkeypatch: pytest.MonkeyPatch)
     found = measure(Session.of(MODEL, None), stills(6), layers=[3])
     [layer], [shuffled] = found["layers"], found["controls"]["shuffled"]
     assert layer["layer"] == 3
-    assert shuffled["follows_slot"] == pytest.approx(1)
+    assert shuffled["follows_slot"] == pytest.approx(1, rel=1e-5)
     assert abs(shuffled["follows_content"]) < 0.6
     for control in ("identical", "black"):
         [row] = found["controls"][control]
-        assert row["mass_by_frame"] == pytest.approx(layer["mass_by_frame"])
-    assert layer["mass_by_frame"] == pytest.approx([(1 + slot) / 36 for slot in range(8)], abs=1e-6)
+        assert row["mass_by_frame"] == pytest.approx(layer["mass_by_frame"], abs=5e-6)
+    assert layer["mass_by_frame"] == pytest.approx([(1 + slot) / 36 for slot in range(8)], abs=5e-6)
     assert sum(layer["top10_by_frame"][-1:]) == 1
-    assert layer["debiased"]["mass_by_frame"] == pytest.approx([1 / 8] * 8)
+    assert layer["debiased"]["mass_by_frame"] == pytest.approx([1 / 8] * 8, rel=1e-5)
 
 
 def test_attention_by_content_follows_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     simulated(monkeypatch, lambda slot, level: 1 + level)
     found = measure(Session.of(MODEL, None), stills(6), layers=[3])
     [shuffled] = found["controls"]["shuffled"]
-    assert shuffled["follows_content"] == pytest.approx(1)
+    assert shuffled["follows_content"] == pytest.approx(1, rel=1e-5)
     assert abs(shuffled["follows_slot"]) < 0.6
     for control in ("identical", "black"):
         [row] = found["controls"][control]
-        assert row["mass_by_frame"] == pytest.approx([1 / 8] * 8)
+        assert row["mass_by_frame"] == pytest.approx([1 / 8] * 8, rel=1e-5)
 
 
 def world(clips: int, frames: int = 16) -> Iterator[tuple[Video, str]]:
@@ -240,10 +244,10 @@ def test_the_embedded_model_is_biased_by_position(measured: dict[str, Any]) -> N
     assert max(black) > 1.5  # nothing to see, and yet some frames are looked at more
     for row in measured["layers"]:
         for each in (row, row["debiased"]):
-            assert sum(each["top10_by_frame"]) == pytest.approx(1, abs=1e-5)  # numbers are rounded to 1e-6
-            assert sum(each["mass_by_frame"]) == pytest.approx(1, abs=1e-5)
+            assert sum(each["top10_by_frame"]) == pytest.approx(1, abs=1e-4)  # numbers are rounded to 1e-6
+            assert sum(each["mass_by_frame"]) == pytest.approx(1, abs=1e-4)
             assert 0 < each["entropy"] <= 1 <= each["position_peak_to_mean"]
-        assert row["debiased"]["position_peak_to_mean"] == pytest.approx(1)
+        assert row["debiased"]["position_peak_to_mean"] == pytest.approx(1, rel=1e-5)
         assert 0 < row["visual_mass"] <= 1.0001
     assert first["top10_position_peak_to_mean"] > first["debiased"]["top10_position_peak_to_mean"]
 

@@ -11,6 +11,7 @@ from transformers import SiglipConfig, SiglipModel
 
 from adatp import AdaTP
 from adatp.encoders import EncoderError, load_partner, partner_of
+from agreement import Agree
 from families import END, PAD, START, VIDEO, LlavaOnevision, Prompt, batch, build
 from flop_counting import flop_counter
 from processors import llava_onevision, tokenizer
@@ -56,7 +57,9 @@ def model(siglip: SiglipModel, tmp_path: Path) -> Any:
 
 
 @torch.no_grad()
-def test_frames_are_not_encoded_twice_and_come_out_the_same(siglip: SiglipModel, model: Any) -> None:
+def test_frames_are_not_encoded_twice_and_come_out_the_same(
+    siglip: SiglipModel, model: Any, agree: Agree
+) -> None:
     pixels = torch.randn(5, 3, 16, 16)
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
     partner = load_partner(model, model.model.vision_tower, download=False)
@@ -64,19 +67,21 @@ def test_frames_are_not_encoded_twice_and_come_out_the_same(siglip: SiglipModel,
     expected = getattr(expected, "pooler_output", expected)
     with flop_counter() as seen:
         embedded = partner.embed_frames(states)
-    assert (embedded - expected).abs().max() < 1e-6
+    agree(embedded, expected, within=1e-5)
     with flop_counter() as read:
         text = partner.embed_text("what is the red ball ?")
     ids = partner.tokenizer(
         ["what is the red ball ?"], padding="max_length", max_length=12, return_tensors="pt"
     )["input_ids"]
     expected = siglip.get_text_features(ids)
-    assert torch.allclose(text, getattr(expected, "pooler_output", expected)[0], atol=1e-6)
+    agree(text, getattr(expected, "pooler_output", expected)[0], within=1e-5)
     assert partner.flops(5) == pytest.approx(seen.get_total_flops() + read.get_total_flops(), rel=0.01)
 
 
 @torch.no_grad()
-def test_the_relevant_segment_is_the_one_that_siglip_names(siglip: SiglipModel, model: Any) -> None:
+def test_the_relevant_segment_is_the_one_that_siglip_names(
+    siglip: SiglipModel, model: Any, agree: Agree
+) -> None:
     processor = llava_onevision()
     inputs = processor(
         text=[prompt(processor, "video", "what is the red ball ?")],
@@ -92,7 +97,7 @@ def test_the_relevant_segment_is_the_one_that_siglip_names(siglip: SiglipModel, 
     )["input_ids"]
     scores = siglip(input_ids=ids, pixel_values=inputs["pixel_values_videos"][0])
     cosine = torch.nn.functional.cosine_similarity(scores.text_embeds, scores.image_embeds)
-    assert torch.allclose(torch.tensor(run.report.notes[0]["segment_relevance"]), cosine, atol=1e-5)
+    agree(torch.tensor(run.report.notes[0]["segment_relevance"]), cosine, within=1e-5)
     assert run.report.flops.relevance > 0
     with AdaTP(flops=1.0)(model, processor) as whole:
         model(**inputs)
@@ -109,9 +114,9 @@ def test_one_question_a_sample_also_for_copies(model: Any) -> None:
         model.generate(**inputs, max_new_tokens=2, num_return_sequences=2, do_sample=True)
     told = [note["segment_relevance"] for note in run.report.notes]
     assert len(told) == 4
-    assert told[0] == pytest.approx(told[1])
-    assert told[2] == pytest.approx(told[3])
-    assert told[0] != pytest.approx(told[2])
+    assert told[0] == pytest.approx(told[1], abs=1e-5)
+    assert told[2] == pytest.approx(told[3], abs=1e-5)
+    assert told[0] != pytest.approx(told[2], abs=1e-3)
 
 
 def test_partners_that_can_not_be_had(model: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import chats
 from adatp.layout import VideoLayout
-from adatp.models import FAMILIES as REGISTRY
+from adatp.models import family_of
 from adatp.question import ChatRoles, QuestionFinder, learn_roles, roles_of
 from families import Gemma3, Glm4v, InternVL, LlavaOnevision, Qwen3VL, Qwen25VL, SmolVLM, VideoLlava
 
@@ -53,7 +53,7 @@ def read(
         given = {"videos": [clip] * videos, "do_sample_frames": False, "video_metadata": metadata}
     texts = [text + " so" * number for number in range(batch)]
     inputs = processor(text=texts, padding=True, return_tensors="pt", **given)
-    ours, config = REGISTRY[family.name], family.config()
+    ours, config = family_of(family.name), family.config()
     grids = ours.grids(config, inputs, None)
     layouts = ours.layouts(config, inputs, inputs["attention_mask"].bool(), grids)
     return processor, layouts, inputs["input_ids"]
@@ -62,7 +62,7 @@ def read(
 def question(family: Any, *turns: tuple[Any, ...], **options: Any) -> str:
     """What is found, without the whitespace that tokenizers put anywhere."""
     processor, layouts, ids = read(family, *turns, **options)
-    finder = QuestionFinder.of(processor, getattr(REGISTRY[family.name], "video_intro", ""))
+    finder = QuestionFinder.of(processor, getattr(family_of(family.name), "video_intro", ""))
     assert finder is not None
     found = {said(processor, ids[b], finder.positions(layouts[b], ids[b])) for b in range(len(ids))}
     assert len(found) == 1

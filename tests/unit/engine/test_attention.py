@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adatp.engine.attention import Probe, ReceivedProbe, attention_rows
 from adatp.models import family_of
+from agreement import Agree
 from families import LlavaOnevision, build
 
 BATCH, HEADS, KV_HEADS, WIDTH, PAST, NEW = 2, 4, 2, 8, 3, 9
@@ -21,7 +22,7 @@ def full_attention(query: Tensor, key: Tensor, allowed: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive", "padding", "static"])
-def test_rows_of_full_attention(kind: str) -> None:
+def test_rows_of_full_attention(kind: str, agree: Agree) -> None:
     torch.manual_seed(0)
     query = torch.randn(BATCH, HEADS, NEW, WIDTH)
     key = torch.randn(BATCH, KV_HEADS, KEYS + 4 * (kind == "static"), WIDTH)
@@ -41,7 +42,7 @@ def test_rows_of_full_attention(kind: str) -> None:
     scored = attention_rows(query, key, rows, mask, WIDTH**-0.5, PAST)
     expected = full_attention(query, key, allowed)
     for b in range(BATCH):
-        assert torch.allclose(scored[b], expected[b][:, rows[b]], atol=1e-6)
+        agree(scored[b], expected[b][:, rows[b]], within=1e-5)
 
 
 def test_a_probe_scores_once_and_passes_the_call_on() -> None:
@@ -80,7 +81,7 @@ def test_what_can_not_be_scored_is_refused() -> None:
         type(module).__module__ = before
 
 
-def test_what_patches_receive_is_the_same_packed_split_or_stacked() -> None:
+def test_what_patches_receive_is_the_same_packed_split_or_stacked(agree: Agree) -> None:
     """As flash attention, other kernels and square images hand them over."""
     torch.manual_seed(0)
     query, key = torch.randn(2, HEADS, 6, WIDTH), 3 * torch.randn(2, HEADS, 6, WIDTH)
@@ -98,5 +99,5 @@ def test_what_patches_receive_is_the_same_packed_split_or_stacked() -> None:
         probe.see(query[image : image + 1], key[image : image + 1], None, 0.3, None)
     split = probe.take()
     for received in (stacked, packed, split):
-        assert (received - expected).abs().max() < 1e-6
+        agree(received, expected, within=1e-5)
     assert probe.flops == spent == 2 * 2 * HEADS * 6 * 6 * WIDTH

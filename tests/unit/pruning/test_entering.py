@@ -12,7 +12,7 @@ from adatp import AdaTP
 from adatp.engine import attention
 from adatp.methods import VisionZip
 from families import LlavaOnevision, Prompt, batch, build
-from suite import snapshot
+from snapshots import snapshot
 
 METHOD = VisionZip(flops=0.5)  # which has the tower's attention recorded as well
 STEPS = [
