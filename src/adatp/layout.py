@@ -32,16 +32,25 @@ class PromptCounts:
         visual: its visual tokens, the only ones that may be dropped.
         other: all its other tokens.
         question: those of the other tokens that follow the last visual token.
+        past: tokens of the sequence that a cache was given before this prompt.
+        held: how many of these each decoder layer's cache still has, one count a layer: an earlier video was
+            pruned. Empty: every layer has them all.
     """
 
     visual: int
     other: int
     question: int = 0
+    past: int = 0
+    held: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
         """All of them."""
         return self.visual + self.other
+
+    def held_by(self, layers: int) -> tuple[int, ...]:
+        """Tokens of the past that each of the decoder's layers still has."""
+        return self.held or (self.past,) * layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +74,8 @@ class VideoLayout:
         videos: which of the batch's videos these are.
         grids: frames, rows and columns of each of them.
         length: length of the row, pads included.
+        past: tokens of the sequence that a cache was given before this prompt, pads excluded.
+        held: see `PromptCounts.held`.
     """
 
     index: Tensor
@@ -79,12 +90,15 @@ class VideoLayout:
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
     length: int
+    past: int = 0
+    held: tuple[int, ...] = ()
 
     @property
     def counts(self) -> PromptCounts:
         """How many tokens of each kind the sample has."""
         visual = len(self.index)
-        return PromptCounts(visual, len(self.real) - visual, len(self.question))
+        other = len(self.real) - visual
+        return PromptCounts(visual, other, len(self.question), self.past, self.held)
 
     @property
     def frames(self) -> int:
