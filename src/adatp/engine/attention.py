@@ -228,8 +228,8 @@ def _tapped_attention(
     scaling = kwargs.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"))
-    # Flash attention looks its kernel up by the name in the module's config. Other threads may be about to read
-    # that of the module itself, so the kernel is given a twin.
+    # Flash attention looks its kernel up by the name in the module's config. Other threads may be about to
+    # read that of the module itself, so the kernel is given a twin.
     twin = object.__new__(type(module))
     twin.__dict__ = {**vars(module), "config": tap.config}
     return tap.inner(twin, query, key, value, attention_mask, **kwargs)
