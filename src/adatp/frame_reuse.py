@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adatp.flops import siglip_vision_flops
+from adatp.threads import PerThread
 
 # Towers that are given images (n, channels, height, width) and look at each by itself.
 _FRAME_BY_FRAME = ("siglip_vision_model",)
@@ -94,7 +94,7 @@ class FrameReuse:
             output[name] = _take_rows(value, source)
 
 
-class _Present(threading.local):
+class _Present(PerThread):
     """The tower's call that one thread is in the middle of."""
 
     source: Tensor | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from adatp.threads import PerThread
 
 NAME = "adatp_scored"
 
@@ -168,7 +169,7 @@ class Probe(_Tap):
         present.rows = present.weight = None
 
 
-class _Armed(threading.local):
+class _Armed(PerThread):
     """What a `Probe` was asked in one thread, and has found."""
 
     rows: Tensor | None = None
@@ -177,7 +178,7 @@ class _Armed(threading.local):
     past: int = 0
 
 
-class _Seen(threading.local):
+class _Seen(PerThread):
     """What a `ReceivedProbe` has added up in one thread."""
 
     def __init__(self) -> None:

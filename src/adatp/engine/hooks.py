@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -28,6 +27,13 @@ from adatp.engine.rows import (
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
 from adatp.plan import Plan
+from adatp.threads import PerThread
+
+
+class _Present(PerThread):
+    """The call that one thread is in the middle of."""
+
+    call: DecoderCall | None = None
 
 
 class Engine:
@@ -60,12 +66,12 @@ class Engine:
         self.timed = timed
         self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
         self.handles: list[RemovableHandle] = []
-        self._present = threading.local()  # each thread has a call of its own
+        self._present = _Present()
 
     @property
     def call(self) -> DecoderCall | None:
         """The call that this thread is in the middle of."""
-        return getattr(self._present, "call", None)
+        return self._present.call
 
     @call.setter
     def call(self, call: DecoderCall | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,19 +34,20 @@ class Past:
         return self.slots or [self.length] * layers
 
 
-def past_of(cache: Any, length: int, mask: Any, batch: int, layers: int) -> Past:
+def past_of(cache: Any, length: int, mask: Any, call: tuple[int, int], layers: int) -> Past:
     """What a cache has of the sequence.
 
     Args:
         cache: the call's, if any.
         length: of the sequence before the call.
         mask: the call's attention mask, as the multimodal model was given it; None: there are no pads.
-        batch: rows of the call.
+        call: rows and columns of the call's tokens.
         layers: of the decoder.
     """
+    batch, new = call
     if not length:
         return Past(0, [0] * batch, [()] * batch, ())
-    real = _real(mask, length, batch)
+    real = _real(mask, length, batch, new)
     held: dict[int, CacheSlots] = cache.held if isinstance(cache, PrunedCache) else {}
     distinct = {id(slots): slots for slots in held.values()}
     counted = [real.sum(1), *(_held(slots.until(length), real) for slots in distinct.values())]
@@ -66,14 +67,13 @@ def _held(index: Tensor, real: Tensor) -> Tensor:
     return (real.gather(1, index.clamp(min=0)) & (index >= 0)).sum(1)
 
 
-def _real(mask: Any, length: int, batch: int) -> Tensor:
+def _real(mask: Any, length: int, batch: int, new: int) -> Tensor:
     """(B, length) bool: the tokens of the past that are no pads."""
     if isinstance(mask, dict):
         mask = mask["full_attention"]
-    if mask is None or mask.shape[-1] < length:
+    if mask is None or mask.shape[-1] < length + new:  # one of the new tokens alone
         return torch.ones(batch, length, dtype=torch.bool)
-    own: Tensor = (
-        mask[:, :length] if mask.ndim == 2 else mask[:, 0, -1, :length]
-    )  # the last query sees every token
-    own = own == 0 if own.is_floating_point() else own.bool()
-    return own.expand(batch, -1)
+    if mask.ndim == 2:
+        return cast(Tensor, mask[:, :length].bool())
+    row: Tensor = mask[:, 0, -1, :length]  # the last token sees every other
+    return (row if row.dtype == torch.bool else row == 0).expand(batch, -1)

@@ -85,7 +85,7 @@ class PromptReader:
         mask = arguments.get("attention_mask")
         real = real_tokens(mask, input_ids, length)
         grids = self.family.grids(self.config, arguments, tower)
-        past = past_of(cache, length, mask, len(input_ids), self.shape.layers)
+        past = past_of(cache, length, mask, (len(input_ids), input_ids.shape[1]), self.shape.layers)
         layouts = [
             replace(layout, past=tokens, held=held)
             for layout, tokens, held in zip(

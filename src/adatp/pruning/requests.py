@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +19,10 @@ from adatp.pruning.run import Record
 from adatp.pruning.timer import Timer
 from adatp.pruning.tower import Encoding, TowerWatch
 from adatp.report import Report
+from adatp.threads import PerThread
 
 
-class _Present(threading.local):
+class _Present(PerThread):
     """The decoder's call that one thread is in the middle of.
 
     Attributes:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import AbstractContextManager
 
 import torch
 
 from adatp.report import Stopwatch
+from adatp.threads import PerThread
+
+
+class _Present(PerThread):
+    """The stopwatch that one thread uses."""
+
+    stopwatch: Stopwatch | None = None
 
 
 class Timer:
@@ -15,18 +21,18 @@ class Timer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._own = threading.local()
+        self._present = _Present()
 
     @property
     def stopwatch(self) -> Stopwatch:
         """The present one."""
-        found: Stopwatch | None = getattr(self._own, "stopwatch", None)
+        found = self._present.stopwatch
         return self.use(None) if found is None else found
 
     def use(self, stopwatch: Stopwatch | None) -> Stopwatch:
         """Go on with this one; None: with a new one."""
-        self._own.stopwatch = Stopwatch(self._device) if stopwatch is None else stopwatch
-        return self.stopwatch
+        self._present.stopwatch = found = Stopwatch(self._device) if stopwatch is None else stopwatch
+        return found
 
     def start(self, stage: str) -> None:
         """Begin a span of ``stage``."""

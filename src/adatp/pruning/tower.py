@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from adatp.frame_reuse import FrameReuse
 from adatp.models import Family, TowerCall
 from adatp.pruning.timer import Timer
 from adatp.report import Stopwatch
+from adatp.threads import PerThread
 
 _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
@@ -59,7 +59,7 @@ class _ModelCall:
     encoded: Any = None  # older transformers let go of it before the decoder runs
 
 
-class _Present(threading.local):
+class _Present(PerThread):
     """What one thread is in the middle of."""
 
     def __init__(self) -> None:
