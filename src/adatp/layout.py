@@ -171,7 +171,9 @@ def build_layouts(
         LayoutError: the prompts hold another number of placeholders than the grids say.
     """
     # On the CPU, where nothing is waited for at every step; what is found goes back in one piece each.
-    device, input_ids, real = input_ids.device, input_ids.cpu(), real.cpu()
+    device = input_ids.device
+    input_ids, real = torch.stack([input_ids, real.to(device, input_ids.dtype)]).cpu()
+    real = real.bool()
     placeholder = (input_ids == video_token_id) & real
     text = real & ~placeholder
     for token in not_text:

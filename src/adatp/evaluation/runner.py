@@ -184,7 +184,7 @@ def _ask_all(
             inputs = {name: value.to(model.device) for name, value in made.items()}
         tower.show(inputs, entrant.method.tower_attention)
         try:
-            with entrant.method(model, processor, question=question) as run:
+            with entrant.method(model, processor, question=question, strict=True) as run:
                 word = _answer(model, processor, inputs)
         except (BudgetError, EncoderError, GridError) as error:
             yield entrant, " ".join(str(error).split())

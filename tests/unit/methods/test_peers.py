@@ -156,7 +156,7 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
 
 def plan_or_lowest(peer: Method, prefill: Prefill) -> tuple[TokenPlan | None, float | None]:
     try:
-        return peer.plan(prefill), None
+        return peer.plan(replace(prefill, strict=True)), None
     except BudgetError as error:
         return None, error.lowest
 
