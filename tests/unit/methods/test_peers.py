@@ -530,7 +530,7 @@ def test_dycoke_keeps_first_frames_whole_and_says_its_floor() -> None:
     assert others.max() - others.min() <= 1
     assert others.max() < 36
     with pytest.raises(BudgetError) as error:
-        DyCoke(flops=0.15).plan(prefill)
+        DyCoke(flops=0.15).plan(replace(prefill, strict=True))
     assert error.value.lowest == pytest.approx(
         prefill_flops(SHAPE, [144 + 9] * 12) / prefill_flops(SHAPE, [576 + 9] * 12), abs=1e-4
     )
