@@ -156,7 +156,7 @@ def request(
         Stopwatch._now = lambda _: now()  # type: ignore[method-assign]
     tower = getattr(model.base_model, "vision_tower", None) or model.base_model.visual
     with ExitStack() as stack:
-        run = stack.enter_context(nullcontext() if method is None else method(model))
+        run = stack.enter_context(nullcontext() if method is None else method(model, strict=True))
         stack.enter_context(timed(tower, watch, "vision"))  # inside: the method's hooks are timed too
         stack.enter_context(timed(model.get_decoder(), watch, "prefill"))
         if watch.cuda:
@@ -204,7 +204,7 @@ def decode(
         turn = number % len(competing)
         for entrant in [*competing[turn:], *competing[:turn]]:
             method = entrant.method()
-            with nullcontext() if method is None else method(model):
+            with nullcontext() if method is None else method(model, strict=True):
                 wait()
                 begun = now()
                 model(input_ids=word, attention_mask=mask, **{name: caches[entrant]})

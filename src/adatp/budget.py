@@ -19,11 +19,15 @@ class BudgetError(AdaTPError, ValueError):
 
     Attributes:
         lowest: the lowest target that can be met, if that is what is wrong.
+        least: the schedule that meets it.
+        reason: what stands in the way of the target, in a few words; empty where nothing is out of reach.
     """
 
-    def __init__(self, message: str, lowest: float | None = None) -> None:
+    def __init__(
+        self, message: str, lowest: float | None = None, least: "Schedule | None" = None, reason: str = ""
+    ) -> None:
         super().__init__(message)
-        self.lowest = lowest
+        self.lowest, self.least, self.reason = lowest, least, reason
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,14 @@ def scaled_cut(shape: DecoderShape, layer: int, of: int) -> int:
 
 
 def everything(shape: DecoderShape, counts: PromptCounts) -> Schedule:
-    """Vanilla: all tokens in all layers."""
-    vanilla = prefill_flops(shape, [counts.tokens] * shape.layers)
-    return Schedule((counts.visual,) * shape.layers, vanilla, vanilla)
+    """All of the prompt's tokens in all layers.
+
+    Vanilla's FLOPs are those of a run that has pruned nothing before either; where an earlier prompt of the
+    same cache was pruned, reading all of this one costs less.
+    """
+    tokens = [counts.tokens] * shape.layers
+    spent = prefill_flops(shape, tokens, None, counts.held_by(shape.layers))
+    return Schedule((counts.visual,) * shape.layers, spent, prefill_flops(shape, tokens, None, counts.past))
 
 
 def fit(
@@ -122,18 +131,19 @@ def fit(
         BudgetError: if an argument is out of range, or even ``layer_counts(1)`` above the target.
     """
     check_target(target)
-    vanilla = everything(shape, counts)
+    whole = everything(shape, counts)
     if target == 1:
-        return vanilla
-    rows = dict.fromkeys(scored, queries)
+        return whole
+    rows, held = dict.fromkeys(scored, queries), counts.held_by(shape.layers)
 
     def schedule(x: int) -> Schedule:
         kept = tuple(layer_counts(x))
-        return Schedule(kept, prefill_flops(shape, [n + counts.other for n in kept], rows), vanilla.flops)
+        flops = prefill_flops(shape, [n + counts.other for n in kept], rows, held)
+        return Schedule(kept, flops, whole.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * vanilla.flops)
+    limit = math.floor(Fraction(target) * whole.vanilla_flops)
     if (least := schedule(1)).flops > limit:
-        raise out_of_reach(target, least, counts)
+        raise out_of_reach(target, shape, counts, least)
     low, high = 1, most + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -151,15 +161,25 @@ def check_target(target: float) -> None:
         raise BudgetError(f"the FLOPs target is a fraction of vanilla, in (0, 1], not {target}")
 
 
-def out_of_reach(target: float, least: Schedule, counts: PromptCounts) -> BudgetError:
-    """The error that says that not even the ``least`` schedule is within the target."""
-    lowest = math.ceil(Fraction(min(least.flops, least.vanilla_flops), least.vanilla_flops) * 10_000) / 10_000
+def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least: Schedule) -> BudgetError:
+    """The error that says that not even the ``least`` schedule of a method is within the target."""
     first = next((layer for layer, n in enumerate(least.visual) if n < counts.visual), 0)
+    least = min(least, everything(shape, counts), key=lambda schedule: schedule.flops)  # scores cost too
+    lowest = math.ceil(Fraction(least.flops, least.vanilla_flops) * 10_000) / 10_000
+    text = prefill_flops(shape, [counts.other] * shape.layers, None, counts.held_by(shape.layers))
+    if text > Fraction(target) * least.vanilla_flops:
+        reason = f"{counts.other} of its {counts.tokens} tokens are text, which is never dropped"
+    elif first:
+        reason = f"layers 0 to {first - 1} read every visual token, and layer {first} is the first to drop"
+    else:
+        reason = f"at least {least.visual[-1]} of {counts.visual} visual tokens stay"
     return BudgetError(
         f"{target:g} of vanilla FLOPs is out of reach, the lowest is {lowest:g} ({counts.visual} visual "
         f"and {counts.other} other tokens, layer {first} the first to drop): raise the target"
         f"{' or drop earlier' if first else ''}",
         lowest,
+        least,
+        reason,
     )
 
 
@@ -207,19 +227,20 @@ def solve(
     visual, other = counts.visual, counts.other
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
-    vanilla = everything(shape, counts)
+    whole = everything(shape, counts)
     if target == 1:
-        return vanilla
-    read = visual if first is None else first
+        return whole
+    read, held = visual if first is None else first, counts.held_by(shape.layers)
 
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
         n = _by_layer(read, cut, cuts, shape.layers)
         scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
-        return Schedule(tuple(n), prefill_flops(shape, [k + other for k in n], scored), vanilla.flops)
+        flops = prefill_flops(shape, [k + other for k in n], scored, held)
+        return Schedule(tuple(n), flops, whole.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * vanilla.flops)
+    limit = math.floor(Fraction(target) * whole.vanilla_flops)
     if (least := schedule([min(1, read)] * len(cuts))).flops > limit:
-        raise out_of_reach(target, least, counts)
+        raise out_of_reach(target, shape, counts, least)
 
     # With every cut scored, needed or not, FLOPs are monotone in the decay: bisect down to neighbours ...
     low, high = 0.0, 1.0

@@ -223,7 +223,7 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
     _check_layers(shape, visual)
     d, m = shape.hidden, shape.intermediate
     if preset == "fastvid":
-        return _prefill_macs(shape, visual)
+        return _prefill_macs(shape, visual, [0] * shape.layers)
     if shape.delta_net is not None and preset in PRESETS:
         raise ValueError(f"preset {preset!r} knows no linear attention: only 'fastvid' does")
     if preset == "pyramiddrop":
@@ -238,7 +238,10 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
 
 
 def prefill_flops(
-    shape: DecoderShape, tokens: Sequence[int], scored: Mapping[int, int] | None = None, past: int = 0
+    shape: DecoderShape,
+    tokens: Sequence[int],
+    scored: Mapping[int, int] | None = None,
+    past: int | Sequence[int] = 0,
 ) -> int:
     """Real FLOPs of the decoder layers while the prompt is read; the lm_head is not in it.
 
@@ -248,15 +251,17 @@ def prefill_flops(
         shape: the decoder.
         tokens: tokens that each layer processes, one count a layer.
         scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens read before; a layer with a sliding window still holds the last of them, and linear
-            attention does not look at them again.
+        past: tokens read before that a layer still has, of all layers alike or one count a layer; a layer
+            with a sliding window holds the last of them, and linear attention does not look at them again.
 
     Raises:
         ValueError: if there is not one count a layer.
     """
     _check_layers(shape, tokens)
+    past = [past] * shape.layers if isinstance(past, int) else past
+    _check_layers(shape, past)
     macs = _prefill_macs(shape, tokens, past)
-    keys = {layer: tokens[layer] + shape.held(layer, past) for layer in scored or {}}
+    keys = {layer: tokens[layer] + shape.held(layer, past[layer]) for layer in scored or {}}
     macs += sum(rows * keys[layer] * shape.width for layer, rows in (scored or {}).items())
     return 2 * macs
 
@@ -302,9 +307,9 @@ def _sparse_everywhere(config: Any) -> bool:
     return step == 1 if step is not None else hasattr(config, "shared_expert_intermediate_size")
 
 
-def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: int = 0) -> int:
+def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: Sequence[int]) -> int:
     linear, width = shape.linear_macs, 2 * shape.width
-    full = [(tokens[layer], tokens[layer] + shape.held(layer, past)) for layer in shape.key_layers]
+    full = [(tokens[layer], tokens[layer] + shape.held(layer, past[layer])) for layer in shape.key_layers]
     return sum(n * (linear + keys * width) for n, keys in full) + shape.delta_macs(tokens)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adatp.threads import PerThread
 from adatp.tower_flops import siglip_vision_flops
 
 # Towers that are given images (n, channels, height, width) and look at each by itself.
@@ -43,8 +44,7 @@ class FrameReuse:
                 f"reuse_frames needs a vision tower that looks at every frame by itself "
                 f"({', '.join(_FRAME_BY_FRAME)}), not {kind}: leave it out"
             )
-        self.skipped = 0
-        self.source: Tensor | None = None
+        self._present = _Present()
         self.handles: list[RemovableHandle] = []
 
     def install(self) -> None:
@@ -57,7 +57,12 @@ class FrameReuse:
         """Take them away."""
         for handle in self.handles:
             handle.remove()
-        self.handles, self.source = [], None
+        self.handles, self._present = [], _Present()
+
+    @property
+    def skipped(self) -> int:
+        """Frames of this thread's last call that were not encoded."""
+        return self._present.skipped
 
     @property
     def saved_flops(self) -> int:
@@ -69,10 +74,11 @@ class FrameReuse:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         pixels: Tensor = args[0] if args else kwargs["pixel_values"]
         reference = reference_frames(pixels, self.threshold, self.config.patch_size)
-        encoded, self.source = torch.unique(torch.tensor(reference), return_inverse=True)
-        self.skipped = len(pixels) - len(encoded)
-        if not self.skipped:
-            self.source = None
+        present = self._present
+        encoded, present.source = torch.unique(torch.tensor(reference), return_inverse=True)
+        present.skipped = len(pixels) - len(encoded)
+        if not present.skipped:
+            present.source = None
             return None
         pixels = pixels[encoded.to(pixels.device)]
         if args:
@@ -80,11 +86,18 @@ class FrameReuse:
         return args, {**kwargs, "pixel_values": pixels}
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        source, self.source = self.source, None
+        source, self._present.source = self._present.source, None
         if source is None:
             return
         for name, value in list(output.items()):
             output[name] = _take_rows(value, source)
+
+
+class _Present(PerThread):
+    """The tower's call that one thread is in the middle of."""
+
+    source: Tensor | None = None
+    skipped: int = 0
 
 
 def _take_rows(value: Any, source: Tensor) -> Any:

@@ -32,16 +32,25 @@ class PromptCounts:
         visual: its visual tokens, the only ones that may be dropped.
         other: all its other tokens.
         question: those of the other tokens that follow the last visual token.
+        past: tokens of the sequence that a cache was given before this prompt.
+        held: how many of these each decoder layer's cache still has, one count a layer: an earlier video was
+            pruned. Empty: every layer has them all.
     """
 
     visual: int
     other: int
     question: int = 0
+    past: int = 0
+    held: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
         """All of them."""
         return self.visual + self.other
+
+    def held_by(self, layers: int) -> tuple[int, ...]:
+        """Tokens of the past that each of the decoder's layers still has."""
+        return self.held or (self.past,) * layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +73,8 @@ class VideoLayout:
             of each frame.
         videos: which of the batch's videos these are.
         grids: frames, rows and columns of each of them.
+        past: tokens of the sequence that a cache was given before this prompt, pads excluded.
+        held: see `PromptCounts.held`.
     """
 
     index: Tensor
@@ -77,12 +88,15 @@ class VideoLayout:
     tokens_by_frame: Tensor
     videos: tuple[int, ...]
     grids: tuple[Grid, ...]
+    past: int = 0
+    held: tuple[int, ...] = ()
 
     @property
     def counts(self) -> PromptCounts:
         """How many tokens of each kind the sample has."""
         visual = len(self.index)
-        return PromptCounts(visual, len(self.real) - visual, len(self.question))
+        other = len(self.real) - visual
+        return PromptCounts(visual, other, len(self.question), self.past, self.held)
 
     @property
     def frames(self) -> int:
@@ -155,7 +169,9 @@ def build_layouts(
         LayoutError: the prompts hold another number of placeholders than the grids say.
     """
     # On the CPU, where nothing is waited for at every step; what is found goes back in one piece each.
-    device, input_ids, real = input_ids.device, input_ids.cpu(), real.cpu()
+    device = input_ids.device
+    input_ids, real = torch.stack([input_ids, real.to(device, input_ids.dtype)]).cpu()
+    real = real.bool()
     placeholder = (input_ids == video_token_id) & real
     text = real & ~placeholder
     for token in not_text:

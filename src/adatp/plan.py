@@ -54,6 +54,10 @@ class Plan(Protocol):
         """
         ...
 
+    def scored_of(self, sample: int) -> frozenset[int]:
+        """Of ``scored`` the layers whose attention this sample's own cuts need."""
+        ...
+
     def notes(self) -> list[dict[str, Any]]:
         """For each sample, what is worth reporting beyond the kept tokens; plain numbers and lists."""
         ...

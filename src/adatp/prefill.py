@@ -27,6 +27,8 @@ class Prefill:
         tower_attention: for a sample, the (n,) float32 attention that each visual token's patches receive in
             the layer of the vision tower whose output is projected: the softmax's mean over heads and query
             patches, and over the patches that make up a token. Only for methods that set ``tower_attention``.
+        strict: whether a prompt that can't be brought down to the FLOPs target is an error. If not, it is
+            pruned as far as the method goes, with a warning.
     """
 
     shape: DecoderShape
@@ -34,6 +36,7 @@ class Prefill:
     frame_features: Callable[[int], Tensor]
     relevance: Callable[[int], Tensor | None]
     tower_attention: Callable[[int], Tensor]
+    strict: bool = False
 
 
 class PruningMethod(Protocol):

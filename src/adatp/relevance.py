@@ -112,6 +112,11 @@ class PromptRelevance:
         if self.signal.questions is not None:
             self._questions = self._one_each(self.signal.questions)
 
+    @property
+    def questions(self) -> Sequence[str] | None:
+        """What the caller gave, one question for each row of the batch; None: they are in the prompts."""
+        return self._questions
+
     def __call__(self, sample: int) -> Tensor | None:
         """(frames,) relevance in the signal's own scale; None if it gives none before the decoder runs."""
         signal, layout, embeds = self.signal, self.layouts[sample], self.embeds

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Spans on a GPU whose events are kept; of more the oldest are added up, which are long over.
+_PENDING = 256
+
 
 class Stopwatch:
-    """Adds up the time of named stages. On CUDA it records events and waits only when it is read."""
+    """Adds up the time of named stages. On CUDA it records events and waits only when it is read.
+
+    What it keeps does not grow with the number of spans.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.spans: dict[str, list[tuple[Any, Any]]] = {}
-        self.begun: dict[str, Any] = {}
+        self._total: dict[str, float] = {}
+        self._pending: deque[tuple[str, Any, Any]] = deque()
+        self._begun: dict[str, Any] = {}
 
     def _now(self) -> Any:
         if not self.cuda:
@@ -30,12 +39,27 @@ class Stopwatch:
 
     def start(self, stage: str) -> None:
         """Begin a span of ``stage``."""
-        self.begun[stage] = self._now()
+        self._begun[stage] = self._now()
 
     def stop(self, stage: str) -> None:
         """End the span of ``stage`` that was begun last; nothing happens if none was."""
-        if stage in self.begun:
-            self.spans.setdefault(stage, []).append((self.begun.pop(stage), self._now()))
+        if stage not in self._begun:
+            return
+        begun, ended = self._begun.pop(stage), self._now()
+        if not self.cuda:
+            self._add(stage, 1000 * (ended - begun))
+            return
+        self._pending.append((stage, begun, ended))
+        if len(self._pending) > _PENDING:
+            self._pending[0][2].synchronize()
+            self._add_oldest()
+
+    def _add(self, stage: str, milliseconds: float) -> None:
+        self._total[stage] = self._total.get(stage, 0.0) + milliseconds
+
+    def _add_oldest(self) -> None:
+        stage, begun, ended = self._pending.popleft()
+        self._add(stage, begun.elapsed_time(ended))
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -48,10 +72,11 @@ class Stopwatch:
 
     def milliseconds(self) -> dict[str, float]:
         """Total of each stage."""
-        if self.cuda:
+        if self._pending:
             torch.cuda.synchronize()
-            return {stage: sum(a.elapsed_time(b) for a, b in spans) for stage, spans in self.spans.items()}
-        return {stage: 1000 * sum(b - a for a, b in spans) for stage, spans in self.spans.items()}
+            while self._pending:
+                self._add_oldest()
+        return dict(self._total)
 
 
 @dataclass
@@ -59,8 +84,12 @@ class Flops:
     """FLOPs of a request. All are real FLOPs (two to a multiply-accumulate) but the two of the paper's kind.
 
     Attributes:
-        decoder: the decoder layers' prefill, scoring included.
+        decoder: the decoder layers' prefill, scoring included, each prompt by itself: pads, and the fillers
+            that make the rows of a pruned batch equally long, are not counted.
         decoder_vanilla: the same without pruning.
+        decoder_padded: what the decoder layers' prefill really computed: pads and fillers too, and scores in
+            every row where one prompt needs them. For a single prompt it equals ``decoder``.
+        decoder_padded_vanilla: the same without pruning, pads included.
         paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
         paper_vanilla: the same without pruning.
         vision: encoding the videos, projector included.
@@ -74,6 +103,8 @@ class Flops:
 
     decoder: int = 0
     decoder_vanilla: int = 0
+    decoder_padded: int = 0
+    decoder_padded_vanilla: int = 0
     paper: int = 0
     paper_vanilla: int = 0
     vision: int = 0
@@ -106,13 +137,16 @@ class Report:
         prompt_tokens: tokens of each sample's prompt, pads excluded.
         prompt_visual_tokens: how many of them are visual tokens.
         kept: ``kept[l][b]`` are the positions in the whole sequence, ascending and pads excluded, of those of
-            this call's tokens of sample b that decoder layer l processed; int64.
+            this call's tokens of sample b that decoder layer l processed; int64, on the CPU. Layers that
+            process the same tokens share one tensor.
         visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
-        notes: per sample, what the method has to tell (segments, relevance, schedule).
+        notes: per sample, what the method has to tell (segments, relevance, schedule). ``out_of_reach`` says
+            why a prompt was pruned as far as the method goes without meeting the FLOPs target.
         cost: FLOPs of the request after a number of decode steps; `flops` is what it has cost so far.
         stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, that part
             of prefill which scores, selects and gathers; decode.
-        past: tokens that the cache held before the prefill.
+        past: length of the sequence before the prefill, pads included; an earlier video of it may have been
+            pruned.
         decode_steps: tokens that the decoder has processed since the prefill, one a step.
     """
 
@@ -142,9 +176,15 @@ class Report:
 
     @property
     def flops_ratio(self) -> float:
-        """Real FLOPs of the decoder's prefill over vanilla's."""
+        """Real FLOPs of the decoder's prefill over vanilla's, each prompt of a batch by itself."""
         flops = self.flops
         return flops.decoder / flops.decoder_vanilla
+
+    @property
+    def padded_flops_ratio(self) -> float:
+        """The same of what was really computed: pads and fillers of a batch are counted on both sides."""
+        flops = self.flops
+        return flops.decoder_padded / flops.decoder_padded_vanilla
 
     @property
     def milliseconds(self) -> dict[str, float]:
@@ -159,6 +199,7 @@ class Report:
             "settings": self.settings,
             "relevance": self.relevance,
             "flops_ratio": self.flops_ratio,
+            "padded_flops_ratio": self.padded_flops_ratio,
             "flops": {
                 **vars(flops),
                 "request": flops.request,
@@ -175,15 +216,41 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """``to_dict`` as one JSON object."""
-        return json.dumps(self.to_dict())
+        """``to_dict`` as one JSON object, see `to_json`."""
+        return to_json(self.to_dict())
 
     def __str__(self) -> str:
         first, flops = sum(self.prompt_visual_tokens), self.flops
         last = sum(self.visual_tokens[-1])
+        padded = f", {self.padded_flops_ratio:.1%} with padding" if len(self.prompt_tokens) > 1 else ""
         time = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in self.milliseconds.items())
         return (
             f"{self.method}: {first} -> {last} visual tokens, {self.flops_ratio:.1%} of the prefill's FLOPs "
-            f"({flops.decoder / 1e12:.3g} of {flops.decoder_vanilla / 1e12:.3g} T), "
+            f"({flops.decoder / 1e12:.3g} of {flops.decoder_vanilla / 1e12:.3g} T)"
+            f"{padded}, "
             f"relevance {self.relevance}; {time}"
         )
+
+
+def to_json(value: Any) -> str:
+    """Valid JSON of numbers, strings, lists and dictionaries, of numpy and torch too.
+
+    JSON has no numbers that are not finite: they become the strings "Infinity", "-Infinity" and "NaN", which
+    ``float()`` reads. What JSON has no word for becomes a string.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):  # of numpy or torch, which may hold no number as well
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)

@@ -9,7 +9,7 @@ import torch
 from transformers import CompileConfig
 
 from adatp import AdaTP
-from adatp.methods.random import Random
+from adatp.methods.vanilla import Vanilla
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
@@ -59,18 +59,15 @@ def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP
         agree(model(**inputs).logits, expected)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 @torch.no_grad()
-def test_layers_that_were_compiled_without_hooks_are_noticed() -> None:
-    """Compiled code does not ask again whether there are any."""
+def test_layers_that_run_without_their_hooks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of compiled code do that a context has not found."""
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
-    expected = model(**inputs, use_cache=False).logits
-    model.get_decoder().compile(backend="eager")
-    assert torch.equal(model(**inputs, use_cache=False).logits, expected)
-    with Random(flops=0.5)(model), pytest.raises(RuntimeError, match="without the hooks"):
-        model(**inputs, use_cache=False)
-    assert torch.equal(model(**inputs, use_cache=False).logits, expected)
-    torch._dynamo.reset()
+    with Vanilla()(model):
+        layer = model.get_decoder().layers[3]
+        monkeypatch.setattr(layer, "_forward_pre_hooks", {})
+        with pytest.raises(RuntimeError, match="without the hooks"):
+            model(**inputs, use_cache=False)
 
 
 @torch.no_grad()

@@ -220,7 +220,7 @@ def test_a_prompt_is_checked_without_weights(
     held = Session(device="cpu")
     prompt = held.prepare(CLIP, QUESTION, frames=4)
     with pytest.raises(BudgetError, match="out of reach"):
-        held.answer(prompt, AdaTP(flops=0.001))
+        held.answer(prompt, AdaTP(flops=0.001), strict=True)
     with pytest.raises(PromptError, match="ask for fewer frames"):
         held.answer(prompt, max_new_tokens=4096)
     still = of_hub(VideoLlama3).prepare(np.repeat(noise(1), 4, 0), QUESTION)
@@ -451,8 +451,6 @@ def test_what_fails_in_a_stream_is_raised_to_its_reader(session: Session) -> Non
     prompt = session.prepare(CLIP, QUESTION, frames=8)
     with pytest.raises(ValueError, match="beam"):
         list(session.stream(prompt, num_beams=2))
-    with pytest.raises(BudgetError):
-        session.stream(prompt, AdaTP(flops=0.001))
     assert session.answer(prompt).text  # the model is free again
 
 
@@ -473,14 +471,14 @@ def test_generation_settings_are_passed_on(session: Session) -> None:
         session.answer(prompt, return_dict_in_generate=True)
 
 
-def test_the_default_method_prunes_nothing_where_a_prompt_is_too_short(session: Session) -> None:
+def test_a_target_out_of_reach_is_met_as_far_as_the_method_goes(session: Session) -> None:
     prompt = session.prepare(CLIP, "what moves " * 9 + "?", frames=1)
-    with pytest.warns(UserWarning, match="nothing is pruned, this prompt is too short"):
+    with pytest.warns(UserWarning, match="the least that adatp can do, not the 27.3% asked for"):
         answer = session.answer(prompt, max_new_tokens=2)
     assert answer.report.method == "adatp"
-    assert answer.report.flops_ratio == 1
+    assert 0.273 < answer.report.flops_ratio <= 1
     with pytest.raises(BudgetError):
-        session.answer(prompt, AdaTP(), max_new_tokens=2)
+        session.answer(prompt, AdaTP(), max_new_tokens=2, strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert session.ask(CLIP, QUESTION, frames=8).report.settings["flops"] == AdaTP().flops

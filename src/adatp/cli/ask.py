@@ -64,7 +64,7 @@ def ask(
         chosen = method_named(method, flops)
         session = open_session(model, device, dtype)
         request = prepare(session, video, question, frames, max_new_tokens)
-        chosen = request.within_reach(chosen, flops)
+        request.check(chosen, flops)
         load_weights(session)
         vanilla = None
         if compare:

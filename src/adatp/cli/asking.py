@@ -70,21 +70,20 @@ class Request:
             return False
         return True
 
-    def within_reach(self, method: Method, flops: float | None) -> Method:
-        """The method checked; where its target is a default out of reach, a warning and none.
+    def check(self, method: Method, flops: float | None) -> None:
+        """Refuse what can't be answered.
 
         Args:
             method: as it would be run.
-            flops: the target that was asked for, if one was.
+            flops: the target that was asked for, if one was. A default target out of reach is no error: the
+                run takes the least that the method can do, and warns.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
             BudgetError: the target asked for is out of reach.
         """
-        if flops is None:
-            return self.session.within_reach(self.prompt, method, max_new_tokens=self.max_new_tokens)
-        self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens)
-        return method
+        strict = flops is not None
+        self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens, strict=strict)
 
     def warm_up(self, method: Method) -> None:
         """Run once for what only a first run costs."""

@@ -83,11 +83,11 @@ def show(
         depth = DecoderShape.from_config(session.config.get_text_config()).layers
         if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
             raise RefusedError(f"--layers are some of 0 to {depth - 1}, not {layers}")
-        chosen = request.within_reach(chosen, flops)
+        request.check(chosen, flops)
         if other is None:
             other = _beside(request, chosen, flops)
         try:
-            other = request.within_reach(other, flops)
+            request.check(other, flops)
         except BudgetError as error:
             raise RefusedError(f"--against {other.name}: {error}") from error
         load_weights(session)

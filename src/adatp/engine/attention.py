@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from adatp.threads import PerThread
+
 NAME = "adatp_scored"
 
 
@@ -124,43 +126,64 @@ class Probe(_Tap):
     """Scores what one attention module's keys receive from chosen query rows.
 
     Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
-    Scoring happens within ``timed``.
+    Every thread has rows and scores of its own. Scoring happens within ``timed``.
     """
-
-    rows: Tensor | None
-    weight: Tensor | None
-    scores: Tensor | None
 
     def __init__(
         self, module: nn.Module, timed: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
         super().__init__(module)
         self.timed = timed
-        self.disarm()
+        self._present = _Armed()
+
+    @property
+    def scores(self) -> Tensor | None:
+        """(B, K) float32 of the call that was scored."""
+        return self._present.scores
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
         """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots.
 
         ``weight`` (B, m) float32 is each row's in the mean, summing to 1.
         """
-        self.rows, self.weight, self.past, self.scores = rows, weight, past, None
+        present = self._present
+        present.rows, present.weight, present.past, present.scores = rows, weight, past, None
 
     def disarm(self) -> None:
         """Forget rows and scores."""
-        self.rows = self.weight = self.scores = None
+        self._present.rows = self._present.weight = self._present.scores = None
 
     @torch.no_grad()
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
         """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
-        if self.rows is None or self.weight is None:
+        present = self._present
+        if present.rows is None or present.weight is None:
             return
         with self.timed():
-            rows, weight = self.rows.to(query.device), self.weight.to(query.device)
-            attention = attention_rows(query, key, rows, mask, scaling, self.past)
+            rows, weight = present.rows.to(query.device), present.weight.to(query.device)
+            attention = attention_rows(query, key, rows, mask, scaling, present.past)
             heads = attention.shape[1]
             # One pass over the probabilities, which are the largest thing here.
-            self.scores = torch.bmm(weight.repeat(1, heads)[:, None] / heads, attention.flatten(1, 2))[:, 0]
-        self.rows = self.weight = None
+            weight = weight.repeat(1, heads)[:, None] / heads
+            present.scores = torch.bmm(weight, attention.flatten(1, 2))[:, 0]
+        present.rows = present.weight = None
+
+
+class _Armed(PerThread):
+    """What a `Probe` was asked in one thread, and has found."""
+
+    rows: Tensor | None = None
+    weight: Tensor | None = None
+    scores: Tensor | None = None
+    past: int = 0
+
+
+class _Seen(PerThread):
+    """What a `ReceivedProbe` has added up in one thread."""
+
+    def __init__(self) -> None:
+        self.received: list[Tensor] = []
+        self.flops = self.taken_flops = 0
 
 
 class ReceivedProbe(_Tap):
@@ -172,17 +195,20 @@ class ReceivedProbe(_Tap):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
-        self.flops = 0
-        self.disarm()
+        self._seen = _Seen()
+
+    @property
+    def flops(self) -> int:
+        """Of what this thread took last."""
+        return self._seen.taken_flops
 
     def disarm(self) -> None:
         """Forget what was seen."""
-        self.seen: list[Tensor] = []
-        self.seen_flops = 0
+        self._seen.received, self._seen.flops = [], 0
 
     def take(self) -> Tensor:
         """(patches,) float32 of all calls since the last, images or windows side by side."""
-        received, self.flops = torch.cat(self.seen), self.seen_flops
+        received, self._seen.taken_flops = torch.cat(self._seen.received), self._seen.flops
         self.disarm()
         return received
 
@@ -191,8 +217,8 @@ class ReceivedProbe(_Tap):
         """Keep the mean over heads and queries of the attention that each patch receives."""
         lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
         for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
-            self.seen.append(received_attention(q, k, scaling).flatten())
-            self.seen_flops += 2 * q.numel() * k.shape[2]
+            self._seen.received.append(received_attention(q, k, scaling).flatten())
+            self._seen.flops += 2 * q.numel() * k.shape[2]
 
 
 def _tapped_attention(
@@ -203,8 +229,8 @@ def _tapped_attention(
     scaling = kwargs.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"))
-    module.config = tap.config  # flash attention looks its kernel up by the name in it
-    try:
-        return tap.inner(module, query, key, value, attention_mask, **kwargs)
-    finally:
-        module.config = config
+    # Flash attention looks its kernel up by the name in the module's config. Other threads may be about to
+    # read that of the module itself, so the kernel is given a twin.
+    twin = object.__new__(type(module))
+    twin.__dict__ = {**vars(module), "config": tap.config}
+    return tap.inner(twin, query, key, value, attention_mask, **kwargs)

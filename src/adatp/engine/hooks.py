@@ -27,6 +27,13 @@ from adatp.engine.rows import (
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
 from adatp.plan import Plan
+from adatp.threads import PerThread
+
+
+class _Present(PerThread):
+    """The call that one thread is in the middle of."""
+
+    call: DecoderCall | None = None
 
 
 class Engine:
@@ -37,8 +44,8 @@ class Engine:
         scored: the layers that plans may ask the attention of.
         begin: called at the start of each call with the decoder's keyword arguments and the length of what
             is cached; returns the plan, or None to process every token.
-        end: called at the end of each call with, per layer and sample, the positions it processed; None if
-            there was no plan.
+        end: called at the end of each call with, per layer and sample, the positions it processed (None if
+            there was no plan), and the cache that it filled.
         timed: opened around all that pruning adds to a call: scoring, selecting, gathering, scattering back.
     """
 
@@ -47,7 +54,7 @@ class Engine:
         decoder: nn.Module,
         scored: Iterable[int],
         begin: Callable[[dict[str, Any], int], Plan | None],
-        end: Callable[[list[list[Tensor]] | None], None],
+        end: Callable[[list[list[Tensor]] | None, Any], None],
         timed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.decoder = decoder
@@ -59,7 +66,16 @@ class Engine:
         self.timed = timed
         self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
         self.handles: list[RemovableHandle] = []
-        self.call: DecoderCall | None = None
+        self._present = _Present()
+
+    @property
+    def call(self) -> DecoderCall | None:
+        """The call that this thread is in the middle of."""
+        return self._present.call
+
+    @call.setter
+    def call(self, call: DecoderCall | None) -> None:
+        self._present.call = call
 
     def install(self) -> None:
         """Put the hooks in place. If that fails midway, `remove` takes away those that are."""
@@ -116,7 +132,7 @@ class Engine:
             )
         with self.timed() if call.plan is not None else nullcontext():
             self._scatter(call, output)
-        self.end([alive for alive, _ in call.processed] if call.plan else None)
+        self.end([alive for alive, _ in call.processed] if call.plan else None, call.cache)
 
     def _scatter(self, call: DecoderCall, output: Any) -> None:
         """Put every state back where callers look for it by position."""

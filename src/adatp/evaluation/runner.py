@@ -183,6 +183,7 @@ def _ask_all(
                 entrant.method,
                 max_new_tokens=LONGEST_ANSWER,
                 reuse_frames=entrant.reuse_frames,
+                strict=True,
             )
         except (BudgetError, EncoderError, GridError) as error:
             yield entrant, " ".join(str(error).split())

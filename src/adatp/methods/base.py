@@ -107,7 +107,7 @@ class Method:
         """What each layer processes of one prompt; known before anything runs.
 
         Raises:
-            BudgetError: the target is out of reach.
+            BudgetError: the target is out of reach; its ``least`` is the schedule that comes closest.
         """
         if self.flops is None or self.flops == 1 or not counts.visual:
             return everything(shape, counts)
@@ -165,6 +165,7 @@ class Method:
         *,
         question: str | Sequence[str] | None = None,
         reuse_frames: float | None = None,
+        strict: bool = False,
     ) -> Pruner:
         """Prepare to prune ``model`` inside a ``with`` block. Nothing changes before the block is entered.
 
@@ -179,6 +180,9 @@ class Method:
                 encoded frame's by more than this (mean absolute difference of pixels, in the processor's
                 normalised units); it takes that one's features. 0: only identical frames; None: every frame
                 is encoded. For towers that encode each frame by itself (LLaVA-OneVision's).
+            strict: raise `BudgetError` out of the model's call if a prompt can't be brought down to the FLOPs
+                target. By default such a prompt is pruned as far as the method goes, with a warning that
+                says why; the other prompts of a batch meet the target.
 
         Raises:
             UnsupportedModelError: no family file knows the model.
@@ -186,4 +190,4 @@ class Method:
         """
         from adatp.pruning import Pruner
 
-        return Pruner(self, model, processor, question, reuse_frames)
+        return Pruner(self, model, processor, question, reuse_frames, strict)

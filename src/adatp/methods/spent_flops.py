@@ -21,8 +21,9 @@ class SpentFlops:
 
     def __init__(self, method: Method, shape: DecoderShape, counts: PromptCounts, schedule: Schedule) -> None:
         self.shape = shape
-        self.other = counts.other
-        self.limit = math.floor(Fraction(method.flops or 1) * schedule.vanilla_flops)
+        self.other, self.held = counts.other, counts.held_by(shape.layers)
+        limit = math.floor(Fraction(method.flops or 1) * schedule.vanilla_flops)
+        self.limit = max(limit, schedule.flops)  # above the target where that is out of reach
         self.scored = dict.fromkeys(method.scored_layers(shape), min(method.query_rows, counts.question))
         self.counts: list[int] = []
 
@@ -37,4 +38,5 @@ class SpentFlops:
 
     def cost(self, rest: list[int]) -> int:
         """FLOPs of the prefill if the layers from here on process so many visual tokens."""
-        return prefill_flops(self.shape, [count + self.other for count in self.counts + rest], self.scored)
+        tokens = [count + self.other for count in self.counts + rest]
+        return prefill_flops(self.shape, tokens, self.scored, self.held)

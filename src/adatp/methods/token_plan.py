@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adatp.adatp_steps.precision import full_precision
-from adatp.budget import Schedule
+from adatp.budget import BudgetError, Schedule
 from adatp.layout import VideoLayout
 from adatp.plan import Selection
 from adatp.prefill import Prefill
@@ -100,6 +101,8 @@ class _Sample:
     schedule: Schedule
     cuts: frozenset[int]
     rule: Rule
+    reason: str = ""
+    """Why the FLOPs target is out of reach, if it is."""
 
 
 class TokenPlan:
@@ -111,6 +114,9 @@ class TokenPlan:
         method: whose schedules, cuts and rules are used.
         prefill: the prompts.
 
+    Raises:
+        BudgetError: a prompt can't be brought down to the target, and ``prefill`` is strict.
+
     Attributes:
         samples: by prompt, None for those without visual tokens.
     """
@@ -120,13 +126,7 @@ class TokenPlan:
         self.queries: Sequence[Tensor] = [layout.question[-method.query_rows :] for layout in prefill.layouts]
         self.samples: list[_Sample | None] = []
         for number, layout in enumerate(prefill.layouts):
-            if not len(layout.index):
-                self.samples.append(None)
-                continue
-            schedule = method.schedule_of(prefill.shape, layout)
-            cuts = frozenset(method.cuts_of(prefill.shape, schedule, len(layout.index)))
-            rule = method.rule(prefill, number, schedule)
-            self.samples.append(_Sample(LiveTokens(layout), schedule, cuts, rule))
+            self.samples.append(_sample(method, prefill, number) if len(layout.index) else None)
         self.cuts: frozenset[int] = frozenset().union(*(each.cuts for each in self.samples if each))
         self.scored = frozenset(cut - 1 for cut in self.cuts if cut)
 
@@ -144,10 +144,38 @@ class TokenPlan:
         device = alive.device
         return of.live.keep(alive, kept.to(device), None if into is None else into.to(device))
 
+    def scored_of(self, sample: int) -> frozenset[int]:
+        """The layers before the prompt's own cuts."""
+        of = self.samples[sample]
+        return frozenset(cut - 1 for cut in of.cuts if cut) if of else frozenset()
+
     def notes(self) -> list[dict[str, Any]]:
-        """The schedule of each prompt, and what its rule has to say."""
+        """The schedule of each prompt, why the target is out of its reach if it is, what its rule says."""
         found: list[dict[str, Any]] = []
         for of in self.samples:
             rule_notes: Callable[[], dict[str, Any]] = getattr(of.rule if of else None, "notes", dict)
             found.append({**rule_notes(), "schedule": list(of.schedule.visual)} if of else {})
+            if of and of.reason:
+                found[-1]["out_of_reach"] = of.reason
         return found
+
+
+def _sample(method: Method, prefill: Prefill, number: int) -> _Sample:
+    """What is decided on one prompt before anything runs."""
+    layout, reason = prefill.layouts[number], ""
+    visual = len(layout.index)
+    try:
+        schedule = method.schedule_of(prefill.shape, layout)
+    except BudgetError as error:
+        if prefill.strict or error.least is None:
+            raise
+        schedule, reason = error.least, error.reason
+        which = f"prompt {number + 1} of {len(prefill.layouts)}" if len(prefill.layouts) > 1 else "the prompt"
+        warnings.warn(
+            f"{which} takes {schedule.ratio:.1%} of vanilla FLOPs, the least that {method.name} can do, not "
+            f"the {method.flops or 1:.1%} asked for: {reason}",
+            stacklevel=2,
+        )
+    nothing = bool(reason) and schedule.visual[-1] == visual  # scores that drop nothing only cost
+    cuts = frozenset(() if nothing else method.cuts_of(prefill.shape, schedule, visual))
+    return _Sample(LiveTokens(layout), schedule, cuts, method.rule(prefill, number, schedule), reason)

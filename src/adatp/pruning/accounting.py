@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import add
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adatp.flops import (
@@ -88,9 +90,12 @@ class Accountant:
         layouts, plan, past = reading.layouts, reading.plan, reading.past
         if kept is None or plan is None:
             kept = [[layout.real for layout in layouts]] * self.shape.layers
+        kept = on_cpu(kept, offset=past.length)
         counts = [layout.counts for layout in layouts]
+        held = [count.held_by(self.shape.layers) for count in counts]
         tokens = [[len(layer[b]) for layer in kept] for b in range(len(layouts))]
         flops = self._prefill(reading, tokens)
+        self._add_padded(flops, reading, tokens)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.config, reading.grids) + tower_scoring - vision_saved
         flops.vision_saved = vision_saved
@@ -102,14 +107,17 @@ class Accountant:
             relevance=self.relevance if plan is not None else "none",
             prompt_tokens=prompts,
             prompt_visual_tokens=[count.visual for count in counts],
-            kept=kept if not past else [[positions + past for positions in layer] for layer in kept],
+            kept=kept,
             visual_tokens=[[len(p) - counts[b].other for b, p in enumerate(layer)] for layer in kept],
             notes=plan.notes() if plan is not None else [],
             cost=RequestCost(
-                self.shape, flops, [[n + past for n in by] for by in tokens], [n + past for n in prompts]
+                self.shape,
+                flops,
+                [[*map(add, *each)] for each in zip(tokens, held, strict=True)],
+                [count.past + count.tokens for count in counts],
             ),
             stopwatch=stopwatch,
-            past=past,
+            past=past.length,
         )
 
     def _prefill(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> Flops:
@@ -117,11 +125,36 @@ class Accountant:
         flops, plan, shape = Flops(), reading.plan, self.shape
         for b, layout in enumerate(reading.layouts):
             counts = layout.counts
-            rows = len(plan.queries[b]) if plan is not None else 0
-            scored = dict.fromkeys(plan.scored, rows) if plan is not None else {}
-            flops.decoder += prefill_flops(shape, tokens[b], scored, reading.past)
-            flops.decoder_vanilla += prefill_flops(shape, [counts.tokens] * shape.layers, None, reading.past)
+            scored = dict.fromkeys(plan.scored_of(b), len(plan.queries[b])) if plan is not None else {}
+            flops.decoder += prefill_flops(shape, tokens[b], scored, counts.held_by(shape.layers))
+            flops.decoder_vanilla += prefill_flops(shape, [counts.tokens] * shape.layers, None, counts.past)
             flops.paper += paper_macs(shape, [n - counts.other for n in tokens[b]])
             flops.paper_vanilla += paper_macs(shape, [counts.visual] * shape.layers)
             flops.lm_head += lm_head_flops(shape, counts.tokens if self.every_logit else 1)
         return flops
+
+    def _add_padded(self, flops: Flops, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
+        """What the decoder's part really computes: as many tokens in every row as in the longest."""
+        plan, shape, layouts = reading.plan, self.shape, reading.layouts
+        batch, length = len(layouts), reading.length
+        whole = [layout.counts.tokens for layout in layouts]
+        by_layer = list(zip(*tokens, strict=True))  # pads go on until the first cut
+        widths = [length if list(counts) == whole else max(counts) for counts in by_layer]
+        rows = max(map(len, plan.queries)) if plan is not None else 0
+        scored = dict.fromkeys(plan.scored, rows) if plan is not None else {}
+        slots = reading.past.slots_by(shape.layers)
+        vanilla = prefill_flops(shape, [length] * shape.layers, None, reading.past.length)
+        flops.decoder_padded = batch * prefill_flops(shape, widths, scored, slots)
+        flops.decoder_padded_vanilla = batch * vanilla
+
+
+def on_cpu(kept: Sequence[Sequence[Tensor]], offset: int) -> list[list[Tensor]]:
+    """Positions by layer and sample, moved to the CPU and on by ``offset``; a GPU is waited for once.
+
+    Layers that process the same tokens go on sharing one tensor.
+    """
+    distinct = {id(positions): positions for layer in kept for positions in layer}
+    joined = torch.cat(list(distinct.values())).cpu() + offset
+    parts = torch.split(joined, [len(positions) for positions in distinct.values()])
+    moved = dict(zip(distinct, (part.clone() for part in parts), strict=True))
+    return [[moved[id(positions)] for positions in layer] for layer in kept]

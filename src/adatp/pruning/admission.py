@@ -71,18 +71,32 @@ def check_decoder(config: Any) -> None:
         raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
 
 
+def unwrapped(model: Any) -> Any:
+    """The model of transformers inside wrappers: PEFT's, and that of ``torch.compile``."""
+    while True:
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            model = compiled
+        elif callable(getattr(model, "get_base_model", None)):
+            model = model.get_base_model()
+        else:
+            return model
+
+
 @contextmanager
-def claimed(model: nn.Module) -> Iterator[None]:
-    """Keep other contexts off a model while the block runs.
+def claimed(model: nn.Module, decoder: Any) -> Iterator[None]:
+    """Keep other contexts off a model while the block runs, and off any other around the same layers.
 
     Raises:
         PruningError: another context is open on it.
     """
+    parts = [model, decoder, *decoder.layers]
     with _lock:
-        if model in _claimed:
+        if any(part in _claimed for part in parts):
             raise PruningError("this model is being pruned already: leave that context first")
-        _claimed.add(model)
+        _claimed.update(parts)
     try:
         yield
     finally:
-        _claimed.discard(model)
+        with _lock:
+            _claimed.difference_update(parts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache as cached
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from adatp.models import Family, TowerCall
 from adatp.plan import Plan
 from adatp.prefill import Prefill, PruningMethod
 from adatp.pruning.admission import PruningError
+from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 
 
@@ -28,14 +30,16 @@ class Reading:
         grids: of all their videos.
         relevance: of their frames; counts its own FLOPs.
         plan: what the method wants done; None: nothing.
-        past: tokens that the cache held before.
+        past: the sequence before them.
+        length: of the batch's rows, pads included.
     """
 
     layouts: Sequence[VideoLayout]
     grids: Sequence[Grid]
     relevance: PromptRelevance
     plan: Plan | None
-    past: int
+    past: Past
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ class PromptReader:
         family: the model's.
         shape: the decoder's.
         signal: how relevance is measured.
+        strict: see `adatp.methods.Method.__call__`.
     """
 
     method: PruningMethod
@@ -55,35 +60,49 @@ class PromptReader:
     family: Family
     shape: DecoderShape
     signal: Signal
+    strict: bool = False
 
     @torch.no_grad()
-    def read(self, arguments: dict[str, Any], embeds: Tensor, past: int, tower: TowerCall | None) -> Reading:
+    def read(
+        self, arguments: dict[str, Any], embeds: Tensor, cache: Any, length: int, tower: TowerCall | None
+    ) -> Reading:
         """Lay out the prompts and have the method plan.
 
         Args:
             arguments: of the multimodal model's call.
             embeds: (B, L, d) what the decoder is about to read.
-            past: length of what is cached.
+            cache: what the decoder reads the past from, if anything.
+            length: of the sequence that is cached.
             tower: the call of the vision tower that encoded the videos; None: it is not known.
 
         Raises:
             LayoutError: they can't be laid out, so nothing can be pruned.
             PruningError: the call gives no token ids.
             QuestionError: the caller gave another number of questions than there are prompts.
+            BudgetError: a prompt can't be brought down to the FLOPs target, and the context is strict.
         """
         with full_precision(embeds.device):
-            return self._read(arguments, embeds, past, tower)
+            return self._read(arguments, embeds, cache, length, tower)
 
-    def _read(self, arguments: dict[str, Any], embeds: Tensor, past: int, tower: TowerCall | None) -> Reading:
+    def _read(
+        self, arguments: dict[str, Any], embeds: Tensor, cache: Any, length: int, tower: TowerCall | None
+    ) -> Reading:
         if arguments.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
             raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
         input_ids = arguments["input_ids"] = arguments["input_ids"].to(embeds.device)
-        real = real_tokens(arguments.get("attention_mask"), input_ids, past)
+        mask = arguments.get("attention_mask")
+        real = real_tokens(mask, input_ids, length)
         grids = self.family.grids(self.config, arguments, tower)
-        layouts = self.family.layouts(self.config, arguments, real, grids)
-        self._check(layouts, past)
+        past = past_of(cache, length, mask, (len(input_ids), input_ids.shape[1]), self.shape.layers)
+        layouts = [
+            replace(layout, past=tokens, held=held)
+            for layout, tokens, held in zip(
+                self.family.layouts(self.config, arguments, real, grids), past.tokens, past.held, strict=True
+            )
+        ]
+        self._check(layouts, length)
         features = self.family.frame_features(self.config, tower, grids)
         relevance = PromptRelevance(self.signal, layouts, input_ids, embeds, features)
         received: list[Tensor] = []
@@ -97,8 +116,17 @@ class PromptReader:
             by_cell = torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device)
             return by_cell[layouts[b].cell]
 
-        prefill = Prefill(self.shape, layouts, frame_features, relevance, tower_attention)
-        return Reading(layouts, grids, relevance, self.method.plan(prefill), past)
+        original = originals(layouts, input_ids, relevance.questions)
+        measured = cached(relevance)  # beams and several return sequences ask for the same again
+        prefill = Prefill(
+            self.shape,
+            layouts,
+            frame_features,
+            lambda b: measured(original[b]),
+            tower_attention,
+            self.strict,
+        )
+        return Reading(layouts, grids, relevance, self.method.plan(prefill), past, input_ids.shape[1])
 
     def _check(self, layouts: Sequence[VideoLayout], past: int) -> None:
         self.method.check_layouts(layouts)
@@ -129,3 +157,26 @@ def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     own = mask[:, 0, :, past : past + length].diagonal(dim1=1, dim2=2)  # a pad does not even see itself
     own = own if own.dtype == torch.bool else own == 0
     return own.expand(len(input_ids), -1)
+
+
+def originals(
+    layouts: Sequence[VideoLayout], input_ids: Tensor, questions: Sequence[str] | None
+) -> list[int]:
+    """For each row of a batch the first row that is the same prompt with the same videos and question.
+
+    Args:
+        layouts: of the rows.
+        input_ids: (B, L).
+        questions: that the caller gave, one for each row; None: they are in the prompts.
+    """
+    rows = range(len(layouts))
+    if len({layout.videos for layout in layouts}) == len(layouts):
+        return list(rows)
+    ids = input_ids.tolist()
+
+    def prompt(b: int) -> tuple[object, ...]:
+        question = questions[b] if questions is not None else None
+        return layouts[b].videos, tuple(layouts[b].real.tolist()), tuple(ids[b]), question
+
+    first: dict[tuple[object, ...], int] = {}
+    return [first.setdefault(prompt(b), b) for b in rows]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from adatp.engine import Engine
@@ -14,17 +16,22 @@ from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
-from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for
+from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for, unwrapped
+from adatp.pruning.compiled import uncompiled
 from adatp.pruning.prompts import PromptReader
 from adatp.pruning.requests import Requests
-from adatp.pruning.run import Run
+from adatp.pruning.run import Record, Run
 from adatp.pruning.timer import Timer
 from adatp.pruning.tower import TowerWatch
 from adatp.relevance import choose_signal
 
 
 class Pruner:
-    """Prunes one model while its ``with`` block is open. Made by calling a method: ``AdaTP()(model)``."""
+    """Prunes one model while its ``with`` block is open. Made by calling a method: ``AdaTP()(model)``.
+
+    Several threads may generate on the model while the block is open. A context that was entered by hand and
+    lost, together with its `Run`, is left by itself with a ``ResourceWarning``.
+    """
 
     def __init__(
         self,
@@ -33,27 +40,35 @@ class Pruner:
         processor: Any,
         question: str | Sequence[str] | None,
         reuse_frames: float | None = None,
+        strict: bool = False,
     ) -> None:
         if reuse_frames is not None and not reuse_frames >= 0:
             raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {reuse_frames}")
-        self._method, self._model, self._reuse_frames = method, model, reuse_frames
-        self._family = family_for(model)
+        self._method, self._reuse_frames, self._strict = method, reuse_frames, strict
+        self._outer, self._model = model, unwrapped(model)
+        self._family = family_for(self._model)
         self._processor, self._questions = processor, question
-        self._open = ExitStack()
+        self._open: ExitStack | None = None
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:  # whatever raises on the way, nothing stays installed
-            run = self._install(stack)
+            run = Run(self._method, self._install(stack), self)
+            stack.callback(partial(_let_go, weakref.ref(run)))
             self._open = stack.pop_all()
+        self._lost = weakref.finalize(self, _leave_lost, self._open)  # nothing on the stack may hold `self`
+        self._lost.atexit = False
         return run
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        if self._open is not None:
+            self._lost.detach()
+            open_until_now, self._open = self._open, None
+            open_until_now.close()
 
-    def _install(self, stack: ExitStack) -> Run:
+    def _install(self, stack: ExitStack) -> Record:
         model, method, family = self._model, self._method, self._family
         decoder = model.get_decoder()
-        stack.enter_context(claimed(model))
+        stack.enter_context(claimed(model, decoder))
         check_decoder(decoder.config)
         shape, tower = DecoderShape.from_config(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
@@ -62,20 +77,21 @@ class Pruner:
         signal = choose_signal(method.relevance_signal, model, tower, self._processor, self._questions, intro)
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
-        run, timer = Run(method), Timer(model.device)
+        record, timer = Record(), Timer(model.device)
         watch = TowerWatch(model, family, tower, timer, probe, reuse)
         requests = Requests(
-            PromptReader(method, model.config, family, shape, signal),
+            PromptReader(method, model.config, family, shape, signal, self._strict),
             Accountant(method, model.config, family, shape, signal.kind, every_logit),
             watch,
             timer,
-            run,
+            record,
         )
         engine = Engine(decoder, scored, requests.begin, requests.end, lambda: timer.time("pruning"))
         for part in (engine, watch):
             stack.enter_context(_installed(part))
+        stack.enter_context(uncompiled(model, self._outer))
         stack.enter_context(_not_compiled(model))
-        return run
+        return record
 
     def _frame_reuse(self, tower: Any) -> FrameReuse | None:
         if self._reuse_frames is None:
@@ -84,6 +100,17 @@ class Pruner:
             return FrameReuse(tower, self._reuse_frames)
         except ValueError as error:
             raise PruningError(str(error)) from None
+
+
+def _let_go(run: weakref.ref[Run]) -> None:
+    """A run that stays readable does not keep its context, and with that the model."""
+    if (left := run()) is not None:
+        left._context = None
+
+
+def _leave_lost(stack: ExitStack) -> None:
+    stack.close()
+    warnings.warn("a pruning context was entered and lost: it is left now", ResourceWarning, stacklevel=2)
 
 
 class _Part(Protocol):

@@ -8,13 +8,34 @@ from typing import Any
 
 from torch import Tensor
 
-from adatp.layout import LayoutError
+from adatp.engine.cache import cache_among
+from adatp.layout import LayoutError, runs
+from adatp.models import Family
 from adatp.plan import Plan
 from adatp.pruning.accounting import Accountant
+from adatp.pruning.following import follow, followed
 from adatp.pruning.prompts import PromptReader, Reading
-from adatp.pruning.run import Run
+from adatp.pruning.run import Record
 from adatp.pruning.timer import Timer
-from adatp.pruning.tower import TowerWatch
+from adatp.pruning.tower import Encoding, TowerWatch
+from adatp.report import Report
+from adatp.threads import PerThread
+
+
+class _Present(PerThread):
+    """The decoder's call that one thread is in the middle of.
+
+    Attributes:
+        reading: its prompts, if it reads videos that can be pruned.
+        encoding: the tower's call that encoded them.
+        follows: if it reads no video, the report of the request that it goes on with.
+        tokens: how many it reads then.
+    """
+
+    reading: Reading | None = None
+    encoding: Encoding | None = None
+    follows: Report | None = None
+    tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -26,16 +47,15 @@ class Requests:
         accountant: makes reports.
         watch: knows what the model was given.
         timer: times the stages.
-        run: takes the reports.
+        record: takes the reports.
     """
 
     reader: PromptReader
     accountant: Accountant
     watch: TowerWatch
     timer: Timer
-    run: Run
-    _reading: Reading | None = field(default=None, init=False)
-    _decoding: int = field(default=0, init=False)
+    record: Record
+    _present: _Present = field(default_factory=_Present, init=False)
 
     def begin(self, kwargs: dict[str, Any], past: int) -> Plan | None:
         """Plan a call of the decoder.
@@ -47,43 +67,95 @@ class Requests:
         Returns:
             The plan; None: every token is processed.
         """
-        self._reading = None
-        reads_video, tower = self.watch.video_call()
+        present, cache = self._present, cache_among(kwargs)
+        present.reading = present.follows = None
+        present.tokens = _length(kwargs)
+        encoded, present.encoding = self.watch.video_call()
         in_chunks = self.watch.in_chunks()
-        embeds: Tensor = kwargs["inputs_embeds"]
-        self._decoding = 0 if reads_video else embeds.shape[1]
-        if not reads_video:
-            if in_chunks:
-                warnings.warn("not pruned: the prompt comes in chunks", stacklevel=2)
+        if encoded is None:
+            if (reason := self._reason(past, in_chunks)) is not None:
+                self._not_pruned(reason)
+            if not past or reason is not None:
+                follow(cache, None)
+            present.follows = followed(cache)
+            self.timer.use(None if present.follows is None else present.follows.stopwatch)
             self.timer.start("decode")
             return None
+        self._take_stopwatch(present.encoding)
         try:
             with self.timer.time("relevance"):
-                self._reading = self.reader.read(self.watch.arguments, embeds, past, tower)
+                present.reading = self.reader.read(
+                    self.watch.arguments,
+                    kwargs["inputs_embeds"],
+                    cache,
+                    past,
+                    None if present.encoding is None else present.encoding.call(encoded),
+                )
         except LayoutError as error:
-            warnings.warn(f"not pruned: {error}", stacklevel=2)
+            self._not_pruned(str(error))
+            follow(cache, None)
         self.timer.start("prefill")
-        return self._reading.plan if self._reading is not None else None
+        return present.reading.plan if present.reading is not None else None
 
-    def end(self, kept: list[list[Tensor]] | None) -> None:
+    def end(self, kept: list[list[Tensor]] | None, cache: Any) -> None:
         """Account for the call.
 
         Args:
             kept: ``kept[l][b]``: positions that layer l processed; None where nothing was cut.
+            cache: what the decoder has filled, if anything.
         """
+        present = self._present
         self.timer.stop("prefill")
         self.timer.stop("decode")
-        reading, self._reading = self._reading, None
-        self.watch.forget()
+        reading, present.reading = present.reading, None
+        encoding, present.encoding = present.encoding, None
+        follows, present.follows = present.follows, None
+        if follows is not None:
+            follows.decode_steps += present.tokens
         if reading is None:
-            self.run._add_decode_steps(self._decoding)
             return
-        probe, reuse = self.watch.probe, self.watch.reuse
         report = self.accountant.report(
             reading,
             kept,
-            self.timer.reported(),
-            tower_scoring=probe.flops if probe is not None else 0,
-            vision_saved=reuse.saved_flops if reuse is not None else 0,
+            self.timer.stopwatch,
+            tower_scoring=encoding.scoring_flops if encoding is not None else 0,
+            vision_saved=encoding.saved_flops if encoding is not None else 0,
         )
-        self.run._add(report, reading.layouts)
+        self.record.add(report, reading.layouts)
+        follow(cache, report)
+
+    def _take_stopwatch(self, encoding: Encoding | None) -> None:
+        """The request's own, with the time that its videos took to encode."""
+        self.timer.use(None if encoding is None else encoding.stopwatch)
+        if encoding is not None:  # the next request with the same features begins at nothing
+            encoding.stopwatch = None
+
+    def _reason(self, past: int, in_chunks: bool) -> str | None:
+        """Why a call that reads no video that we know of is not pruned; None: there is nothing to prune."""
+        arguments = self.watch.arguments
+        if in_chunks:
+            return "the prompt comes in chunks"
+        ids = arguments.get("input_ids")
+        if ids is None and arguments.get("inputs_embeds") is not None and self._present.tokens > 1:
+            return "the prompt was given as inputs_embeds, in which no video can be found: pass input_ids"
+        if ids is not None and ids.shape[1] > 1 and self._several_images(ids):
+            return "images are not frames of a video for this model: pass them as one video"
+        return None
+
+    def _several_images(self, ids: Tensor) -> bool:
+        """Whether a prompt holds more than one image, for a model that takes videos as such."""
+        family: Family = self.reader.family
+        token = getattr(self.reader.config, "image_token_id", None)
+        if family.encoded_as != "video" or token is None:
+            return False
+        return any(len(images) > 1 for images in runs(ids, token))
+
+    def _not_pruned(self, reason: str) -> None:
+        self.record.not_pruned[reason] += 1
+        warnings.warn(f"not pruned: {reason}", stacklevel=3)
+
+
+def _length(kwargs: dict[str, Any]) -> int:
+    """Tokens that the decoder is about to read; its own ids where nobody has embedded them."""
+    given = [kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None]
+    return int(given[0].shape[1]) if given else 0

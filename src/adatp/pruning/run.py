@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from adatp.layout import VideoLayout
 from adatp.prefill import PruningMethod
 from adatp.pruning.admission import PruningError
 from adatp.report import Report
+
+KEPT_REPORTS = 1000
+"""`Run.reports` has so many at most; older ones are let go of."""
+
+
+@dataclass(eq=False)
+class Record:
+    """What the hooks of a context write down, and its `Run` shows.
+
+    Attributes:
+        reports: the last ones, oldest first.
+        layouts: of the last report's prompts.
+        not_pruned: why prompts were not pruned, and how many times.
+    """
+
+    reports: deque[Report] = field(default_factory=lambda: deque(maxlen=KEPT_REPORTS))
+    layouts: Sequence[VideoLayout] = ()
+    not_pruned: Counter[str] = field(default_factory=Counter)
+
+    def add(self, report: Report, layouts: Sequence[VideoLayout]) -> None:
+        """One more prefill."""
+        self.reports.append(report)
+        self.layouts = layouts
 
 
 class Run:
@@ -16,10 +43,9 @@ class Run:
     It stays readable after the context is left.
     """
 
-    def __init__(self, method: PruningMethod) -> None:
-        self._method = method
-        self._reports: list[Report] = []
-        self._layouts: Sequence[VideoLayout] = ()
+    def __init__(self, method: PruningMethod, record: Record, context: Any = None) -> None:
+        self._method, self._record = method, record
+        self._context = context  # which stays open as long as somebody can read what it does
 
     @property
     def method(self) -> PruningMethod:
@@ -28,29 +54,34 @@ class Run:
 
     @property
     def reports(self) -> list[Report]:
-        """One report a prefill that read a video, oldest first."""
-        return list(self._reports)
+        """One report a prefill that read a video, oldest first; the last 1,000 of them."""
+        return list(self._record.reports)
 
     @property
     def report(self) -> Report:
         """What the last prefill that read a video did.
 
         Raises:
-            PruningError: no prompt with a video has been read yet.
+            PruningError: no prompt with a video has been read yet, or none could be pruned.
         """
-        if not self._reports:
-            raise PruningError("nothing to report: no prompt with a video has been read in this context yet")
-        return self._reports[-1]
+        if not self._record.reports:
+            reasons = "; ".join(f"{reason} ({times}x)" for reason, times in self.not_pruned.items())
+            raise PruningError(
+                "nothing to report: no prompt with a video has been read in this context yet"
+                + (f"; not pruned: {reasons}" if reasons else "")
+            )
+        return self._record.reports[-1]
 
     @property
     def layouts(self) -> list[VideoLayout]:
         """Where the visual tokens of the last report's prompts are, one layout a sample."""
-        return list(self._layouts)
+        return list(self._record.layouts)
 
-    def _add(self, report: Report, layouts: Sequence[VideoLayout]) -> None:
-        self._reports.append(report)
-        self._layouts = layouts
+    @property
+    def not_pruned(self) -> Mapping[str, int]:
+        """Why calls were not pruned, and how many: each also warned, but Python shows equal warnings once.
 
-    def _add_decode_steps(self, steps: int) -> None:
-        if self._reports:
-            self._reports[-1].decode_steps += steps
+        A prompt in chunks counts once a chunk. Prompts without anything that looks like a video are not
+        counted.
+        """
+        return MappingProxyType(dict(self._record.not_pruned))

@@ -1,4 +1,4 @@
-"""The stopwatch of the request that is being processed."""
+"""The stopwatch of the request that a thread is processing."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ from contextlib import AbstractContextManager
 import torch
 
 from adatp.report import Stopwatch
+from adatp.threads import PerThread
+
+
+class _Present(PerThread):
+    """The stopwatch that one thread uses."""
+
+    stopwatch: Stopwatch | None = None
 
 
 class Timer:
-    """Times the stages of one request after the other, each on a stopwatch of its own."""
+    """Times the stages of requests, each on a stopwatch of its own. Every thread has its own present one."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stopwatch = Stopwatch(device)
-        self._reported = False
+        self._present = _Present()
 
-    def new_request(self) -> None:
-        """Take another stopwatch if a report has the present one."""
-        if self._reported:
-            self._stopwatch, self._reported = Stopwatch(self._device), False
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """The present one."""
+        found = self._present.stopwatch
+        return self.use(None) if found is None else found
 
-    def reported(self) -> Stopwatch:
-        """The present stopwatch, for the request's report; later decode steps still add to it."""
-        self._reported = True
-        return self._stopwatch
+    def use(self, stopwatch: Stopwatch | None) -> Stopwatch:
+        """Go on with this one; None: with a new one."""
+        self._present.stopwatch = found = Stopwatch(self._device) if stopwatch is None else stopwatch
+        return found
 
     def start(self, stage: str) -> None:
         """Begin a span of ``stage``."""
-        self._stopwatch.start(stage)
+        self.stopwatch.start(stage)
 
     def stop(self, stage: str) -> None:
         """End the span of ``stage`` that was begun last; nothing happens if none was."""
-        self._stopwatch.stop(stage)
+        self.stopwatch.stop(stage)
 
     def time(self, stage: str) -> AbstractContextManager[None]:
         """Time a block."""
-        return self._stopwatch.time(stage)
+        return self.stopwatch.time(stage)

@@ -14,9 +14,36 @@ from adatp.engine.attention import ReceivedProbe
 from adatp.frame_reuse import FrameReuse
 from adatp.models import Family, TowerCall
 from adatp.pruning.timer import Timer
+from adatp.report import Stopwatch
+from adatp.threads import PerThread
 
 _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
+
+
+@dataclass(eq=False)
+class Encoding:
+    """One call of the vision tower, without its pixels, for as long as what it returned is in use.
+
+    Attributes:
+        kwargs: its keyword arguments but floating-point tensors.
+        received: attention that the patches received, if the method reads it.
+        output: what it returned.
+        stopwatch: has timed it; None once a request has taken it.
+        scoring_flops: of recording ``received``.
+        saved_flops: that frames which were not encoded would have taken.
+    """
+
+    kwargs: dict[str, Any]
+    received: Tensor | None
+    output: weakref.ref[Any]
+    stopwatch: Stopwatch | None
+    scoring_flops: int
+    saved_flops: int
+
+    def call(self, output: Any) -> TowerCall:
+        """The call as families read it."""
+        return TowerCall(self.kwargs, output, self.received)
 
 
 @dataclass(eq=False)
@@ -30,6 +57,16 @@ class _ModelCall:
 
     arguments: dict[str, Any] = field(default_factory=dict)
     encoded: Any = None  # older transformers let go of it before the decoder runs
+
+
+class _Present(PerThread):
+    """What one thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.call = _ModelCall()
+        self.given: Any = None  # encoder outputs that the caller handed in
+        self.unread = False
+        self.stopwatch: Stopwatch | None = None
 
 
 class TowerWatch:
@@ -57,10 +94,8 @@ class TowerWatch:
         self.probe, self.reuse = probe, reuse
         self._kind = family.encoded_as
         self._signature = inspect.signature(model.base_model.forward)
-        self._call = _ModelCall()
-        self._given: Any = None  # encoder outputs that the caller handed in
-        self._tower_calls: list[tuple[dict[str, Any], Tensor | None, weakref.ref[Any]]] = []
-        self._unread = False
+        self._present = _Present()
+        self._encodings: dict[int, Encoding] = {}  # by the id of what the tower returned, while that lives
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
@@ -68,6 +103,7 @@ class TowerWatch:
         keep = self._handles.append
         keep(self.model.register_forward_pre_hook(self._note_given, with_kwargs=True, prepend=True))
         keep(self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True))
+        keep(self.model.base_model.register_forward_hook(self._call_is_over, always_call=True))
         if self.probe is not None:
             self.probe.install()
         keep(self.tower.register_forward_pre_hook(self._before_tower))
@@ -82,58 +118,64 @@ class TowerWatch:
         for part in (self.probe, self.reuse):
             if part is not None:
                 part.remove()
-        self._handles, self._tower_calls = [], []
-        self._call, self._given = _ModelCall(), None
+        self._handles, self._encodings, self._present = [], {}, _Present()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the call of the multimodal model that is running."""
-        return self._call.arguments
+        """Keyword arguments of the call of the multimodal model that is running in this thread."""
+        return self._present.call.arguments
 
     def in_chunks(self) -> bool:
         """Whether the tower has encoded something, since last asked, that the call does not carry."""
-        unread, self._unread = self._unread, False
-        return unread and not any(self._call.arguments.get(name) is not None for name in _VISION)
+        unread, self._present.unread = self._present.unread, False
+        return unread and not any(self.arguments.get(name) is not None for name in _VISION)
 
-    def video_call(self) -> tuple[bool, TowerCall | None]:
-        """Whether the decoder is about to read videos, and the tower's call that encoded them, if known."""
-        arguments = self._call.arguments
+    def video_call(self) -> tuple[Any, Encoding | None]:
+        """What encodes the videos that the decoder is about to read, and the tower's call that made it.
+
+        None where there are no videos, and where the tower's call is not known.
+        """
+        arguments = self.arguments
         encoded = (arguments.get("mm_encoder_outputs") or {}).get(self._kind)
         if arguments.get(_PIXELS[self._kind]) is not None:
-            encoded = self._call.encoded
-        if encoded is None:
-            return False, None
-        found = [
-            TowerCall(kwargs, encoded, received)
-            for kwargs, received, output in self._tower_calls
-            if output() is encoded
-        ]
-        return True, found[0] if found else None
-
-    def forget(self) -> None:
-        """The running call is over."""
-        self._call = _ModelCall()
+            encoded = self._present.call.encoded
+        found = self._encodings.get(id(encoded))
+        return encoded, found if found is not None and found.output() is encoded else None
 
     def _note_given(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._given = kwargs.get("mm_encoder_outputs")
+        self._present.given = kwargs.get("mm_encoder_outputs")
 
     def _note_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         arguments.update(arguments.pop("kwargs", {}))
-        if self._given is not None:  # accelerate, which moves arguments between devices, hands on copies
-            arguments["mm_encoder_outputs"], self._given = self._given, None
-        self._call.arguments = arguments
+        given, self._present.given = self._present.given, None
+        if given is not None:  # accelerate, which moves arguments between devices, hands on copies
+            arguments["mm_encoder_outputs"] = given
+        self._present.call = _ModelCall(arguments)
+
+    def _call_is_over(self, *_: Any) -> None:
+        self._present.call = _ModelCall()
 
     def _before_tower(self, *_: Any) -> None:
-        self.timer.new_request()
+        self._present.stopwatch = self.timer.use(None)
         if self.probe is not None:
             self.probe.disarm()
         self.timer.start("vision")
 
     def _after_tower(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        present = self._present
         self.timer.stop("vision")
-        received = self.probe.take() if self.probe is not None else None
-        call = kwargs, received, weakref.ref(output)
-        self._tower_calls = [*self._tower_calls[-1:], call]  # images, then videos
-        self._unread = True
-        self._call.encoded = output
+        key, encodings = id(output), self._encodings
+        encodings[key] = Encoding(
+            {name: value for name, value in kwargs.items() if not _holds_pixels(value)},
+            self.probe.take() if self.probe is not None else None,
+            weakref.ref(output, lambda _: encodings.pop(key, None)),
+            present.stopwatch,
+            self.probe.flops if self.probe is not None else 0,
+            self.reuse.saved_flops if self.reuse is not None else 0,
+        )
+        present.unread, present.call.encoded = True, output
+
+
+def _holds_pixels(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

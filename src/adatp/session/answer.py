@@ -60,6 +60,7 @@ def generate(
     max_new_tokens: int,
     settings: Mapping[str, Any],
     reuse_frames: float | None = None,
+    strict: bool = False,
 ) -> list[Answer]:
     """Answer prompts that stand in one batch.
 
@@ -71,6 +72,7 @@ def generate(
         max_new_tokens: longest answer, in tokens.
         settings: more arguments of ``generate``.
         reuse_frames: see `adatp.methods.Method.__call__`.
+        strict: see there.
 
     Raises:
         PromptError: the settings ask for several answers to a prompt.
@@ -83,7 +85,7 @@ def generate(
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
     inputs = collate(prompts, pad_token(model, processor), model.device)
     questions = [prompt.question for prompt in prompts]
-    with method(model, processor, question=questions, reuse_frames=reuse_frames) as run:
+    with method(model, processor, question=questions, reuse_frames=reuse_frames, strict=strict) as run:
         begun = time.perf_counter()
         ids = model.generate(**inputs, **settings)
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device

@@ -12,6 +12,7 @@ import torch
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from adatp.budget import BudgetError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import Method
@@ -212,7 +213,9 @@ def _check_words(processor: Any, config: Any, messages: Sequence[Message], quest
                 raise PromptError(f"the {where} contains the token that stands for a video or an image")
 
 
-def check_prompt(config: Any, prompt: Prompt, method: Method, max_new_tokens: int) -> None:
+def check_prompt(
+    config: Any, prompt: Prompt, method: Method, max_new_tokens: int, strict: bool = True
+) -> None:
     """Refuse, before the weights are loaded, what would fail once they run (see ``Session.check``)."""
     ids = prompt.inputs["input_ids"]
     longest = config.get_text_config().max_position_embeddings
@@ -224,7 +227,11 @@ def check_prompt(config: Any, prompt: Prompt, method: Method, max_new_tokens: in
     layouts = prompt_layouts(config, prompt)
     method.check_layouts(layouts)
     for layout in layouts:
-        method.schedule(DecoderShape.from_config(config.get_text_config()), layout.counts)
+        try:
+            method.schedule(DecoderShape.from_config(config.get_text_config()), layout.counts)
+        except BudgetError as error:
+            if strict or error.least is None:
+                raise
 
 
 def prompt_layouts(config: Any, prompt: Prompt) -> list[VideoLayout]:

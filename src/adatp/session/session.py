@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from adatp.budget import BudgetError
 from adatp.methods import AdaTP, Method
 from adatp.session import loading
 from adatp.session.answer import Answer, batches, generate, read
@@ -141,13 +139,21 @@ class Session:
             every_token=every_token,
         )
 
-    def check(self, prompt: Prompt, method: Method, *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    def check(
+        self,
+        prompt: Prompt,
+        method: Method,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        strict: bool = True,
+    ) -> None:
         """Refuse what would fail once the model runs. Needs no weights.
 
         Args:
             prompt: from `prepare`.
             method: the pruning method.
             max_new_tokens: longest answer, in tokens.
+            strict: whether a FLOPs target out of reach is refused too.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
@@ -155,25 +161,7 @@ class Session:
             GridError: the method needs frames with all their tokens.
             LayoutError: the prompt's videos can't be laid out.
         """
-        check_prompt(self.config, prompt, method, max_new_tokens)
-
-    def within_reach(self, prompt: Prompt, method: Method, *, max_new_tokens: int = MAX_NEW_TOKENS) -> Method:
-        """The method, or the same without a target, with a warning, where the prompt is too short for it.
-
-        Args:
-            prompt: from `prepare`.
-            method: the pruning method, with a target that nobody asked for: its own default.
-            max_new_tokens: longest answer, in tokens.
-
-        Raises:
-            PromptError, GridError, LayoutError: as of `check`.
-        """
-        try:
-            self.check(prompt, method, max_new_tokens=max_new_tokens)
-        except BudgetError as error:
-            warnings.warn(f"nothing is pruned, this prompt is too short: {error}", stacklevel=2)
-            return replace(method, flops=1.0)
-        return method
+        check_prompt(self.config, prompt, method, max_new_tokens, strict)
 
     def visible_part(self, video: Video) -> Video:
         """What the model is shown of a video's frames, to draw on: some processors cut out the middle."""
@@ -188,16 +176,17 @@ class Session:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> Answer:
         """Answer a prompt while a method prunes.
 
         Args:
             prompt: from `prepare`.
-            method: the pruning method; None: `AdaTP`, or nothing pruned, with a warning, where the prompt is
-                too short for its target.
+            method: the pruning method; None: `AdaTP`.
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``. Decoding is greedy without them.
 
         Raises:
@@ -207,7 +196,12 @@ class Session:
             PruningError: the model can't be pruned this way, or is being pruned already.
         """
         [answer] = self.answer_batch(
-            [prompt], method, max_new_tokens=max_new_tokens, reuse_frames=reuse_frames, **generation
+            [prompt],
+            method,
+            max_new_tokens=max_new_tokens,
+            reuse_frames=reuse_frames,
+            strict=strict,
+            **generation,
         )
         return answer
 
@@ -218,6 +212,7 @@ class Session:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> list[Answer]:
         """Answer several prompts together, each as it is answered alone.
@@ -230,6 +225,7 @@ class Session:
             method: the pruning method; None: as of `answer`, for all prompts together.
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``.
 
         Returns:
@@ -239,12 +235,19 @@ class Session:
         Raises:
             AdaTPError: as of `answer`.
         """
-        method = self._chosen(prompts, method, max_new_tokens)
+        method = self._chosen(prompts, method, max_new_tokens, strict)
         answers: dict[int, Answer] = {}
         for numbers in batches(prompts):
             together = [prompts[number] for number in numbers]
             given = generate(
-                self.model, self.processor, together, method, max_new_tokens, generation, reuse_frames
+                self.model,
+                self.processor,
+                together,
+                method,
+                max_new_tokens,
+                generation,
+                reuse_frames,
+                strict,
             )
             answers.update(zip(numbers, given, strict=True))
         return [answers[number] for number in range(len(prompts))]
@@ -272,7 +275,7 @@ class Session:
         Raises:
             AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
         """
-        method = self._chosen([prompt], method, max_new_tokens)
+        method = self._chosen([prompt], method, max_new_tokens, strict=False)
         model = self.model
 
         def run(streamer: Any) -> Answer:
@@ -323,19 +326,20 @@ class Session:
         Raises:
             AdaTPError: as of `answer`.
         """
-        self.check(prompt, method, max_new_tokens=0)
+        self.check(prompt, method, max_new_tokens=0, strict=False)
         return read(self.model, self.processor, prompt, method)
 
     def warm_up(self, prompt: Prompt, method: Method) -> None:
         """Answer once in two tokens, for what only a first run costs."""
-        self.answer(prompt, method, max_new_tokens=2)
+        with warnings.catch_warnings():  # the run that follows says it again
+            warnings.simplefilter("ignore")
+            self.answer(prompt, method, max_new_tokens=2)
 
-    def _chosen(self, prompts: Sequence[Prompt], method: Method | None, max_new_tokens: int) -> Method:
+    def _chosen(
+        self, prompts: Sequence[Prompt], method: Method | None, max_new_tokens: int, strict: bool
+    ) -> Method:
         """The method to run, checked with every prompt."""
-        if method is None:
-            method = AdaTP()
-            for prompt in prompts:
-                method = self.within_reach(prompt, method, max_new_tokens=max_new_tokens)
+        method = AdaTP() if method is None else method
         for prompt in prompts:
-            self.check(prompt, method, max_new_tokens=max_new_tokens)
+            self.check(prompt, method, max_new_tokens=max_new_tokens, strict=strict)
         return method

@@ -30,7 +30,7 @@ LONG = Prompt(frames=24, question=8)
 
 def run_once(method: AdaTP, family: Any = FAMILIES[0], prompt: Prompt = LONG, model: Any = None) -> Report:
     model = model or build(family)
-    with method(model) as run, torch.no_grad():
+    with method(model, strict=True) as run, torch.no_grad():
         model(**batch(family, [prompt]))
     return run.report
 
@@ -435,7 +435,7 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     alike = torch.rand(count + 3, generator=generator) < 0.7
     hidden[alike] = kinds[torch.randint(2, (int(alike.sum()),), generator=generator)] + 0.1 * hidden[alike]
     try:
-        plan = method.plan(prefill)
+        plan = method.plan(dataclasses.replace(prefill, strict=True))
     except BudgetError:
         assume(False)
     assert plan is not None

@@ -156,7 +156,7 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
 
 def plan_or_lowest(peer: Method, prefill: Prefill) -> tuple[TokenPlan | None, float | None]:
     try:
-        return peer.plan(prefill), None
+        return peer.plan(replace(prefill, strict=True)), None
     except BudgetError as error:
         return None, error.lowest
 
@@ -530,7 +530,7 @@ def test_dycoke_keeps_first_frames_whole_and_says_its_floor() -> None:
     assert others.max() - others.min() <= 1
     assert others.max() < 36
     with pytest.raises(BudgetError) as error:
-        DyCoke(flops=0.15).plan(prefill)
+        DyCoke(flops=0.15).plan(replace(prefill, strict=True))
     assert error.value.lowest == pytest.approx(
         prefill_flops(SHAPE, [144 + 9] * 12) / prefill_flops(SHAPE, [576 + 9] * 12), abs=1e-4
     )

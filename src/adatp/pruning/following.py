@@ -1,0 +1,39 @@
+"""Which request a decode step belongs to: the one whose prompt filled the cache that it goes on with."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from adatp.report import Report
+
+_NAME = "adatp_request"
+
+
+class _Ticket:
+    """What a cache carries of its request, copies of the cache too."""
+
+    def __init__(self, report: Report | None = None) -> None:
+        self._report = None if report is None else weakref.ref(report)
+
+    @property
+    def report(self) -> Report | None:
+        return None if self._report is None else self._report()
+
+    def __deepcopy__(self, _: Any) -> _Ticket:
+        return self
+
+    def __reduce__(self) -> tuple[type[_Ticket], tuple[()]]:
+        return _Ticket, ()
+
+
+def follow(cache: Any, report: Report | None) -> None:
+    """Steps on this cache belong to the request of ``report`` from now on; None: to none that is reported."""
+    if cache is not None:
+        setattr(cache, _NAME, _Ticket(report))
+
+
+def followed(cache: Any) -> Report | None:
+    """The report of the request that a step on this cache belongs to."""
+    ticket: _Ticket | None = getattr(cache, _NAME, None)
+    return None if ticket is None else ticket.report

@@ -1,0 +1,79 @@
+"""What the layers' caches have of the sequence before a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from adatp.engine.cache import PrunedCache
+from adatp.engine.slots import CacheSlots
+
+
+@dataclass(frozen=True)
+class Past:
+    """The sequence before a prompt.
+
+    Attributes:
+        length: tokens, pads included.
+        tokens: (B,) tokens of each row, pads excluded.
+        held: for each row how many of them each layer has; empty: every layer has all.
+        slots: cache slots in use of each layer, pads and fillers among them; empty: ``length`` in each.
+    """
+
+    length: int
+    tokens: Sequence[int]
+    held: Sequence[tuple[int, ...]]
+    slots: Sequence[int]
+
+    def slots_by(self, layers: int) -> Sequence[int]:
+        """Slots in use of each of so many layers."""
+        return self.slots or [self.length] * layers
+
+
+def past_of(cache: Any, length: int, mask: Any, call: tuple[int, int], layers: int) -> Past:
+    """What a cache has of the sequence.
+
+    Args:
+        cache: the call's, if any.
+        length: of the sequence before the call.
+        mask: the call's attention mask, as the multimodal model was given it; None: there are no pads.
+        call: rows and columns of the call's tokens.
+        layers: of the decoder.
+    """
+    batch, new = call
+    if not length:
+        return Past(0, [0] * batch, [()] * batch, ())
+    real = _real(mask, length, batch, new)
+    held: dict[int, CacheSlots] = cache.held if isinstance(cache, PrunedCache) else {}
+    distinct = {id(slots): slots for slots in held.values()}
+    counted = [real.sum(1), *(_held(slots.until(length), real) for slots in distinct.values())]
+    everything, *by_slots = torch.stack([count.to(real.device) for count in counted]).tolist()
+    if not held:
+        return Past(length, everything, [()] * batch, ())
+    number = {key: place for place, key in enumerate(distinct)}
+    of_layer = [by_slots[number[id(held[layer])]] if layer in held else everything for layer in range(layers)]
+    slots = [held[layer].count(length) if layer in held else length for layer in range(layers)]
+    return Past(length, everything, [tuple(row) for row in zip(*of_layer, strict=True)], slots)
+
+
+def _held(index: Tensor, real: Tensor) -> Tensor:
+    """(B,) tokens of each row that are neither pads nor fillers, of slots (B or 1, n)."""
+    real = real.to(index.device)
+    index = index.expand(len(real), -1)
+    return (real.gather(1, index.clamp(min=0)) & (index >= 0)).sum(1)
+
+
+def _real(mask: Any, length: int, batch: int, new: int) -> Tensor:
+    """(B, length) bool: the tokens of the past that are no pads."""
+    if isinstance(mask, dict):
+        mask = mask["full_attention"]
+    if mask is None or mask.shape[-1] < length + new:  # one of the new tokens alone
+        return torch.ones(batch, length, dtype=torch.bool)
+    if mask.ndim == 2:
+        return cast(Tensor, mask[:, :length].bool())
+    row: Tensor = mask[:, 0, -1, :length]  # the last token sees every other
+    return (row if row.dtype == torch.bool else row == 0).expand(batch, -1)
