@@ -34,13 +34,8 @@ from suite import GREEDY, ONE, STEPS, batches, dropped, engine, feature, skip_br
 
 def dropping_cases() -> list[Any]:
     """Every combination where engine and families meet first, for the others each value once at least."""
-    # Transformers has no static cache for flash attention.
     settings = [
-        ("eager", None),
-        ("eager", "static"),
-        ("sdpa", None),
-        ("sdpa", "static"),
-        (fake_flash.NAME, None),
+        (attention, cache) for attention in ("eager", "sdpa", fake_flash.NAME) for cache in (None, "static")
     ]
     every = [(*setting, dtype) for setting in settings for dtype in (torch.float32, torch.float64)]
     some = [
@@ -48,6 +43,7 @@ def dropping_cases() -> list[Any]:
         ("sdpa", "static", torch.float64),
         ("sdpa", None, torch.float32),
         (fake_flash.NAME, None, torch.float32),
+        (fake_flash.NAME, "static", torch.float32),
     ]
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))

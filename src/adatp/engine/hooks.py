@@ -165,7 +165,7 @@ class Engine:
 
     def _cut(self, call: DecoderCall, plan: Plan, number: int, hidden: Tensor) -> Tensor:
         """Ask the plan which tokens go on and gather their hidden states."""
-        scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
+        scores = self.probes[number - 1].log_scores if number - 1 in plan.scored else None
         if scores is not None:  # layers may lie on several devices
             scores = scores.to(call.alive[0].device)
         states, chosen = [], []
@@ -206,8 +206,11 @@ class Engine:
             if call.index is None:
                 return {}
             return {"attention_mask": call.index >= 0 if call.ragged else None}
-        held, mask = call.held(number), kwargs.get("attention_mask")
-        if call.index is None and (held is None or (mask is None and not held.ragged)):
+        held, mask, layer = call.held(number), kwargs.get("attention_mask"), call.layer_cache(number)
+        fixed = getattr(layer, "max_cache_len", None)
+        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
+        causal = mask is None and not (flash and fixed)  # flash reads unused keys where no mask ends before them
+        if call.index is None and (held is None or (causal and not held.ragged)):
             return {}
         changed: dict[str, Any] = {}
         if call.index is not None:
@@ -221,12 +224,9 @@ class Engine:
         slots: CacheSlots = call.once(
             slots_after, (held, call.index), call.past, call.length, call.ragged, device
         )
-        layer = call.layer_cache(number)
         new = call.length if call.index is None else call.index.shape[1]
         shown: CacheSlots = call.once(CacheSlots.last, (slots,), call.past_slots(number) + new)
         first = call.past - shown_slots(layer, call.past)
-        fixed = getattr(layer, "max_cache_len", None)
-        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
         changed["attention_mask"] = call.once(
             remap_mask, (mask, shown, call.index), call.past, call.length, first, fixed, flash
         )

@@ -50,5 +50,5 @@ class PyramidDrop(Method):
 
     def choose(self, cut: Cut) -> Tensor:
         """Keep the highest scores."""
-        assert cut.scores is not None
-        return top(cut.scores, cut.keep)
+        assert cut.log_scores is not None
+        return top(cut.log_scores, cut.keep)

@@ -193,7 +193,13 @@ def test_weights_ignore_scale_and_shift_and_how_a_segment_is_cut() -> None:
 # --- local debiasing --------------------------------------------------------------------------------------
 
 Tokens = tuple[Tensor, Tensor, Tensor]
-score = st.one_of(st.integers(0, 3).map(float), st.sampled_from([1e-9, 0.3, math.nan, math.inf]))
+odd = [1e-9, 0.3, -0.0, -1.5, -700.0, math.nan, math.inf, -math.inf]
+score = st.one_of(st.integers(0, 3).map(float), st.sampled_from(odd))
+
+
+def from_best(score: float) -> float:
+    """Sorts the highest score first, NaN as the lowest."""
+    return math.inf if math.isnan(score) else -score
 
 
 @st.composite
@@ -211,7 +217,7 @@ def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
     """position_rank, spelt out."""
     groups = defaultdict(list)
     for i, (s, seg, pos) in enumerate(zip(scores.tolist(), segment.tolist(), position.tolist(), strict=True)):
-        groups[seg, pos].append((0 if math.isnan(s) else -s, i))
+        groups[seg, pos].append((from_best(s), i))
     rank = [0] * len(scores)
     for group in groups.values():
         for r, (_, i) in enumerate(sorted(group)):
@@ -239,7 +245,7 @@ def test_select_against_plain_python(case: Tokens, data: st.DataObject, local: b
     expected = []
     for s in range(4):
         members = [i for i in range(len(scores)) if segment[i] == s]
-        members.sort(key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i))
+        members.sort(key=lambda i: (rank[i], from_best(float(scores[i])), i))
         expected += members[: int(share[s])]
     chosen = select(scores, segment, position, live, share, local)
     assert chosen.dtype == torch.int64
@@ -290,20 +296,27 @@ def test_one_share_for_all_segments(case: Tokens, data: st.DataObject, local: bo
     scores, segment, position = case
     keep = data.draw(st.integers(0, len(scores)))
     rank = plain_rank(*case) if local else [0] * len(scores)
-    best = sorted(
-        range(len(scores)), key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i)
-    )
+    best = sorted(range(len(scores)), key=lambda i: (rank[i], from_best(float(scores[i])), i))
     assert select_overall(scores, segment, position, keep, local).tolist() == sorted(best[:keep])
 
 
-def test_keys_hold_the_highest_segment_and_position() -> None:
-    last = 2**16 - 1
+@pytest.mark.parametrize("last", [2**16 - 1, 2**16, 2**31 - 1])
+def test_segments_and_positions_of_any_number(last: int) -> None:
     segment, position = torch.tensor([0, last, last, last]), torch.tensor([last, last, last, 0])
     counts = torch.tensor([1, 3]), torch.tensor([1, 2])
     scores = torch.tensor([0.1, 0.2, math.inf, 0.1])
     assert position_rank(scores, segment, position).tolist() == [0, 1, 0, 0]
     assert select(scores, segment, position, *counts, local=True).tolist() == [0, 2, 3]
     assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    zeros, scores = torch.zeros(3, dtype=torch.int64), torch.tensor([0.0, -0.0, 0.5])
+    counts = torch.tensor([3]), torch.tensor([2])
+    for local in (True, False):
+        assert select(scores, zeros, zeros, *counts, local).tolist() == [0, 2]
+        assert select_overall(scores, zeros, zeros, 1, local).tolist() == [2]
+    assert position_rank(scores, zeros, zeros).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

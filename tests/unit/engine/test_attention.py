@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.engine.attention import Probe, ReceivedProbe, attention_rows
+from adatp.engine.attention import Probe, ReceivedProbe, attention_logits, log_mean_attention
 from adatp.models import family_of
 from families import LlavaOnevision, build
 
@@ -38,7 +38,7 @@ def test_rows_of_full_attention(kind: str) -> None:
         "padding": padding.long(),
     }[kind]
     rows = torch.tensor([[8, 2, 5], [4, 6, 7]])
-    scored = attention_rows(query, key, rows, mask, WIDTH**-0.5, PAST)
+    scored = attention_logits(query, key, rows, mask, WIDTH**-0.5, PAST).softmax(-1)
     expected = full_attention(query, key, allowed)
     for b in range(BATCH):
         assert torch.allclose(scored[b], expected[b][:, rows[b]], atol=1e-6)
@@ -56,13 +56,13 @@ def test_a_probe_scores_once_and_passes_the_call_on() -> None:
     probe, config = Probe(module), module.config
     probe.install()
     assert torch.equal(module(**inputs)[0], expected)
-    assert probe.scores is None
+    assert probe.log_scores is None
     weight = torch.tensor([[0.5, 0.5, 0.0]])
     probe.arm(torch.tensor([[5, 6, 2]]), weight, 0)
     assert torch.equal(module(**inputs)[0], expected)
-    assert probe.scores.shape == (1, 7)
-    assert probe.scores.sum().item() == pytest.approx(1, abs=1e-5)
-    assert (probe.scores > 0).all()  # row 2, which weighs nothing, would see three keys only
+    assert probe.log_scores.shape == (1, 7)
+    assert probe.log_scores.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert (probe.log_scores > -50).all()  # row 2, which weighs nothing, would see three keys only
     probe.remove()
     assert module.config is config
     assert torch.equal(module(**inputs)[0], expected)
