@@ -133,7 +133,12 @@ class _Tap(ABC):
         config = copy.copy(self.config)
         config._attn_implementation_internal = NAME
         config.adatp_tap = self
+        config.__deepcopy__ = self._copied_config
         self.module.config = config
+
+    def _copied_config(self, memo: dict[int, Any]) -> Any:
+        """The config that the module has in a copy of its model: its own, and so no tap."""
+        return copy.deepcopy(self.config, memo)
 
     def remove(self) -> None:
         """Give the module its own config back."""
