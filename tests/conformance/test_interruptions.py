@@ -14,18 +14,20 @@ from transformers import DynamicCache, StaticCache
 from adatp import AdaTP
 from agreement import Agree
 from families import batch, build
-from suite import GREEDY, ONE, RAGGED, dropped, engine, generated_logits
+from suite import GREEDY, ONE, RAGGED, dropped, engine, generated_logits, shape_of
 
 ENDINGS = [KeyboardInterrupt, ZeroDivisionError]
 
 
-def interrupted(model: Any, layer: int, ending: type[BaseException], **inputs: Any) -> None:
-    """One call that ends in the middle of a layer, once its tokens are in the cache."""
+def interrupted(
+    model: Any, layer: int, ending: type[BaseException], where: str = "mlp", **inputs: Any
+) -> None:
+    """One call that ends in the middle of a layer: in its MLP, once its tokens are in the cache."""
 
     def end(*_: Any) -> None:
         raise ending
 
-    hook = model.get_decoder().layers[layer].mlp.register_forward_pre_hook(end)
+    hook = model.get_decoder().layers[layer].get_submodule(where).register_forward_pre_hook(end)
     try:
         with pytest.raises(ending):
             model(**inputs)
@@ -63,10 +65,10 @@ def test_a_cache_left_half_filled_is_refused(
 
 
 @engine
-@pytest.mark.parametrize("layer", [0, 2, 5])
+@pytest.mark.parametrize("where", ["input_layernorm", "mlp"])
 @torch.no_grad()
 def test_what_comes_after_a_keyboard_interrupt_is_right(
-    family: Any, layer: int, prune: AdaTP, agree: Agree
+    family: Any, where: str, prune: AdaTP, agree: Agree
 ) -> None:
     """A text prompt shorter than the rows that were to be scored, a prompt with a video, the model itself."""
     model, inputs = build(family), batch(family, RAGGED)
@@ -74,20 +76,23 @@ def test_what_comes_after_a_keyboard_interrupt_is_right(
     expected = model(**text).logits
     with prune(model):
         pruned = generated_logits(model.generate(**inputs, **GREEDY))
-    with prune(model) as run, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        interrupted(model, layer, KeyboardInterrupt, **inputs)
-        agree(model(**text).logits, expected)
-        interrupted(model, layer, KeyboardInterrupt, **inputs)
-        agree(generated_logits(model.generate(**inputs, **GREEDY)), pruned)
-        assert dropped(run)
-        interrupted(model, layer, KeyboardInterrupt, **inputs)
+    with prune(model) as run:
+        scored = min(run.method.scored_layers(shape_of(model)))
+        for layer in (0, scored, len(family.layers) - 1):
+            interrupted(model, layer, KeyboardInterrupt, where, **inputs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "not pruned: the prompt comes in chunks")
+                agree(model(**text).logits, expected)
+            interrupted(model, layer, KeyboardInterrupt, where, **inputs)
+            agree(generated_logits(model.generate(**inputs, **GREEDY)), pruned)
+            assert dropped(run)
+        interrupted(model, scored, KeyboardInterrupt, where, **inputs)
     agree(model(**text).logits, expected)
 
 
 @engine
 @torch.no_grad()
-def test_a_cache_that_was_interrupted_outside_its_model_goes_on(
+def test_a_cache_goes_on_after_a_call_that_ended_before_it(
     family: Any, prune: AdaTP, agree: Agree
 ) -> None:
     """Where nothing was filled yet, nothing is lost."""

@@ -1,12 +1,14 @@
 import math
 import random
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatp.adatp_steps.debias import (
     distinct_positions,
@@ -405,6 +407,34 @@ def test_novelty_in_half_precision_and_on_one_frame() -> None:
     new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert new.dtype == torch.float32
     assert bool(distinct.all())
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_memory_for_a_long_scene_does_not_go_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is found in blocks of frames is what is found at once."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 16, 4, generator=generator)[torch.randint(0, 3, (200,), generator=generator)]
+    tokens += 0.2 * torch.randn(tokens.shape, generator=generator)
+    there = torch.rand(200, 16, generator=generator) < 0.9
+    expected = novelty(tokens * there[..., None], 0.9, there)
+    monkeypatch.setattr("adatp.adatp_steps.early._PART", 1 << 14)
+    with Largest() as largest:
+        found = novelty(tokens * there[..., None], 0.9, there)
+    assert largest.numbers <= 1 << 14 < 200 * 200
+    assert torch.allclose(found[0], expected[0], atol=1e-6)
+    assert torch.equal(found[1], expected[1])
+    assert 16 < expected[1].sum() < there.sum()
 
 
 def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
