@@ -1,4 +1,4 @@
-"""Whatever ends a call in the middle, and whatever is copied in the middle: nothing is wrong without a word."""
+"""Calls that end in the middle, copies and what is saved: nothing is wrong without a word."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def test_what_comes_after_a_keyboard_interrupt_is_right(
 
 @engine
 @torch.no_grad()
-def test_a_cache_goes_on_after_a_call_that_ended_before_it(
-    family: Any, prune: AdaTP, agree: Agree
-) -> None:
+def test_a_cache_goes_on_after_a_call_that_ended_before_it(family: Any, prune: AdaTP, agree: Agree) -> None:
     """Where nothing was filled yet, nothing is lost."""
     model, inputs = build(family), batch(family, ONE)
     cache, step = DynamicCache(config=model.config.get_text_config()), {"input_ids": torch.tensor([[5]])}

@@ -1,7 +1,7 @@
 """Flash attention on a CPU: transformers' own code over kernels in plain arithmetic.
 
-Only what the package `flash_attn` would bring is replaced, `flash_attn_func` and `flash_attn_varlen_func`. Masks,
-padding, caches and packed sequences go the way they go on a GPU.
+Only what the package `flash_attn` would bring is replaced, `flash_attn_func` and `flash_attn_varlen_func`.
+Masks, padding, caches and packed sequences go the way they go on a GPU.
 """
 
 from __future__ import annotations

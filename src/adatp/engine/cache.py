@@ -148,7 +148,7 @@ def _pruned_class(cls: Any) -> type:
 
 def _new_pruned(cls: Any) -> PrunedCache:
     """An empty cache of the class that is made of ``cls``, for copies and what was saved."""
-    pruned = _pruned_class(cls)
+    pruned: Any = _pruned_class(cls)
     return cast(PrunedCache, pruned.__new__(pruned))
 
 

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from adatp.engine.attention import Probe
 from adatp.engine.cache import PrunedCache, adopt, cache_among
 from adatp.engine.call import DecoderCall
+from adatp.engine.checkpointing import HookOutside
 from adatp.engine.deepstack import DeepStack
 from adatp.engine.masks import remap_mask
 from adatp.engine.rows import (
@@ -61,6 +62,9 @@ class Engine:
         self.end = end
         self.timed = timed
         self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
+        self.before_layers = [
+            HookOutside(layer, partial(self.before_layer, number)) for number, layer in enumerate(self.layers)
+        ]
         self.handles: list[RemovableHandle] = []
         self.call: DecoderCall | None = None
 
@@ -70,12 +74,12 @@ class Engine:
             self.decoder.register_forward_pre_hook(Uncopied(self.enter), with_kwargs=True),
             self.decoder.register_forward_hook(Uncopied(self.leave), with_kwargs=True, always_call=True),
             *(
-                layer.register_forward_pre_hook(
-                    Uncopied(partial(self.before_layer, number)), with_kwargs=True
-                )
-                for number, layer in enumerate(self.layers)
+                layer.register_forward_pre_hook(Uncopied(hook), with_kwargs=True)
+                for layer, hook in zip(self.layers, self.before_layers, strict=True)
             ),
         ]
+        for hook in self.before_layers:
+            hook.install()
         for probe in self.probes.values():
             probe.install()
 
@@ -84,6 +88,8 @@ class Engine:
         self._drop_call()
         for handle in self.handles:
             handle.remove()
+        for hook in self.before_layers:
+            hook.remove()
         for probe in self.probes.values():
             probe.remove()
         self.handles = []
@@ -128,7 +134,9 @@ class Engine:
 
     def _names(self, args: tuple[Any, ...]) -> dict[str, Any]:
         """The decoder's positional arguments by name."""
-        return dict(zip(inspect.signature(self.decoder.forward).parameters, args, strict=False)) if args else {}
+        return (
+            dict(zip(inspect.signature(self.decoder.forward).parameters, args, strict=False)) if args else {}
+        )
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments by name, with embeddings also where it is called with token ids."""
@@ -165,7 +173,7 @@ class Engine:
             output.hidden_states = tuple(self._whole_states(call, output))
 
     def _whole_states(self, call: DecoderCall, output: Any) -> Iterator[Tensor | None]:
-        """Each hidden state of the decoder's output by positions of the prompt; None where none was asked for.
+        """Each hidden state of the decoder's output by positions of the prompt; None where not asked for.
 
         State 0 is what the first layer is given, with nothing dropped yet. State l is what layer l - 1 left;
         the last one is the decoder's output.
@@ -259,7 +267,9 @@ class Engine:
         held, mask, layer = call.held(number), kwargs.get("attention_mask"), call.layer_cache(number)
         fixed = getattr(layer, "max_cache_len", None)
         flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
-        causal = mask is None and not (flash and fixed)  # flash reads unused keys where no mask ends before them
+        causal = mask is None and not (
+            flash and fixed
+        )  # flash reads unused keys where no mask ends before them
         if call.index is None and (held is None or (causal and not held.ragged)):
             return {}
         changed: dict[str, Any] = {}

@@ -7,12 +7,13 @@ from typing import Any
 
 
 class Uncopied:
-    """A hook that does nothing on copies of its module, and on saved ones: nobody would take it away there."""
+    """A hook that does nothing on copies of its module, where nobody would take it away."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
         self.hook = hook
 
     def __call__(self, *args: Any) -> Any:
+        """What the hook returns."""
         return self.hook(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -106,7 +106,7 @@ class PromptReader:
 def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     """(B, L) bool: the tokens of a call that are not padding.
 
-    Where the model is given masks of single queries, a token that does not see itself is padding, and so is one
+    Where the model is given masks of single queries, a token that does not see itself is padding. So is one
     that sees no other and that no other sees: whatever it is, it changes nothing.
 
     Args:
