@@ -70,7 +70,7 @@ def _score_eagerly(probe: Probe) -> None:
             mask = torch.full((n, keys), torch.finfo(query.dtype).min, dtype=query.dtype, device=query.device)
             mask = mask.triu(keys - n + 1)[None, None]
         output, weights = eager(module, query, key, value, mask, **kwargs)
-        probe.scores = weights.mean(1)[:, -1].float()
+        probe.log_scores = weights.mean(1)[:, -1].double().log()
         probe.rows = None
         return output, None
 

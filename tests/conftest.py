@@ -94,11 +94,11 @@ def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, 
     select = TokenPlan.select
 
     def spy(
-        plan: TokenPlan, layer: int, sample: int, alive: Tensor, scores: Tensor, hidden: Tensor
+        plan: TokenPlan, layer: int, sample: int, alive: Tensor, log_scores: Tensor, hidden: Tensor
     ) -> Selection:
         if layer == min(plan.cuts - {0}):
-            seen.append((plan.queries[sample], alive, scores))
-        return select(plan, layer, sample, alive, scores, hidden)
+            seen.append((plan.queries[sample], alive, log_scores.exp().float()))
+        return select(plan, layer, sample, alive, log_scores, hidden)
 
     monkeypatch.setattr(TokenPlan, "select", spy)
     return seen

@@ -40,7 +40,7 @@ class Plan(Protocol):
     cuts: frozenset[int]
 
     def select(
-        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+        self, layer: int, sample: int, alive: Tensor, log_scores: Tensor | None, hidden: Tensor
     ) -> Selection:
         """Choose the positions that ``layer`` and all later layers process, out of ``alive``.
 
@@ -48,8 +48,8 @@ class Plan(Protocol):
             layer: the layer about to run.
             sample: number of the sample.
             alive: (n,) int64 positions that the layer before processed, ascending.
-            scores: (n,) float32 attention they received there, mean over heads and query rows; None if that
-                layer is not in ``scored``, as always before layer 0.
+            log_scores: (n,) float64 logarithm of the attention they received there, mean over heads and query
+                rows; None if that layer is not in ``scored``, as always before layer 0.
             hidden: (n, d) their hidden states before ``layer``; not to be changed.
         """
         ...

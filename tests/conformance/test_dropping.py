@@ -28,18 +28,13 @@ from families import (
 )
 from oracle import recorded
 from rounding import limit, no_float32_islands
-from suite import GREEDY, ONE, STEPS, batches, dropped, engine, feature, skip_broken_cache
+from suite import GREEDY, ONE, RAGGED, STEPS, batches, dropped, engine, feature, skip_broken_cache
 
 
 def dropping_cases() -> list[Any]:
     """Every combination where engine and families meet first, for the others each value once at least."""
-    # Transformers has no static cache for flash attention.
     settings = [
-        ("eager", None),
-        ("eager", "static"),
-        ("sdpa", None),
-        ("sdpa", "static"),
-        (fake_flash.NAME, None),
+        (attention, cache) for attention in ("eager", "sdpa", fake_flash.NAME) for cache in (None, "static")
     ]
     every = [(*setting, dtype) for setting in settings for dtype in (torch.float32, torch.float64)]
     some = [
@@ -47,6 +42,7 @@ def dropping_cases() -> list[Any]:
         ("sdpa", "static", torch.float64),
         ("sdpa", None, torch.float32),
         (fake_flash.NAME, None, torch.float32),
+        (fake_flash.NAME, "static", torch.float32),
     ]
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
@@ -182,3 +178,28 @@ def test_without_a_cache_every_step_is_pruned(family: Any, prune: AdaTP) -> None
         model.generate(**inputs, **GREEDY, use_cache=False)
     assert len(run.reports) == STEPS
     assert all(0.97 * prune.flops < report.flops_ratio <= prune.flops for report in run.reports)
+
+
+@engine
+@pytest.mark.parametrize("reentrant", [False, True], ids=["ragged", "ragged-reentrant"])
+def test_dropping_with_gradient_checkpointing(
+    family: Any, reentrant: bool, prune: AdaTP, agree: Agree
+) -> None:
+    """Layers that run again for their gradients run as before; up to transformers 5.5 with their hooks."""
+    gradients = []
+    for checkpointing in (False, True):
+        model, inputs = build(family), batch(family, RAGGED)
+        model.train()
+        if checkpointing:
+            older = model.gradient_checkpointing_enable  # deprecated where there is the other
+            getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": reentrant})
+        labels = inputs["input_ids"].where(inputs["input_ids"] < 90, -100)
+        with prune(model) as run:
+            output = model(**inputs, labels=labels, use_cache=False)
+            output.loss.backward()
+        assert dropped(run)
+        model(**inputs, use_cache=False).logits.sum().backward()  # and afterwards as ever
+        gradients.append([p.grad for p in model.get_decoder().layers.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for found, expected in zip(*gradients, strict=True):
+        agree(found, expected, within=1e-4 * float(expected.abs().max()))

@@ -61,9 +61,9 @@ class MergePlan(TokenPlan):
         super().__init__(method, prefill)
         self.scored = frozenset()
 
-    def select(self, layer: int, sample: int, alive: Tensor, scores: Any, hidden: Tensor) -> Selection:
-        assert scores is None
-        selection = super().select(layer, sample, alive, scores, hidden)
+    def select(self, layer: int, sample: int, alive: Tensor, log_scores: Any, hidden: Tensor) -> Selection:
+        assert log_scores is None
+        selection = super().select(layer, sample, alive, log_scores, hidden)
         taken.append((layer, sample, alive, selection.kept, selection.into, hidden))
         return selection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import pytest
 import torch
 
 from adatp import AdaTP
@@ -14,7 +15,7 @@ from families import (
     build,
 )
 from rounding import limit
-from suite import RAGGED, feature, shape_of
+from suite import RAGGED, dropped, engine, feature, shape_of
 
 
 @feature("outputs", every_attention=True)
@@ -43,3 +44,24 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
             ran[kept] = True
             scored = min(run.method.scored_layers(shape_of(model)))  # the first cut comes after it
             assert torch.equal(state[b].abs().sum(-1) > 0, ran) or made_by <= scored
+
+
+@engine
+@pytest.mark.parametrize("asked", [True, 2, [2], [0, 3, -1], [-1]], ids=str)
+@torch.no_grad()
+def test_hidden_states_are_those_asked_for(family: Any, asked: Any, prune: AdaTP, agree: Agree) -> None:
+    """As many as unpruned, each as long as the prompt; the first is what the decoder is given."""
+    model, inputs = build(family), batch(family, RAGGED)
+    vanilla = model(**inputs, output_hidden_states=asked).hidden_states
+    with prune(model) as run:
+        every = model(**inputs, output_hidden_states=True).hidden_states
+        found = model(**inputs, output_hidden_states=asked).hidden_states
+    assert dropped(run)
+    assert [None if state is None else state.shape for state in found] == [
+        None if state is None else state.shape for state in vanilla
+    ]
+    for number, state in enumerate(found):
+        if state is not None:
+            agree(state, every[number])
+    if found[0] is not None:
+        agree(found[0], vanilla[0])

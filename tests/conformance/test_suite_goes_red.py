@@ -140,12 +140,12 @@ def masks_where_none_is_needed(monkeypatch: Patch) -> Red:
 
 def neighbours_scored(monkeypatch: Patch) -> Red:
     """The rows scored are those in front of the question's."""
-    attention_rows = attention.attention_rows
+    attention_logits = attention.attention_logits
 
     def one_too_early(query: Tensor, key: Tensor, rows: Tensor, *rest: Any) -> Tensor:
-        return attention_rows(query, key, (rows - 1).clamp(min=0), *rest)
+        return attention_logits(query, key, (rows - 1).clamp(min=0), *rest)
 
-    monkeypatch.setattr(attention, "attention_rows", one_too_early)
+    monkeypatch.setattr(attention, "attention_logits", one_too_early)
     return Red(test_scores.test_scores_equal_eager_rows, {"attention": "sdpa"}, at_least=1e-4)
 
 

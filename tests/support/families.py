@@ -782,6 +782,7 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     model = family.model_class(config).eval().to(dtype)
     if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
         model.get_decoder().config._attn_implementation = attention
+        model.config._attn_implementation_internal = attention  # read by generate; the tower keeps its own
     if dtype == torch.float64:
         model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}

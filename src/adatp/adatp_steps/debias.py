@@ -1,7 +1,7 @@
 """The two debiasing rules: shares between segments (global), an order within a segment (local).
 
 Attention is compared only between tokens of one segment, and first only between tokens of one position.
-Scores are not negative; NaN counts as the lowest.
+Scores are numbers of any type and sign, such as logarithms of attention; NaN counts as the lowest.
 """
 
 import math
@@ -48,16 +48,16 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
     """Rank of each token among those at its own spatial position of its own segment, best first.
 
     Args:
-        scores: (n,) any floating type, not negative, compared in float32.
-        segment: (n,) int64 segment of each token, below 2^16.
-        position: (n,) int64 spatial position of each token in its frame's grid, below 2^16.
+        scores: (n,) the higher the better.
+        segment: (n,) int64 segment of each token, below 2^31.
+        position: (n,) int64 spatial position of each token in its frame's grid, below 2^32.
 
     Returns:
         (n,) int64; 0 is the position's best frame. Equal scores: the earlier token first.
 
     Source: ours (the paper keeps one token a position; which one is not published).
     """
-    order, _, rank = _by_position(_keys(scores, segment, position))
+    order, rank = _by_position(_best_first(scores), segment, position)
     return torch.empty_like(order).scatter_(0, order, rank)
 
 
@@ -72,7 +72,9 @@ def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tens
     Returns:
         (S,) int64.
     """
-    first = position_rank(torch.zeros_like(position), segment, position) == 0
+    tokens = torch.arange(len(position), device=position.device)
+    order, rank = _by_position(tokens, segment, position)
+    segment, first = segment[order], rank == 0
     count = torch.zeros(segments, dtype=torch.int64, device=segment.device)
     return count.index_add_(0, segment, first.long())
 
@@ -86,12 +88,12 @@ def select(
     each position's second best. Up to the number of distinct positions that is one token a position (the
     strict rule), beyond it the relaxed one. Without, by score alone. Equal scores: the earlier token first.
 
-    A cut waits for no GPU, and launches few kernels on it: two sorts of keys that hold all that is compared.
+    A cut waits for no GPU, and launches few kernels on it: three sorts at most.
 
     Args:
-        scores: (n,) any floating type, not negative, compared in float32; NaN counts as 0.
-        segment: (n,) int64 segment of each token, below 2^16.
-        position: (n,) int64 spatial position of each token, below 2^16.
+        scores: (n,) the higher the better.
+        segment: (n,) int64 segment of each token, below 2^31.
+        position: (n,) int64 spatial position of each token, below 2^32.
         sizes: (S,) int64, on the CPU, tokens of each segment.
         share: (S,) int64, on the CPU, tokens to keep of each segment, no more than it has.
         local: whether local debiasing is on.
@@ -124,32 +126,31 @@ def select_overall(scores: Tensor, segment: Tensor, position: Tensor, keep: int,
 
 def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_segment: bool) -> Tensor:
     """(n,) int64: the tokens by segment if asked, then by position rank if `local`, then by score."""
+    best = _best_first(scores)
+    key = segment if by_segment else None
     if local:
-        order, key, rank = _by_position(_keys(scores, segment, position))
-        compared = _SEGMENT | _SCORE if by_segment else _SCORE
-        key = torch.empty_like(key).scatter_(0, order, (key & compared) + (rank << _SCORE_BITS))
-    else:
-        key = _keys(scores, segment if by_segment else None)
-    return key.argsort(stable=True)
+        order, rank = _by_position(best, segment, position)
+        rank = torch.empty_like(rank).scatter_(0, order, rank)
+        key = _pair(segment, rank) if by_segment else rank
+    return best if key is None else best[key[best].argsort(stable=True)]
 
 
-# A key holds segment, then position or rank, then score, so that one sort of one number compares all three.
-_SCORE_BITS, _POSITION_BITS = 31, 16
-_SCORE = (1 << _SCORE_BITS) - 1
-_SEGMENT = ((1 << 16) - 1) << (_SCORE_BITS + _POSITION_BITS)
+# What counts least is sorted by first; stable sorts by what counts more keep its order.
 
 
-def _keys(scores: Tensor, segment: Tensor | None, position: Tensor | None = None) -> Tensor:
-    """(n,) int64 that sort by segment, then position, then from the highest score."""
-    # The bits of floats that are not negative sort as the floats do.
-    key = _SCORE - scores.detach().float().nan_to_num(nan=0.0, posinf=math.inf).view(torch.int32)
-    if position is not None:
-        key = key + (position << _SCORE_BITS)
-    return key if segment is None else key + (segment << (_SCORE_BITS + _POSITION_BITS))
+def _best_first(scores: Tensor) -> Tensor:
+    """(n,) int64: the tokens from the highest score; equal ones: the earlier first."""
+    comparable = scores.detach().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    return (comparable + 0).argsort(descending=True, stable=True)  # -0 + 0 is 0
 
 
-def _by_position(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The order of the keys (n,), they in that order, and the rank of each among those of its position."""
-    key, order = key.sort(stable=True)
-    place = key >> _SCORE_BITS
-    return order, key, torch.arange(len(key), device=key.device) - torch.searchsorted(place, place)
+def _by_position(best: Tensor, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens by segment, then position, then as in ``best``; and the rank of each at its position."""
+    place, order = _pair(segment, position)[best].sort(stable=True)
+    rank = torch.arange(len(place), device=place.device) - torch.searchsorted(place, place)
+    return best[order], rank
+
+
+def _pair(first: Tensor, second: Tensor) -> Tensor:
+    """(n,) int64 that sort by ``first``, then by ``second``, below 2^31 and 2^32."""
+    return (first << 32) + second

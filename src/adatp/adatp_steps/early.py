@@ -26,22 +26,34 @@ def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor
         (T, P) float32 novelty, in [0, 2], and (T, P) bool, the representatives; the first
         token of each position is one.
 
+    Memory beyond ``tokens`` grows with the number of tokens, not with the square of the frames.
+
     Source: ours.
     """
-    frames, _, width = tokens.shape
+    frames, places, width = tokens.shape
     # Some positions at a time: a long video in float32 is many times what the decoder then needs.
     parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
-    total = torch.stack([F.normalize(part.float(), dim=-1).sum((0, 1)) for part in parts]).sum(0)
+    total = torch.stack([_units(part).sum((0, 1)) for part in parts]).sum(0)
     mean = F.normalize(total, dim=-1)
-    cosines, nearest = [], []
-    for part in parts:
-        unit = F.normalize(part.float(), dim=-1)
-        cosines.append(torch.einsum("tpd,spd->tps", unit, unit))
-        nearest.append(unit @ mean)
-    cosine, closest = torch.cat(cosines, 1), torch.cat(nearest, 1)
+    closest = torch.empty(frames, places, device=tokens.device)
     representative = there.clone()
-    for t in range(1, len(tokens)):
-        highest = cosine[t, :, :t].masked_fill(~representative[:t].T, -torch.inf).amax(1)
-        representative[t] &= highest < tau_d
-        closest[t] = torch.maximum(closest[t], highest)
+    # And some frames at a time, for each is compared with all before it: one block unless a scene is long.
+    block = max(1, _PART // (frames * places))
+    for first in range(0, frames, block):
+        last = min(first + block, frames)
+        cosines, nearest = [], []
+        for part in parts:
+            unit = _units(part[:last])
+            cosines.append(torch.einsum("tpd,spd->tps", unit[first:], unit))
+            nearest.append(unit[first:] @ mean)
+        cosine, closest[first:last] = torch.cat(cosines, 1), torch.cat(nearest, 1)
+        for t in range(max(1, first), last):
+            highest = cosine[t - first, :, :t].masked_fill(~representative[:t].T, -torch.inf).amax(1)
+            representative[t] &= highest < tau_d
+            closest[t] = torch.maximum(closest[t], highest)
     return (1 - closest).clamp(0, 2), representative
+
+
+def _units(tokens: Tensor) -> Tensor:
+    """Tokens (..., d) in float32, of length one."""
+    return F.normalize(tokens.float(), dim=-1)

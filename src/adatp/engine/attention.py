@@ -9,6 +9,7 @@ way, and no other module, not even one that shares the config, sees anything.
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,8 +24,11 @@ from adatp.threads import PerThread
 
 NAME = "adatp_scored"
 
+_LOWEST = torch.finfo(torch.float32).min
+_SMALL = 2.0**-84
 
-def attention_rows(
+
+def attention_logits(
     query: Tensor,
     key: Tensor,
     rows: Tensor,
@@ -32,36 +36,63 @@ def attention_rows(
     scaling: float,
     past: int = 0,
 ) -> Tensor:
-    """Softmax attention of chosen query rows over all keys, equal to those rows of eager attention.
+    """Logits of chosen query rows over all keys: their softmax equals those rows of eager attention.
 
     Args:
         query: (B, heads, n, d) final queries.
         key: (B, kv_heads, K, d) final keys, K >= past + n; a static cache's unused slots may follow.
         rows: (B, m) int64, the rows of ``query`` to score.
-        mask: what the attention function was given: None (causal), (B, K) padding (flash attention), or
-            (B or 1, heads or 1, n, K) boolean or additive.
+        mask: what the attention function was given: None (causal), (B, S) padding (flash attention), keys
+            from S on unused, or (B or 1, heads or 1, n, K) boolean or additive.
         scaling: factor on the products.
         past: slots of ``key`` before this call's tokens.
 
     Returns:
-        (B, heads, m, K) float32 probabilities.
+        (B, heads, m, K) float32, with a padding mask (B, heads, m, S). Hidden keys have the lowest finite
+        number, however the mask hides them: a row that sees nothing, as padding does, has probabilities too.
     """
+    if mask is not None and mask.ndim == 2:
+        key = key[:, :, : mask.shape[1]]
     batch, heads, _, width = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width)) * scaling
     grouped = picked.reshape(batch, kv_heads, -1, width)
     logits = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, -1, keys).float()
-    lowest = torch.finfo(torch.float32).min
     if mask is not None and mask.ndim == 4:
         mask = mask.expand(batch, -1, -1, -1)[..., :keys]
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
-        logits = logits.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else logits.add_(mask)
-    else:
-        hidden = torch.arange(keys, device=key.device) > (rows + past)[:, None, :, None]
-        if mask is not None:
-            hidden = hidden | ~mask[:, None, None, :keys].bool()
-        logits.masked_fill_(hidden, lowest)
-    return logits.softmax(-1)
+        if mask.dtype == torch.bool:
+            return logits.masked_fill_(~mask, _LOWEST)
+        return logits.add_(mask).clamp_(min=_LOWEST)
+    hidden = torch.arange(keys, device=key.device) > (rows + past)[:, None, :, None]
+    if mask is not None:
+        hidden = hidden | ~mask[:, None, None].bool()
+    return logits.masked_fill_(hidden, _LOWEST)
+
+
+def log_mean_attention(logits: Tensor, weight: Tensor) -> Tensor:
+    """Logarithm of the attention that each key receives, mean over heads and rows.
+
+    Where one key's logits are more than about 100 above all others, the others' probabilities are zero in
+    float32. Their logarithms are not, so they still have an order.
+
+    Args:
+        logits: (B, heads, m, K) float32, see `attention_logits`.
+        weight: (B, m) float32, each row's in the mean, summing to 1.
+
+    Returns:
+        (B, K) float64. Its exponential, rounded to float32, is the mean of the probabilities to the bit.
+    """
+    heads = logits.shape[1]
+    shares = weight.repeat(1, heads) / heads
+    mean = torch.bmm(shares[:, None], logits.softmax(-1).flatten(1, 2))[:, 0]
+    if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # a GPU would have to be waited for
+        return mean.double().log()
+    logs = logits.log_softmax(-1).flatten(1, 2).add_(shares.log()[..., None])
+    peak = logs.amax(1).clamp_(min=_LOWEST)
+    small = peak + logs.sub_(peak[:, None]).exp_().sum(1).log_()
+    # Not the smallest float32: the mean has lost terms below that one.
+    return torch.where(mean >= _SMALL, mean.double().log(), small.double().clamp(max=math.log(_SMALL)))
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -106,7 +137,12 @@ class _Tap(ABC):
         config = copy.copy(self.config)
         config._attn_implementation_internal = NAME
         config.adatp_tap = self
+        config.__deepcopy__ = self._copied_config
         self.module.config = config
+
+    def _copied_config(self, memo: dict[int, Any]) -> Any:
+        """The config that the module has in a copy of its model: its own, and so no tap."""
+        return copy.deepcopy(self.config, memo)
 
     def remove(self) -> None:
         """Give the module its own config back."""
@@ -125,8 +161,9 @@ class _Tap(ABC):
 class Probe(_Tap):
     """Scores what one attention module's keys receive from chosen query rows.
 
-    Arm it with the rows before the module runs; afterwards ``scores`` holds the result until it is taken.
-    Every thread has rows and scores of its own. Scoring happens within ``timed``.
+    Arm it with the rows before the module runs; afterwards ``log_scores`` holds the result until it is taken:
+    (B, K) float64, the logarithm of the mean over heads and rows. Every thread has rows and scores of its
+    own. Scoring happens within ``timed``.
     """
 
     def __init__(
@@ -137,9 +174,9 @@ class Probe(_Tap):
         self._present = _Armed()
 
     @property
-    def scores(self) -> Tensor | None:
-        """(B, K) float32 of the call that was scored."""
-        return self._present.scores
+    def log_scores(self) -> Tensor | None:
+        """Of the call that was scored."""
+        return self._present.log_scores
 
     def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
         """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots.
@@ -147,25 +184,22 @@ class Probe(_Tap):
         ``weight`` (B, m) float32 is each row's in the mean, summing to 1.
         """
         present = self._present
-        present.rows, present.weight, present.past, present.scores = rows, weight, past, None
+        present.rows, present.weight, present.past, present.log_scores = rows, weight, past, None
 
     def disarm(self) -> None:
         """Forget rows and scores."""
-        self._present.rows = self._present.weight = self._present.scores = None
+        self._present.rows = self._present.weight = self._present.log_scores = None
 
     @torch.no_grad()
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
-        """Keep the mean over heads and rows of the attention that each key receives, (B, K) float32."""
+        """Keep the attention that each key receives."""
         present = self._present
         if present.rows is None or present.weight is None:
             return
         with self.timed():
             rows, weight = present.rows.to(query.device), present.weight.to(query.device)
-            attention = attention_rows(query, key, rows, mask, scaling, present.past)
-            heads = attention.shape[1]
-            # One pass over the probabilities, which are the largest thing here.
-            weight = weight.repeat(1, heads)[:, None] / heads
-            present.scores = torch.bmm(weight, attention.flatten(1, 2))[:, 0]
+            logits = attention_logits(query, key, rows, mask, scaling, present.past)
+            present.log_scores = log_mean_attention(logits, weight)
         present.rows = present.weight = None
 
 
@@ -174,7 +208,7 @@ class _Armed(PerThread):
 
     rows: Tensor | None = None
     weight: Tensor | None = None
-    scores: Tensor | None = None
+    log_scores: Tensor | None = None
     past: int = 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from typing_extensions import override
 from adatp.engine.slots import CacheSlots, map_slots, missing_slots, shown_slots
 
 
+@dataclass(eq=False)
+class Filling:
+    """One call of the decoder, as the cache that it fills knows it.
+
+    Attributes:
+        running: whether the call goes on; a call that was interrupted does not.
+        begun: whether it has changed the cache.
+    """
+
+    running: bool = True
+    begun: bool = False
+
+
 class PrunedCache(Cache):  # type: ignore[misc]
     """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold.
 
@@ -22,10 +36,18 @@ class PrunedCache(Cache):  # type: ignore[misc]
     as long as the complete sequence. Layers of linear attention have none: their state is all they hold.
     """
 
+    plain: ClassVar[type]
+    """The class it had before."""
     held: dict[int, CacheSlots]
     """By layer; layers before the first cut are not in it."""
-    entered: bool
-    """Whether a context that prunes runs on it now."""
+    filling: Filling | None
+    """The call, in a context that prunes, that runs on it or was interrupted."""
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        call = self.filling
+        left = None if call is None else Filling(running=False, begun=call.begun)
+        return _new_pruned, (self.plain,), {**self.__dict__, "filling": left}
 
     def _slotted(self, layer: int) -> int:
         """The layer that transformers means by ``layer``: by the first one, the first that has slots."""
@@ -48,8 +70,22 @@ class PrunedCache(Cache):  # type: ignore[misc]
             return max(shown + query_length, fixed or 0), seen - shown
         return length if fixed is not None else length + missing_slots(self.held.get(layer)), offset
 
-    def _check_entered(self) -> None:
-        if self.held and not self.entered:
+    def check_complete(self) -> None:
+        """Refuse to go on with a cache of which some layers have tokens that others lack.
+
+        Raises:
+            RuntimeError: a call was interrupted while it filled the cache.
+        """
+        if self.filling is not None and not self.filling.running and self.filling.begun:
+            raise RuntimeError(
+                "this cache was left half filled by a call that was interrupted: start again with a new one"
+            )
+
+    def _before_change(self) -> None:
+        self.check_complete()
+        if self.filling is not None and self.filling.running:
+            self.filling.begun = True
+        elif self.held:
             raise RuntimeError(
                 "this cache was filled under pruning, its layers hold different tokens: "
                 "go on with it inside `with AdaTP(...)(model):`"
@@ -57,12 +93,12 @@ class PrunedCache(Cache):  # type: ignore[misc]
 
     @override
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_entered()
+        self._before_change()
         return super().update(*args, **kwargs)
 
     @override
     def get_conv_state(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_entered()  # before linear attention overwrites its state
+        self._before_change()  # before linear attention overwrites its state
         return super().get_conv_state(*args, **kwargs)
 
     @override
@@ -102,20 +138,26 @@ class PrunedCache(Cache):  # type: ignore[misc]
     @override
     def reset(self) -> None:
         super().reset()
-        self.held = {}
+        self.held, self.filling = {}, None
 
 
 @cache
 def _pruned_class(cls: Any) -> type:
-    return type(f"Pruned{cls.__name__}", (PrunedCache, cls), {})
+    return type(f"Pruned{cls.__name__}", (PrunedCache, cls), {"plain": cls})
 
 
-def remember(cache: Any, layer: int, slots: CacheSlots) -> None:
-    """Have a cache remember what one layer holds; the first time it becomes a `PrunedCache`."""
+def _new_pruned(cls: Any) -> PrunedCache:
+    """An empty cache of the class that is made of ``cls``, for copies and what was saved."""
+    pruned: Any = _pruned_class(cls)
+    return cast(PrunedCache, pruned.__new__(pruned))
+
+
+def adopt(cache: Any, filling: Filling) -> None:
+    """Have a cache know the call that is about to fill it; the first time it becomes a `PrunedCache`."""
     if not isinstance(cache, PrunedCache):
         cache.__class__ = _pruned_class(cast(Hashable, type(cache)))
-        cache.held, cache.entered = {}, True
-    cache.held[layer] = slots
+        cache.held = {}
+    cache.filling = filling
 
 
 def cache_among(kwargs: Mapping[str, Any]) -> Any:

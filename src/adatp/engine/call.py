@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adatp.engine.cache import PrunedCache
+from adatp.engine.cache import Filling, PrunedCache
 from adatp.engine.deepstack import DeepStack
 from adatp.engine.rows import rows_of
 from adatp.engine.slots import CacheSlots, shown_slots
@@ -21,6 +21,8 @@ class DecoderCall:
         self.plan = plan
         self.cache = cache
         self.past = past
+        self.filling = Filling()
+        self.embeds: Tensor | None = None  # what the first layer is given, before any cut
         self._held: dict[int, CacheSlots] = dict(cache.held) if isinstance(cache, PrunedCache) else {}
         self.length = 0  # tokens of this call
         self.alive: list[Tensor] = list(plan.real) if plan else []

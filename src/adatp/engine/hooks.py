@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adatp.engine.attention import Probe
-from adatp.engine.cache import PrunedCache, cache_among, remember
+from adatp.engine.cache import PrunedCache, adopt, cache_among
 from adatp.engine.call import DecoderCall
+from adatp.engine.checkpointing import HookOutside
 from adatp.engine.deepstack import DeepStack
 from adatp.engine.masks import remap_mask
 from adatp.engine.rows import (
@@ -26,6 +29,7 @@ from adatp.engine.rows import (
     take_rows,
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
+from adatp.engine.uncopied import Uncopied
 from adatp.plan import Plan
 from adatp.threads import PerThread
 
@@ -65,6 +69,9 @@ class Engine:
         self.end = end
         self.timed = timed
         self.probes = {layer: Probe(attention_module(self.layers[layer]), timed) for layer in sorted(scored)}
+        self.before_layers = [
+            HookOutside(layer, partial(self.before_layer, number)) for number, layer in enumerate(self.layers)
+        ]
         self.handles: list[RemovableHandle] = []
         self._present = _Present()
 
@@ -80,56 +87,93 @@ class Engine:
     def install(self) -> None:
         """Put the hooks in place. If that fails midway, `remove` takes away those that are."""
         keep = self.handles.append
-        keep(self.decoder.register_forward_pre_hook(self.enter, with_kwargs=True))
-        keep(self.decoder.register_forward_hook(self.leave, with_kwargs=True, always_call=True))
-        for number, layer in enumerate(self.layers):
-            keep(layer.register_forward_pre_hook(partial(self.before_layer, number), with_kwargs=True))
+        keep(self.decoder.register_forward_pre_hook(Uncopied(self.enter), with_kwargs=True))
+        keep(self.decoder.register_forward_hook(Uncopied(self.leave), with_kwargs=True, always_call=True))
+        for layer, hook in zip(self.layers, self.before_layers, strict=True):
+            keep(layer.register_forward_pre_hook(Uncopied(hook), with_kwargs=True))
+        for hook in self.before_layers:
+            hook.install()
         for probe in self.probes.values():
             probe.install()
 
     def remove(self) -> None:
         """Take everything away again."""
+        self._drop_call()
         for handle in self.handles:
             handle.remove()
+        for hook in self.before_layers:
+            hook.remove()
         for probe in self.probes.values():
             probe.remove()
-        self.handles, self.call = [], None
+        self.handles = []
+
+    def _drop_call(self) -> DecoderCall | None:
+        """The call is over, or was interrupted: torch runs no hook for a KeyboardInterrupt."""
+        call, self.call = self.call, None
+        if call is not None:
+            call.filling.running = False
+        for probe in self.probes.values():
+            probe.disarm()
+        return call
 
     def enter(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The decoder is about to run: ask for a plan."""
-        cache = cache_among(kwargs)
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        self.call = DecoderCall(self.begin(kwargs, past), cache, past)
+        self._drop_call()
+        named = self._named(args, kwargs)
+        cache = cache_among(named)
         if isinstance(cache, PrunedCache):
-            cache.entered = True
-        features = kwargs.get("deepstack_visual_embeds")
-        if self.call.plan is None or not features:
+            cache.check_complete()
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        plan = self.begin(named, past)
+        call = self.call = DecoderCall(plan, cache, past)
+        changed: dict[str, Any] = {}
+        if plan is not None or isinstance(cache, PrunedCache):
+            if cache is not None:
+                adopt(cache, call.filling)
+            mask = named.get("attention_mask")
+            if past and isinstance(mask, Tensor) and mask.shape == named["inputs_embeds"].shape[:2]:
+                # Of the new tokens alone. Transformers would take it for that of the sequence's first ones.
+                changed["attention_mask"] = F.pad(mask, (past, 0), value=1)
+        features = named.get("deepstack_visual_embeds")
+        if plan is not None and features:
+            # The decoder would add them by the whole sequence's positions: we add them, to what is left.
+            call.deepstack = DeepStack(named["visual_pos_masks"], features)
+            changed["deepstack_visual_embeds"] = None
+        if not changed:
             return None
-        # The decoder would add them by the whole sequence's positions: we add them, to what is left.
-        self.call.deepstack = DeepStack(kwargs["visual_pos_masks"], features)
-        return args, {**kwargs, "deepstack_visual_embeds": None}
+        return (), {**self._names(args), **kwargs, **changed}
+
+    def _names(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """The decoder's positional arguments by name."""
+        return (
+            dict(zip(inspect.signature(self.decoder.forward).parameters, args, strict=False)) if args else {}
+        )
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder's arguments by name, with embeddings also where it is called with token ids."""
+        named = {**self._names(args), **kwargs}
+        if named.get("inputs_embeds") is None and named.get("input_ids") is not None:
+            embed: Callable[[Tensor], Tensor] = cast(Any, self.decoder).get_input_embeddings()
+            named["inputs_embeds"] = embed(named["input_ids"])
+        return named
 
     def leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The decoder is done: put states back, and say what each layer processed."""
-        call, self.call = self.call, None
-        depth = len(self.layers)
+        call, depth = self.call, len(self.layers)
         if call is not None and call.plan is not None and output is not None and depth in call.plan.cuts:
             output.last_hidden_state = self._cut(call, call.plan, depth, output.last_hidden_state)
-        for probe in self.probes.values():
-            probe.disarm()
-        if call is None:
-            return
-        if isinstance(call.cache, PrunedCache):
-            call.cache.entered = False
-        if output is None:  # an exception is on its way out
+        self._drop_call()
+        if call is None or output is None:  # or an exception is on its way out
             return
         if len(call.processed) < depth:
             raise RuntimeError(
                 "some layers ran without the hooks that prune them, as code does that was compiled before: "
                 "call torch._dynamo.reset() when a context is entered and left, or do not compile"
             )
+        if isinstance(call.cache, PrunedCache):
+            call.cache.filling = None
         with self.timed() if call.plan is not None else nullcontext():
             self._scatter(call, output)
         self.end([alive for alive, _ in call.processed] if call.plan else None, call.cache)
@@ -139,13 +183,24 @@ class Engine:
         if call.index is not None:
             output.last_hidden_state = scatter_rows(output.last_hidden_state, call.index, call.length)
         if output.get("hidden_states") is not None:
-            # The state in front of layer l is what layer l - 1 left; the last one is the decoder's output.
-            made_by = [None, *(index for _, index in call.processed[:-1])]
-            states = [
-                state if state is None or index is None else scatter_rows(state, index, call.length)
-                for state, index in zip(output.hidden_states[:-1], made_by, strict=True)
-            ]
-            output.hidden_states = (*states, output.last_hidden_state)
+            output.hidden_states = tuple(self._whole_states(call, output))
+
+    def _whole_states(self, call: DecoderCall, output: Any) -> Iterator[Tensor | None]:
+        """Each hidden state of the decoder's output by positions of the prompt; None where not asked for.
+
+        State 0 is what the first layer is given, with nothing dropped yet. State l is what layer l - 1 left;
+        the last one is the decoder's output.
+        """
+        for number, state in enumerate(output.hidden_states):
+            if state is None:
+                yield None
+            elif number == 0:
+                yield call.embeds
+            elif number == len(self.layers):
+                yield output.last_hidden_state
+            else:
+                index = call.processed[number - 1][1]
+                yield state if index is None else scatter_rows(state, index, call.length)
 
     def before_layer(
         self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -157,8 +212,11 @@ class Engine:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0:
             call.length = hidden.shape[1]
+            call.embeds = hidden
             if call.cache is None:  # the decoder has made one if it was given none
                 call.cache = cache_among(kwargs)
+                if call.cache is not None and call.plan is not None:
+                    adopt(call.cache, call.filling)
         elif call.deepstack is not None:
             hidden = call.deepstack.add(number - 1, hidden, call.index)
         plan = call.plan
@@ -178,7 +236,7 @@ class Engine:
 
     def _cut(self, call: DecoderCall, plan: Plan, number: int, hidden: Tensor) -> Tensor:
         """Ask the plan which tokens go on and gather their hidden states."""
-        scores = self.probes[number - 1].scores if number - 1 in plan.scored else None
+        scores = self.probes[number - 1].log_scores if number - 1 in plan.scored else None
         if scores is not None:  # layers may lie on several devices
             scores = scores.to(call.alive[0].device)
         states, chosen = [], []
@@ -219,8 +277,13 @@ class Engine:
             if call.index is None:
                 return {}
             return {"attention_mask": call.index >= 0 if call.ragged else None}
-        held, mask = call.held(number), kwargs.get("attention_mask")
-        if call.index is None and (held is None or (mask is None and not held.ragged)):
+        held, mask, layer = call.held(number), kwargs.get("attention_mask"), call.layer_cache(number)
+        fixed = getattr(layer, "max_cache_len", None)
+        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
+        causal = mask is None and not (
+            flash and fixed
+        )  # flash reads unused keys where no mask ends before them
+        if call.index is None and (held is None or (causal and not held.ragged)):
             return {}
         changed: dict[str, Any] = {}
         if call.index is not None:
@@ -234,17 +297,14 @@ class Engine:
         slots: CacheSlots = call.once(
             slots_after, (held, call.index), call.past, call.length, call.ragged, device
         )
-        layer = call.layer_cache(number)
         new = call.length if call.index is None else call.index.shape[1]
         shown: CacheSlots = call.once(CacheSlots.last, (slots,), call.past_slots(number) + new)
         first = call.past - shown_slots(layer, call.past)
-        fixed = getattr(layer, "max_cache_len", None)
-        flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
         changed["attention_mask"] = call.once(
             remap_mask, (mask, shown, call.index), call.past, call.length, first, fixed, flash
         )
         if call.index is not None and call.cache is not None:
-            remember(call.cache, number, slots)
+            call.cache.held[number] = slots
         return changed
 
 

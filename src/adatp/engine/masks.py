@@ -35,12 +35,15 @@ def remap_mask(
 
     Returns:
         A mask of the same kind, or None where causality alone is right. Fillers are hidden from all
-        other tokens; each sees itself at least, for a softmax over nothing is no number.
+        other tokens; each sees itself at least, for a softmax over nothing is no number. Flash attention
+        reads as many of a static cache's keys as its mask is wide, and all of them without one: its mask has
+        no columns for unused slots, and is there wherever there are any.
     """
-    if mask is None and not slots.ragged:
-        return None
     columns = slots.index
-    if fixed is not None and fixed > columns.shape[1]:
+    unused = fixed is not None and fixed > columns.shape[1]
+    if mask is None and not slots.ragged and not (flash and unused):
+        return None
+    if fixed is not None and unused and not flash:
         columns = F.pad(columns, (0, fixed - columns.shape[1]), value=FILLER)
     gone = columns < first  # fillers among them
     at = (columns - first if first else columns).clamp(min=0)

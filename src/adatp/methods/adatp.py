@@ -193,8 +193,8 @@ class _Debiasing:
     def __call__(self, cut: Cut) -> Tensor:
         if cut.layer == 0:
             return self._choose_early(cut.states, cut.keep)
-        assert cut.scores is not None
-        return self._choose(cut.scores, self.segment[cut.token], self.position[cut.token], cut.keep)
+        assert cut.log_scores is not None
+        return self._choose(cut.log_scores, self.segment[cut.token], self.position[cut.token], cut.keep)
 
     def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
         """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
@@ -227,7 +227,7 @@ class _Debiasing:
             frame, first = frame + count, cells.stop
         return torch.cat(scores).to(self.segment.device)[layout.cell], torch.stack(distinct).cpu()
 
-    def _choose(self, scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
+    def _choose(self, log_scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
         method = self.method
         if method.adaptive:
             capacity = distinct_positions(segment, position, len(self.sizes)).cpu()
@@ -235,13 +235,15 @@ class _Debiasing:
             capacity = self.live
         if not method.global_debias:
             keep = min(keep, int(capacity.sum()))
-            return self._choose_overall(scores, segment, position, keep, method.local_debias)
+            return self._choose_overall(log_scores, segment, position, keep, method.local_debias)
         weights = self.weights
         if method.relevance == "attention":
-            received = attention_relevance(scores, segment, len(self.sizes)).cpu()
+            # The scale of relevance does not matter: in this one nothing is too small for a number.
+            mass = (log_scores - log_scores.amax().clamp(min=torch.finfo(log_scores.dtype).min)).exp()
+            received = attention_relevance(mass, segment, len(self.sizes)).cpu()
             weights = segment_weights(received, method.tau_r, self.sizes)
         there, self.live = self.live, allocate(self.sizes, weights, keep, capacity=capacity)
-        return select(scores, segment, position, there, self.live, method.local_debias)
+        return select(log_scores, segment, position, there, self.live, method.local_debias)
 
     def _choose_overall(
         self, scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool

@@ -44,5 +44,5 @@ class FastV(Method):
 
     @override
     def choose(self, cut: Cut) -> Tensor:
-        assert cut.scores is not None
-        return top(cut.scores, cut.keep)
+        assert cut.log_scores is not None
+        return top(cut.log_scores, cut.keep)

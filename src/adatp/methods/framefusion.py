@@ -86,8 +86,8 @@ class _Fusion:
         if self.merging:
             choice = self.merge(cut.layer, cut.token, cut.states)
         elif self.pruning:
-            assert cut.scores is not None  # and at later cuts there is room for all that are left
-            choice = top(cut.scores, self.spent.room(n))
+            assert cut.log_scores is not None  # and at later cuts there is room for all that are left
+            choice = top(cut.log_scores, self.spent.room(n))
         self.spent.counts.append(len(choice[0]) if isinstance(choice, tuple) else len(choice))
         return choice
 

@@ -87,12 +87,12 @@ class PruneVid(Method):
 
         def choose(cut: Cut) -> Choice:
             if cut.layer:
-                assert cut.scores is not None
+                assert cut.log_scores is not None
                 spent.counts = [len(cut.token)] * cut.layer
                 group = group_of[cut.token]
                 sizes = group.bincount().cpu()
                 shares = allocate(sizes, torch.ones(len(sizes)), spent.room(len(cut.token)), floor=0)
-                return top_by_group(cut.scores, group, sizes, shares)
+                return top_by_group(cut.log_scores, group, sizes, shares)
             states = cut.states.float()
             videos = zip(numbers_by_video(layout, states.device), split_by_video(layout, states), strict=True)
             groups = [members for numbers, frames in videos for members in self._groups(numbers, frames)]

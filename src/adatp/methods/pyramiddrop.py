@@ -51,5 +51,5 @@ class PyramidDrop(Method):
 
     @override
     def choose(self, cut: Cut) -> Tensor:
-        assert cut.scores is not None
-        return top(cut.scores, cut.keep)
+        assert cut.log_scores is not None
+        return top(cut.log_scores, cut.keep)

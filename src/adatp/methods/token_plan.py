@@ -71,16 +71,22 @@ class Cut:
         keep: how many tokens the schedule leaves this layer.
         token: (n,) int64, ascending: the visual tokens still processed, as numbers into the layout's
             ``index``.
-        scores: (n,) float32 attention that they received in the layer before, mean over heads and query
-            rows; None before the first layer and where the layer before was not scored.
+        log_scores: (n,) float64 logarithm of the attention that they received in the layer before, mean over
+            heads and query rows; None before the first layer and where the layer before was not scored. To
+            order tokens by: where one token takes all attention, the others' `scores` are zero.
     """
 
     def __init__(
-        self, layer: int, keep: int, live: LiveTokens, scores: Tensor | None, hidden: Tensor
+        self, layer: int, keep: int, live: LiveTokens, log_scores: Tensor | None, hidden: Tensor
     ) -> None:
         self.layer, self.keep, self.token = layer, keep, live.token
-        self.scores = None if scores is None else scores[live.row]
+        self.log_scores = None if log_scores is None else log_scores[live.row]
         self._row, self._hidden = live.row, hidden
+
+    @property
+    def scores(self) -> Tensor | None:
+        """(n,) float32 attention itself, or None."""
+        return None if self.log_scores is None else self.log_scores.exp().float()
 
     @property
     def states(self) -> Tensor:
@@ -131,7 +137,7 @@ class TokenPlan:
         self.scored = frozenset(cut - 1 for cut in self.cuts if cut)
 
     def select(
-        self, layer: int, sample: int, alive: Tensor, scores: Tensor | None, hidden: Tensor
+        self, layer: int, sample: int, alive: Tensor, log_scores: Tensor | None, hidden: Tensor
     ) -> Selection:
         """The tokens of one prompt that go on to ``layer``: all text, and what its rule chooses."""
         of = self.samples[sample]
@@ -139,7 +145,7 @@ class TokenPlan:
             return Selection(alive)
         keep = of.schedule.visual[min(layer, len(of.schedule.visual) - 1)]
         with full_precision(hidden.device):
-            choice = of.rule(Cut(layer, keep, of.live, scores, hidden))
+            choice = of.rule(Cut(layer, keep, of.live, log_scores, hidden))
         kept, into = choice if isinstance(choice, tuple) else (choice, None)
         device = alive.device
         return of.live.keep(alive, kept.to(device), None if into is None else into.to(device))

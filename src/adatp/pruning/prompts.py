@@ -140,9 +140,12 @@ class PromptReader:
 def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     """(B, L) bool: the tokens of a call that are not padding.
 
+    Where the model is given masks of single queries, a token that does not see itself is padding. So is one
+    that sees no other and that no other sees: whatever it is, it changes nothing.
+
     Args:
-        attention_mask: as the model was given it: None, (B, past + L), (B or 1, heads, L, past + L), or masks
-            by the type of layers.
+        attention_mask: as the model was given it: None, (B, past + L), (B, L) for what is not cached alone,
+            (B or 1, heads, L, past + L), or masks by the type of layers.
         input_ids: (B, L).
         past: length of what is cached.
     """
@@ -153,10 +156,15 @@ def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
         return torch.ones_like(input_ids, dtype=torch.bool)
     mask: Tensor = attention_mask.to(input_ids.device)
     if mask.ndim == 2:
-        return mask[:, past : past + length].bool()
-    own = mask[:, 0, :, past : past + length].diagonal(dim1=1, dim2=2)  # a pad does not even see itself
-    own = own if own.dtype == torch.bool else own == 0
-    return own.expand(len(input_ids), -1)
+        first = 0 if mask.shape[1] == length else past
+        return mask[:, first : first + length].bool()
+    seen = mask[:, 0]
+    if seen.dtype != torch.bool:  # hidden is what has the lowest number, or minus infinity
+        seen = seen > torch.finfo(seen.dtype).min / 2
+    among = seen[:, :, past : past + length]
+    own = among.diagonal(dim1=1, dim2=2)
+    others = (seen.sum(2) > own) | (among.sum(1) > own)
+    return (own & others).expand(len(input_ids), -1)
 
 
 def originals(

@@ -1,12 +1,14 @@
 import math
 import random
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatp.adatp_steps.debias import (
     distinct_positions,
@@ -195,7 +197,13 @@ def test_weights_ignore_scale_and_shift_and_how_a_segment_is_cut() -> None:
 # --- local debiasing --------------------------------------------------------------------------------------
 
 Tokens = tuple[Tensor, Tensor, Tensor]
-score = st.one_of(st.integers(0, 3).map(float), st.sampled_from([1e-9, 0.3, math.nan, math.inf]))
+odd = [1e-9, 0.3, -0.0, -1.5, -700.0, math.nan, math.inf, -math.inf]
+score = st.one_of(st.integers(0, 3).map(float), st.sampled_from(odd))
+
+
+def from_best(score: float) -> float:
+    """Sorts the highest score first, NaN as the lowest."""
+    return math.inf if math.isnan(score) else -score
 
 
 @st.composite
@@ -213,7 +221,7 @@ def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
     """position_rank, spelt out."""
     groups = defaultdict(list)
     for i, (s, seg, pos) in enumerate(zip(scores.tolist(), segment.tolist(), position.tolist(), strict=True)):
-        groups[seg, pos].append((0 if math.isnan(s) else -s, i))
+        groups[seg, pos].append((from_best(s), i))
     rank = [0] * len(scores)
     for group in groups.values():
         for r, (_, i) in enumerate(sorted(group)):
@@ -241,7 +249,7 @@ def test_select_against_plain_python(case: Tokens, data: st.DataObject, local: b
     expected = []
     for s in range(4):
         members = [i for i in range(len(scores)) if segment[i] == s]
-        members.sort(key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i))
+        members.sort(key=lambda i: (rank[i], from_best(float(scores[i])), i))
         expected += members[: int(share[s])]
     chosen = select(scores, segment, position, live, share, local)
     assert chosen.dtype == torch.int64
@@ -292,20 +300,27 @@ def test_one_share_for_all_segments(case: Tokens, data: st.DataObject, local: bo
     scores, segment, position = case
     keep = data.draw(st.integers(0, len(scores)))
     rank = plain_rank(*case) if local else [0] * len(scores)
-    best = sorted(
-        range(len(scores)), key=lambda i: (rank[i], 0 if scores[i].isnan() else -float(scores[i]), i)
-    )
+    best = sorted(range(len(scores)), key=lambda i: (rank[i], from_best(float(scores[i])), i))
     assert select_overall(scores, segment, position, keep, local).tolist() == sorted(best[:keep])
 
 
-def test_keys_hold_the_highest_segment_and_position() -> None:
-    last = 2**16 - 1
+@pytest.mark.parametrize("last", [2**16 - 1, 2**16, 2**31 - 1])
+def test_segments_and_positions_of_any_number(last: int) -> None:
     segment, position = torch.tensor([0, last, last, last]), torch.tensor([last, last, last, 0])
     counts = torch.tensor([1, 3]), torch.tensor([1, 2])
     scores = torch.tensor([0.1, 0.2, math.inf, 0.1])
     assert position_rank(scores, segment, position).tolist() == [0, 1, 0, 0]
     assert select(scores, segment, position, *counts, local=True).tolist() == [0, 2, 3]
     assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    zeros, scores = torch.zeros(3, dtype=torch.int64), torch.tensor([0.0, -0.0, 0.5])
+    counts = torch.tensor([3]), torch.tensor([2])
+    for local in (True, False):
+        assert select(scores, zeros, zeros, *counts, local).tolist() == [0, 2]
+        assert select_overall(scores, zeros, zeros, 1, local).tolist() == [2]
+    assert position_rank(scores, zeros, zeros).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -394,6 +409,34 @@ def test_novelty_in_half_precision_and_on_one_frame() -> None:
     new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert new.dtype == torch.float32
     assert bool(distinct.all())
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_memory_for_a_long_scene_does_not_go_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is found in blocks of frames is what is found at once."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 16, 4, generator=generator)[torch.randint(0, 3, (200,), generator=generator)]
+    tokens += 0.2 * torch.randn(tokens.shape, generator=generator)
+    there = torch.rand(200, 16, generator=generator) < 0.9
+    expected = novelty(tokens * there[..., None], 0.9, there)
+    monkeypatch.setattr("adatp.adatp_steps.early._PART", 1 << 14)
+    with Largest() as largest:
+        found = novelty(tokens * there[..., None], 0.9, there)
+    assert largest.numbers <= 1 << 14 < 200 * 200
+    assert torch.allclose(found[0], expected[0], atol=1e-6)
+    assert torch.equal(found[1], expected[1])
+    assert 16 < expected[1].sum() < there.sum()
 
 
 def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.engine.attention import Probe, ReceivedProbe, attention_rows
+from adatp.engine.attention import Probe, ReceivedProbe, attention_logits, log_mean_attention
 from adatp.models import family_of
 from agreement import Agree
 from families import LlavaOnevision, build
@@ -39,10 +39,46 @@ def test_rows_of_full_attention(kind: str, agree: Agree) -> None:
         "padding": padding.long(),
     }[kind]
     rows = torch.tensor([[8, 2, 5], [4, 6, 7]])
-    scored = attention_rows(query, key, rows, mask, WIDTH**-0.5, PAST)
+    scored = attention_logits(query, key, rows, mask, WIDTH**-0.5, PAST).softmax(-1)
     expected = full_attention(query, key, allowed)
     for b in range(BATCH):
         agree(scored[b], expected[b][:, rows[b]], within=1e-5)
+
+
+@pytest.mark.parametrize("sink", [0.0, 60.0, 110.0, 500.0, 5000.0])
+def test_logarithms_of_mean_attention(sink: float) -> None:
+    """One key's logits are far above all others': their order is that of exact arithmetic."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, HEADS, 3, 40, generator=generator)
+    logits[..., 0] += sink
+    logits[:, :, 1:, 39] = torch.finfo(torch.float32).min
+    logits[:, :, :, 38] = torch.finfo(torch.float32).min
+    weight = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0]])
+    found = log_mean_attention(logits, weight)
+    exact = logits.double().log_softmax(-1) + (weight.double() / HEADS).log()[:, None, :, None]
+    exact = exact.flatten(1, 2).logsumexp(1)
+    seen = exact > -1e30
+    assert torch.equal(seen.sum(1), torch.tensor([39, 39]))
+    assert (found - exact)[seen].abs().max() < 1e-5 * max(1.0, sink)
+    assert (found[~seen] < -1e30).all()
+    mean = (logits.softmax(-1).mean(1) * weight[..., None]).sum(1)
+    torch.testing.assert_close(found.exp().float(), mean, rtol=1e-4, atol=1e-37)
+    if sink >= 500:
+        assert (mean[:, 1:] == 0).all()
+    order = found[:, 1:38].argsort(1, descending=True)
+    assert torch.equal(order, exact[:, 1:38].argsort(1, descending=True))
+
+
+def test_the_mean_itself_is_not_rounded_again() -> None:
+    """Where single precision can tell tokens apart, they are chosen as by the mean."""
+    logits = 5 * torch.randn(1, HEADS, 8, 5000, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((1, 8), 1 / 8)
+    mean = torch.bmm(weight.repeat(1, HEADS)[:, None] / HEADS, logits.softmax(-1).flatten(1, 2))[:, 0]
+    found = log_mean_attention(logits, weight)
+    assert torch.equal(found.exp().float(), mean)
+    assert torch.equal(
+        found.argsort(descending=True, stable=True), mean.argsort(descending=True, stable=True)
+    )
 
 
 def test_a_probe_scores_once_and_passes_the_call_on() -> None:
@@ -57,13 +93,13 @@ def test_a_probe_scores_once_and_passes_the_call_on() -> None:
     probe, config = Probe(module), module.config
     probe.install()
     assert torch.equal(module(**inputs)[0], expected)
-    assert probe.scores is None
+    assert probe.log_scores is None
     weight = torch.tensor([[0.5, 0.5, 0.0]])
     probe.arm(torch.tensor([[5, 6, 2]]), weight, 0)
     assert torch.equal(module(**inputs)[0], expected)
-    assert probe.scores.shape == (1, 7)
-    assert probe.scores.sum().item() == pytest.approx(1, abs=1e-5)
-    assert (probe.scores > 0).all()  # row 2, which weighs nothing, would see three keys only
+    assert probe.log_scores.shape == (1, 7)
+    assert probe.log_scores.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert (probe.log_scores > -50).all()  # row 2, which weighs nothing, would see three keys only
     probe.remove()
     assert module.config is config
     assert torch.equal(module(**inputs)[0], expected)

@@ -1,0 +1,176 @@
+"""Calls that end in the middle, copies and what is saved: nothing is wrong without a word."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache
+
+from adatp import AdaTP
+from agreement import Agree
+from families import batch, build
+from suite import GREEDY, ONE, RAGGED, dropped, engine, generated_logits, shape_of
+
+ENDINGS = [KeyboardInterrupt, ZeroDivisionError]
+
+
+def interrupted(
+    model: Any, layer: int, ending: type[BaseException], where: str = "mlp", **inputs: Any
+) -> None:
+    """One call that ends in the middle of a layer: in its MLP, once its tokens are in the cache."""
+
+    def end(*_: Any) -> None:
+        raise ending
+
+    hook = model.get_decoder().layers[layer].get_submodule(where).register_forward_pre_hook(end)
+    try:
+        with pytest.raises(ending):
+            model(**inputs)
+    finally:
+        hook.remove()
+
+
+@engine
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("layer", [1, 4])
+@torch.no_grad()
+def test_a_cache_left_half_filled_is_refused(
+    family: Any, layer: int, ending: type[BaseException], prune: AdaTP
+) -> None:
+    """By a prefill, by a decode step; in the context, in another one, outside."""
+    model, inputs = build(family), batch(family, ONE)
+    config, step = model.config.get_text_config(), {"input_ids": torch.tensor([[5]])}
+    prefill, decode = DynamicCache(config=config), DynamicCache(config=config)
+    with prune(model) as run:
+        interrupted(model, layer, ending, **inputs, past_key_values=prefill)
+        model(**inputs, past_key_values=decode)
+        interrupted(model, layer, ending, **step, past_key_values=decode)
+        for cache in (prefill, decode, copy.deepcopy(prefill)):
+            with pytest.raises(RuntimeError, match="half filled"):
+                model(**step, past_key_values=cache)
+        assert len(run.reports) == 1
+        assert run.report.decode_steps == 0
+    with prune(model):
+        for cache in (prefill, decode):
+            with pytest.raises(RuntimeError, match="half filled"):
+                model(**step, past_key_values=cache)
+    for cache in (prefill, decode, copy.deepcopy(decode)):
+        with pytest.raises(RuntimeError, match="half filled"):
+            model(**step, past_key_values=cache)
+
+
+@engine
+@pytest.mark.parametrize("where", ["input_layernorm", "mlp"])
+@torch.no_grad()
+def test_what_comes_after_a_keyboard_interrupt_is_right(
+    family: Any, where: str, prune: AdaTP, agree: Agree
+) -> None:
+    """A text prompt shorter than the rows that were to be scored, a prompt with a video, the model itself."""
+    model, inputs = build(family), batch(family, RAGGED)
+    text = {"input_ids": torch.arange(1, 4)[None]}
+    expected = model(**text).logits
+    with prune(model):
+        pruned = generated_logits(model.generate(**inputs, **GREEDY))
+    with prune(model) as run:
+        scored = min(run.method.scored_layers(shape_of(model)))
+        for layer in (0, scored, len(family.layers) - 1):
+            interrupted(model, layer, KeyboardInterrupt, where, **inputs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "not pruned: the prompt comes in chunks")
+                agree(model(**text).logits, expected)
+            interrupted(model, layer, KeyboardInterrupt, where, **inputs)
+            agree(generated_logits(model.generate(**inputs, **GREEDY)), pruned)
+            assert dropped(run)
+        interrupted(model, scored, KeyboardInterrupt, where, **inputs)
+    agree(model(**text).logits, expected)
+
+
+@engine
+@torch.no_grad()
+def test_a_cache_goes_on_after_a_call_that_ended_before_it(family: Any, prune: AdaTP, agree: Agree) -> None:
+    """Where nothing was filled yet, nothing is lost."""
+    model, inputs = build(family), batch(family, ONE)
+    cache, step = DynamicCache(config=model.config.get_text_config()), {"input_ids": torch.tensor([[5]])}
+    with prune(model):
+        model(**inputs, past_key_values=cache)
+        expected = model(**step, past_key_values=copy.deepcopy(cache)).logits
+        hook = model.get_decoder().layers[0].input_layernorm.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**step, past_key_values=cache)
+        hook.remove()
+        agree(model(**step, past_key_values=cache).logits, expected)
+
+
+@engine
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@torch.no_grad()
+def test_a_saved_cache_goes_on(family: Any, static: bool, prune: AdaTP, agree: Agree) -> None:
+    model, inputs = build(family), batch(family, ONE)
+    config, step = model.config.get_text_config(), {"input_ids": torch.tensor([[5]])}
+    cache = StaticCache(config, 300) if static else DynamicCache(config=config)
+    file = io.BytesIO()
+    with prune(model):
+        model(**inputs, past_key_values=cache)
+        torch.save(cache, file)
+        expected = model(**step, past_key_values=cache).logits
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert type(again) is type(cache)
+    with pytest.raises(RuntimeError, match="inside `with AdaTP"):
+        model(**step, past_key_values=again)
+    with prune(model):
+        agree(model(**step, past_key_values=again).logits, expected)
+
+
+@engine
+@pytest.mark.parametrize("part", ["model", "decoder", "layer"])
+@torch.no_grad()
+def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune: AdaTP, agree: Agree) -> None:
+    """Not there, not afterwards; it can be pruned by itself."""
+    model, inputs = build(family), batch(family, ONE)
+    expected = model(**inputs).logits
+    with prune(model) as run:
+        pruned = model(**inputs).logits
+        if part == "model":
+            twin = copy.deepcopy(model)
+        else:
+            twin = build(family)
+            decoder = twin.get_decoder()
+            if part == "layer":
+                decoder.layers[0] = copy.deepcopy(model.get_decoder().layers[0])
+            else:
+                twin.base_model.language_model = copy.deepcopy(model.get_decoder())
+        agree(twin(**inputs).logits, expected)
+        assert len(run.reports) == 1
+        agree(model(**inputs).logits, pruned)
+        with prune(twin) as own:
+            agree(twin(**inputs).logits, pruned)
+        assert len(own.reports) == 1
+    agree(twin(**inputs).logits, expected)
+    if part != "layer":
+        config = twin.get_decoder().config
+        assert all(getattr(module, "config", config) is config for module in twin.get_decoder().modules())
+
+
+@engine
+@pytest.mark.parametrize("positional", [False, True])
+@torch.no_grad()
+def test_the_decoder_called_by_itself_is_not_pruned(
+    family: Any, positional: bool, prune: AdaTP, agree: Agree
+) -> None:
+    model, ids = build(family), torch.arange(1, 12)[None]
+    decoder = model.get_decoder()
+
+    def states() -> torch.Tensor:
+        return (decoder(ids) if positional else decoder(input_ids=ids)).last_hidden_state
+
+    expected = states()
+    with prune(model) as run:
+        model(**batch(family, ONE))
+        agree(states(), expected)
+    assert len(run.reports) == 1
