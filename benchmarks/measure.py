@@ -63,15 +63,16 @@ def _score_eagerly(probe: Probe) -> None:
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> Any:
-        if probe.rows is None:
+        present = probe._present
+        if present.rows is None:
             return usual(module, query, key, value, mask, **kwargs)
         if mask is None:
             n, keys = query.shape[2], key.shape[2]
             mask = torch.full((n, keys), torch.finfo(query.dtype).min, dtype=query.dtype, device=query.device)
             mask = mask.triu(keys - n + 1)[None, None]
         output, weights = eager(module, query, key, value, mask, **kwargs)
-        probe.log_scores = weights.mean(1)[:, -1].double().log()
-        probe.rows = None
+        present.log_scores = weights.mean(1)[:, -1].double().log()
+        present.rows = None
         return output, None
 
     probe.inner = attend
