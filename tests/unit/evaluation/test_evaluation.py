@@ -214,7 +214,7 @@ def test_a_target_out_of_reach_is_skipped_not_invented(shipped: tuple[Any, Any],
 def run_alone(shipped: tuple[Any, Any], method: AdaTP) -> None:
     model, processor = shipped
     inputs = processor(text=[prompt(processor, "why ?")], videos=[world.make_clip(0, FRAMES).frames])
-    with torch.no_grad(), method(model, processor):
+    with torch.no_grad(), method(model, processor, strict=True):
         model(**inputs)
 
 
