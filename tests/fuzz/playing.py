@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -258,18 +258,35 @@ HOW: dict[str, Callable[..., str]] = {
 def entered(scenario: Scenario, model: Any) -> Iterator[Any]:
     """The method's context; in it first a text without a video, and a request that breaks off."""
     words = {"input_ids": torch.arange(1, 12)[None]}
-    expected = model(**words).logits
+    expected, broken = model(**words).logits, None
+    if scenario.interruption is not None and scenario.interruption.leaves:
+        with suppress(ERRORS[scenario.interruption.error]), scenario.method(model):
+            interrupted(scenario, model, scenario.interruption)
+            raise ERRORS[scenario.interruption.error]
+        demand(torch.equal(model(**words).logits, expected), "a text after leaving by an error differs")
     with scenario.method(model) as run:
         if scenario.text_before:
             demand(torch.equal(model(**words).logits, expected), "a text alone differs from vanilla's")
         if scenario.interruption is not None:
-            interrupted(scenario, model, scenario.interruption)
+            broken = interrupted(scenario, model, scenario.interruption)
             demand(torch.equal(model(**words).logits, expected), "a text after an interruption differs")
         yield run
+    if getattr(broken, "held", None):
+        locked(model, broken)
 
 
-def interrupted(scenario: Scenario, model: Any, how: Interruption) -> None:
-    """A request that ends by an error in the middle of a layer."""
+def locked(model: Any, cache: Any) -> None:
+    """A cache that was filled under pruning does not go on outside."""
+    try:
+        model(input_ids=torch.tensor([[17]]), past_key_values=cache)
+    except RuntimeError as error:
+        demand("filled under pruning" in str(error), f"a pruned cache outside: {error}")
+        return
+    raise WrongError("a pruned cache goes on outside without a word")
+
+
+def interrupted(scenario: Scenario, model: Any, how: Interruption) -> Any:
+    """A request that ends by an error in the middle of a layer; its cache."""
     inputs = batch(FOUND[scenario.family], [Prompt(seed=5)], torch.float64)
     cache = DynamicCache(config=model.config.get_text_config())
     kind = ERRORS[how.error]
@@ -291,6 +308,7 @@ def interrupted(scenario: Scenario, model: Any, how: Interruption) -> None:
         model(**inputs, past_key_values=cache)
         inputs = {"input_ids": torch.tensor([[17]])}
     broken(**inputs)
+    return cache
 
 
 def new_cache(scenario: Scenario, model: Any, length: int) -> Any:
