@@ -272,13 +272,14 @@ def entered(scenario: Scenario, model: Any) -> Iterator[Any]:
             demand(torch.equal(model(**words).logits, expected), "a text after an interruption differs")
         yield run
     if getattr(broken, "held", None):
-        locked(model, broken)
+        locked(scenario, model, broken)
 
 
-def locked(model: Any, cache: Any) -> None:
+def locked(scenario: Scenario, model: Any, cache: Any) -> None:
     """A cache that was filled under pruning does not go on outside."""
+    position = FOUND[scenario.family].position(torch.tensor([[300]]))
     try:
-        model(input_ids=torch.tensor([[17]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[17]]), position_ids=position, past_key_values=cache)
     except RuntimeError as error:
         demand("filled under pruning" in str(error), f"a pruned cache outside: {error}")
         return
