@@ -28,11 +28,19 @@ class Turn:
 
 @dataclass(frozen=True)
 class Interruption:
-    """An error in one layer, in a request before the one that is checked."""
+    """An error in one layer, in a request before the one that is checked.
+
+    Attributes:
+        error: a key of ``ERRORS``.
+        layer: whose MLP raises.
+        decoding: whether in a step after the prompt, not in the prompt.
+        leaves: whether one more such request ends a context of its own by the error.
+    """
 
     error: str
     layer: int
     decoding: bool
+    leaves: bool
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,9 @@ def scenarios(draw: Any) -> Scenario:
     turn = st.builds(Turn, st.sampled_from([0, 4, 6]), st.integers(1, 7), st.integers(0, 9))
     more = draw(st.sampled_from([0, 1, 1, 2])) if way == "calls" and cache != "none" else 0
     turns = [draw(turn) for _ in range(more)]
-    interruption = st.builds(Interruption, st.sampled_from(sorted(ERRORS)), st.integers(0, 5), st.booleans())
+    interruption = st.builds(
+        Interruption, st.sampled_from(sorted(ERRORS)), st.integers(0, 5), st.booleans(), st.booleans()
+    )
     return Scenario(
         family=name,
         attention=draw(st.sampled_from(family.attentions)),

@@ -25,7 +25,7 @@ from judging import WrongError
 from playing import play
 from scenarios import KNOWN, Scenario, Turn, scenarios
 
-MINUTES, EXAMPLES = float(os.environ.get("FUZZ_MINUTES", "0")), int(os.environ.get("FUZZ_EXAMPLES", "40"))
+MINUTES, EXAMPLES = float(os.environ.get("FUZZ_MINUTES", "0")), int(os.environ.get("FUZZ_EXAMPLES", "80"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 LOOSE = {"database": None, "deadline": None, "suppress_health_check": [*HealthCheck]}
 
