@@ -166,18 +166,4 @@ class Known:
     here: Callable[[Scenario], bool]
 
 
-KNOWN = [
-    Known(
-        "flash attention on a static cache: wrong masks (issue 14)",
-        lambda s: "flash" in s.attention and s.cache == "static",
-    ),
-    Known(
-        "two threads at once on one model (issue 14)",
-        lambda s: s.way == "threads",
-    ),
-    Known(
-        "a KeyboardInterrupt leaves the cache of the interrupted request unlocked (issue 14)",
-        lambda s: s.interruption is not None and s.interruption.error == "interrupt",
-    ),
-]
-"""Budgets that know no past (issue 14) are not left out: targets are checked in first turns alone."""
+KNOWN: list[Known] = []

@@ -9,25 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from adatp.cli import options
 from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
 from adatp.cli.console import importing, progress, working_on
 from adatp.cli.drawing import draw_kept
 from adatp.cli.files import check_folder
-from adatp.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    FramesOption,
-    MethodOption,
-    ModelOption,
-    NewTokensOption,
-    QuestionArgument,
-    TargetOption,
-    VideoArgument,
-    check_dtype,
-    check_question,
-    method_named,
-    numbers,
-)
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -38,12 +24,12 @@ def show(
     out: Annotated[
         Path, typer.Option(help="The folder for show.png, show.svg and show.html; made if missing.")
     ],
-    video: VideoArgument = None,
-    question: QuestionArgument = None,
-    model: ModelOption = None,
-    flops: TargetOption = None,
-    frames: FramesOption = 32,
-    method: MethodOption = "adatp",
+    video: options.VideoArgument = None,
+    question: options.QuestionArgument = None,
+    model: options.ModelOption = None,
+    flops: options.TargetOption = None,
+    frames: options.FramesOption = 32,
+    method: options.MethodOption = "adatp",
     against: Annotated[
         str | None,
         typer.Option(
@@ -58,9 +44,9 @@ def show(
             show_default="some of those that drop tokens",
         ),
     ] = None,
-    max_new_tokens: NewTokensOption = 64,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    max_new_tokens: options.NewTokensOption = 64,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
 ) -> None:
     """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
 
@@ -68,16 +54,20 @@ def show(
     """
     if find_spec("matplotlib") is None or find_spec("PIL") is None:
         raise RefusedError('adatp show needs matplotlib and pillow: pip install "adatp[plot]"')
-    check_question("show", video, question)
-    wanted = None if layers is None else sorted(set(numbers("--layers", layers, int)))
-    check_dtype(dtype)
+    options.check_question("show", video, question)
+    wanted = None if layers is None else sorted(set(options.numbers("--layers", layers, int)))
+    options.check_dtype(dtype)
     out = check_folder(out, "--out")
     with importing():
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape
     with working_on(model):
-        chosen = method_named(method, flops)
-        other = None if against is None else method_named(against, None if against == "vanilla" else flops)
+        chosen = options.method_named(method, flops)
+        other = (
+            None
+            if against is None
+            else options.method_named(against, None if against == "vanilla" else flops)
+        )
         session = open_session(model, device, dtype)
         request = prepare(session, video, question, frames, max_new_tokens)
         depth = DecoderShape.from_config(session.config.get_text_config()).layers
@@ -106,7 +96,7 @@ def _beside(request: Request, chosen: Method, flops: float | None) -> Method:
     from adatp.methods import Vanilla
 
     for name in ("fastv", "random"):
-        other = method_named(name, flops)
+        other = options.method_named(name, flops)
         if name != chosen.name and request.can_run(other):
             return other
     return Vanilla()
