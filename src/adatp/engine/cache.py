@@ -62,7 +62,7 @@ class PrunedCache(Cache):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
         length, offset = super().get_mask_sizes(query_length, layer_idx)
         layer = self._slotted(layer_idx)
-        slots = self.layers[layer]
+        slots = self.layers[layer] if layer < len(self.layers) else None  # a dynamic cache may grow
         fixed = getattr(slots, "max_cache_len", None)
         if getattr(slots, "is_sliding", False):
             seen = self.get_seq_length(layer)
