@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
-from adatp.encoders import EncoderError, SiglipPartner, load_partner
+from adatp.encoders import EncoderError, NoEncoderError, SiglipPartner, load_partner
 from adatp.layout import VideoLayout
 
 
@@ -37,7 +37,7 @@ def choose_signal(
     """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.
 
     Raises:
-        EncoderError: ``siglip`` can't be had.
+        EncoderError: ``siglip`` can't be had, or the checkpoint's own text encoder is broken.
     """
     words = tokenizer is not None or questions is not None
     partner = None
@@ -50,7 +50,7 @@ def choose_signal(
         try:
             if words:
                 partner, kind = load_partner(model, tower, download=False), "siglip"
-        except EncoderError:
+        except NoEncoderError:  # a broken one is an error: the answer would be another one
             pass
     return Signal(kind, partner, tokenizer, questions)
 

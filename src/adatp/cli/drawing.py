@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp.cli.asking import Request
-from adatp.cli.files import draw, write
-from adatp.errors import RefusedError
+from adatp.cli.files import drawn, write_set
 
 if TYPE_CHECKING:
     from adatp import Answer
+
+FILES = ("show.png", "show.svg", "show.html")
+"""What ``adatp show`` writes into its folder."""
 
 
 def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
@@ -33,10 +35,5 @@ def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: li
     title = f"{question}\n{first.report.method}, {spent}: {first.text or '(no words)'}"
     rows = changing_layers(first.report) if layers is None else layers
     figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RefusedError(f"--out {out}: can't be made ({error.strerror})") from error
-    for kind in ("png", "svg"):
-        draw(out / f"show.{kind}", figure, "--out")
-    write(out / "show.html", page, "--out")
+    png, svg, html = FILES
+    write_set(out, {png: drawn(figure, "png"), svg: drawn(figure, "svg"), html: page}, "--out")
