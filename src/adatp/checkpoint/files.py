@@ -16,6 +16,16 @@ MOST_BYTES = 64 << 20
 TEXTS = (".json", ".jinja", ".txt", ".model")
 """Endings of files that are read as a whole."""
 
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
+"""Files that hold an object with settings, if they are there."""
+
 MOST_GROWTH = 256
 """How many times longer a tokenizer's normalizer may make a text."""
 
@@ -43,18 +53,28 @@ def check_files(folder: Path) -> None:
                 raise CheckpointError(f"{path.name} has {facts.st_size >> 20} MB, more than any such file")
     except OSError as error:
         raise CheckpointError(f"its files can't be read ({error.strerror})") from error
-    _check_tokenizer(folder / "tokenizer.json")
+    for name in SETTINGS:
+        if (path := folder / name).exists():
+            _object_in(path)
+    if (path := folder / "tokenizer.json").exists():
+        _check_tokenizer(path)
 
 
-def _check_tokenizer(path: Path) -> None:
-    if not path.exists():
-        return
+def _object_in(path: Path) -> Mapping[str, Any]:
+    """What a JSON file holds."""
     try:
         with path.open(encoding="utf-8") as file:
             raw = json.load(file)
     except (OSError, ValueError, RecursionError):
         raise CheckpointError(f"{path.name} is broken: it is no JSON") from None
     if not isinstance(raw, Mapping):
+        raise CheckpointError(f"{path.name} is broken: it holds no object with settings")
+    return raw
+
+
+def _check_tokenizer(path: Path) -> None:
+    raw = _object_in(path)
+    if not isinstance(raw.get("model"), Mapping):
         raise CheckpointError(f"{path.name} is broken: it holds no tokenizer")
     if (growth := _growth(raw.get("normalizer"))) > MOST_GROWTH:
         raise CheckpointError(f"{path.name}: its normalizer makes a text up to {growth:.0e} times longer")

@@ -58,7 +58,7 @@ def check_numbers(raw: Mapping[str, Any], where: str = "") -> None:
             raise CheckpointError(f"{name} is a name, not {_shown(value)}")
         if key in PARTS and not isinstance(value, Mapping):
             raise CheckpointError(f"{name} is a config of its own, not {_shown(value)}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key not in LIMITS or key in SEVERAL):
             check_numbers(value, f"{name}.")
         elif key in LIMITS:
             _check_size(key, value, name)
