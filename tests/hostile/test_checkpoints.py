@@ -182,7 +182,7 @@ def test_one_thing_is_wrong(
         ("processor_config.json", "video_processor.size", {"height": "a", "width": 16}, "/bad: "),
         ("processor_config.json", "video_processor.size", "large", "/bad: "),
         ("processor_config.json", "video_processor.image_mean", [0.5, 0.5], "refuses this video"),
-        ("processor_config.json", "video_processor.image_mean", "grey", "/bad: "),
+        ("processor_config.json", "video_processor.image_mean", "grey", "refuses this video"),
         ("processor_config.json", "video_processor.video_processor_type", "Nothing", "/bad: "),
         ("processor_config.json", "video_processor", None, "/bad: "),
         ("processor_config.json", "video_processor", [], "/bad: "),
@@ -206,7 +206,7 @@ def test_a_processor_of_the_hub_with_wrong_settings(
         ("{% for i in range(10 ** 9) %}{% endfor %}", "refuses this video"),
         ("{{ ''.__class__.__mro__ }}", "refuses this video"),
         ("nothing of the prompt", "the processor refuses this video"),
-        ("", "/bad: "),
+        ("", "refuses this video"),
     ],
 )
 def test_a_chat_template_that_fails(run: Run, tmp_path: Path, world: Path, template: str, words: str) -> None:

@@ -52,7 +52,6 @@ def own_model(tmp: Path, world: Path) -> None:
     (tmp / "weights.json").symlink_to(tmp / "model" / "model.safetensors")
     os.link(tmp / "model" / "config.json", tmp / "run.work.jsonl")
     os.link(tmp / "model" / "config.json", tmp / "plot-thirds.png")
-    os.link(tmp / "model" / "config.json", tmp / "plot.png")
     (tmp / "out").mkdir()
     os.link(tmp / "model" / "tokenizer.json", tmp / "out" / "show.html")
 
@@ -289,8 +288,13 @@ NUMBERS = [
         for size in ("0x0", f"{HUGE}x{HUGE}", "100000x100000", "-1x5", "5x", "x", "٣x٣٣٣٣٣٣", "1x1x1")
     ),
     *(
-        Call((*command, "--flops", value), "--flops")
-        for command in (("ask",), ("flops",), ("eval",), ("ablate",))
+        Call((*command, "--flops", value), words)
+        for command, words in (
+            (("ask",), "(0, 1]"),
+            (("flops",), "--flops"),
+            (("eval",), "--flops"),
+            (("ablate",), "--flops"),
+        )
         for value in ("inf", "nan", "1e400", HUGE, "0", "-0.5")
     ),
     *(

@@ -59,6 +59,6 @@ def check(run: Run, call: Call, tmp: Path, world: Path) -> str:
     assert err.count("\n") == 1, err
     assert err.strip().isprintable(), err
     assert len(err) < 1100
-    assert call.words in err
+    assert call.words in err, err
     assert snapshot(tmp, world) == before
     return err

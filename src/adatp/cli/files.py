@@ -34,11 +34,20 @@ def _naming(path: Path, option: str) -> Iterator[None]:
         raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
 
 
+def _exists(path: Path) -> bool:
+    """Whether something is there. Unlike ``Path.exists`` it raises where that can't be found out."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def check_writable(path: Path, option: str = "--json") -> Path:
     """Where a file given by the user really is; refused if it could not be written at the end."""
     with _naming(path, option):
         target = Path(os.path.realpath(path))
-        if target.exists():
+        if _exists(target):
             if not target.is_file():
                 raise RefusedError(f"{option} {path}: not a regular file")
             target.open("r+b").close()
@@ -56,11 +65,12 @@ def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
     """
     with _naming(path, option):
         target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_dir():
+        there = _exists(target)
+        if there and not target.is_dir():
             raise RefusedError(f"{option} {path}: not a folder")
-        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
+        tempfile.TemporaryFile(dir=target if there else target.parent).close()
         for name in names:
-            if (file := target / name).exists() and not file.is_file():
+            if _exists(file := target / name) and not file.is_file():
                 raise RefusedError(f"{option} {path}: {name} in it is not a regular file")
     return target
 
