@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, SiglipModel
+from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig, SiglipModel
 
-from adatp.errors import AdaTPError
+from adatp.checkpoint import CheckpointError, check_config, check_files, check_numbers, check_weights
+from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
 # A tower by (width, image size, patch size) and the checkpoint that it comes from.
@@ -19,7 +20,11 @@ PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}
 
 
 class EncoderError(AdaTPError, ValueError):
-    """There is no text encoder for this model's vision tower."""
+    """The text encoder of this model's vision tower can't be used."""
+
+
+class NoEncoderError(EncoderError):
+    """There is no text encoder for this model's vision tower, or it is not on this machine."""
 
 
 def partner_of(model: Any) -> str | None:
@@ -46,28 +51,43 @@ class SiglipPartner(nn.Module):
 
     def __init__(self, source: str, tower_layers: int, dtype: torch.dtype) -> None:
         super().__init__()
-        siglip = SiglipModel.from_pretrained(source, dtype=dtype)
+        siglip = _load_siglip(source, dtype)
         vision = siglip.vision_model
         self.text: nn.Module = siglip.text_model
         self.rest: nn.ModuleList = vision.encoder.layers[tower_layers:]
         self.post_layernorm: nn.Module = vision.post_layernorm
         self.head: nn.Module = vision.head
         self.vision_config: Any = vision.config
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        if len(vision.encoder.layers) < tower_layers:
+            raise CheckpointError(f"it has fewer layers than this vision tower, which has {tower_layers}")
+        if (text := siglip.text_model.config.projection_size) != (image := vision.config.hidden_size):
+            raise CheckpointError(f"its embeddings of texts have {text} numbers, those of images {image}")
         self.requires_grad_(False).eval()
+        self._ids("a")  # a broken tokenizer fails here, not amid a run
 
     @torch.no_grad()
     def embed_text(self, question: str) -> Tensor:
         """Embedding (d,) of a question; what is beyond the encoder's length is cut off."""
-        config = cast(Any, self.text).config
-        ids = self.tokenizer(
-            [question],
-            padding="max_length",
-            truncation=True,
-            max_length=config.max_position_embeddings,
-            return_tensors="pt",
-        )["input_ids"]
+        ids = self._ids(question)
         return cast(Tensor, self.text(ids.to(next(self.parameters()).device)).pooler_output[0])
+
+    def _ids(self, question: str) -> Tensor:
+        """Tokens (1, length of the encoder) of a question."""
+        config = cast(Any, self.text).config
+        ids = cast(
+            Tensor,
+            self.tokenizer(
+                [question],
+                padding="max_length",
+                truncation=True,
+                max_length=config.max_position_embeddings,
+                return_tensors="pt",
+            )["input_ids"],
+        )
+        if int(ids.max()) >= config.vocab_size:
+            raise CheckpointError("its tokenizer makes tokens that its text tower does not know")
+        return ids
 
     @torch.no_grad()
     def embed_frames(self, features: Tensor) -> Tensor:
@@ -89,6 +109,28 @@ class SiglipPartner(nn.Module):
         return complete - siglip_vision_flops(tower, frames) + words
 
 
+def _load_siglip(source: str, dtype: torch.dtype) -> Any:
+    """All of a SigLIP, once its files are found plausible.
+
+    Raises:
+        CheckpointError: its files are broken or incomplete.
+    """
+    if (folder := Path(source)).is_dir():
+        check_files(folder)
+        raw, _ = PreTrainedConfig.get_config_dict(source)
+        check_numbers(raw)
+        config = SiglipConfig.from_pretrained(source)
+        for part in (config.text_config, config.vision_config):
+            check_config(part)
+        check_weights(folder, config, lambda: SiglipModel(config))
+    siglip, info = SiglipModel.from_pretrained(
+        source, dtype=dtype, output_loading_info=True, use_safetensors=True
+    )
+    if missing := sorted(info["missing_keys"]):  # they would be random numbers
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
+    return siglip
+
+
 @lru_cache(maxsize=1)
 def _load(source: str, tower_layers: int, device: torch.device, dtype: torch.dtype) -> SiglipPartner:
     return SiglipPartner(source, tower_layers, dtype).to(device)
@@ -107,7 +149,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
     """
     source = partner_of(model)
     if source is None:
-        raise EncoderError(
+        raise NoEncoderError(
             f"no SigLIP text encoder is known for the vision tower of {model.config.model_type}: "
             "use relevance='embedding'"
         )
@@ -115,7 +157,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         from huggingface_hub import try_to_load_from_cache
 
         if not isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
-            raise EncoderError(f"{source} is not on this machine: relevance='siglip' fetches it")
+            raise NoEncoderError(f"{source} is not on this machine: relevance='siglip' fetches it")
     config = model.config.vision_config
     layers = config.num_hidden_layers
     if isinstance(model.config.vision_feature_layer, int):  # the hidden state that the projector reads
@@ -123,10 +165,14 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
     parameter = next(tower.parameters())
     try:
         partner = _load(source, layers, parameter.device, parameter.dtype)
-    except OSError as error:
-        raise EncoderError(
-            f"the text encoder {source} can't be loaded: {str(error).splitlines()[0]}"
-        ) from error
+    except (
+        BaseException
+    ) as error:  # of any kind: its files are the checkpoint's; a Rust panic is no Exception
+        panic = type(error).__name__ == "PanicException"
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or panic):
+            raise
+        kind = EncoderError if Path(source).is_dir() else NoEncoderError
+        raise kind(f"the text encoder {source} can't be loaded: {first_line(error)}") from error
     if partner.vision_config.hidden_size != config.hidden_size:
         raise EncoderError(f"{source} is not the partner of this vision tower: its width differs")
     return partner

@@ -1,4 +1,10 @@
-"""The root of every error that adatp raises on purpose."""
+"""The root of every error that adatp raises on purpose, and what is read out of those of other libraries."""
+
+LONGEST_REASON = 300
+"""Characters of another library's message that are passed on."""
+
+_MEMORY = ("allocate memory", "not enough memory", "out of memory", "size calculation overflowed")
+"""What torch, safetensors and the system say where memory runs out."""
 
 
 class AdaTPError(Exception):
@@ -10,3 +16,25 @@ class AdaTPError(Exception):
 
 class RefusedError(AdaTPError, ValueError):
     """A request of the command line or of the page that can't be carried out as it was made."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says, in one short line, or the kind of its error where it says nothing.
+
+    A first line that ends with a colon is only a heading: the reason is the line below it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = type(error).__name__
+    if lines:
+        said, *rest = lines
+        while said.endswith(":") and rest:
+            said = f"{said} {rest.pop(0)}"
+    return said if len(said) <= LONGEST_REASON else f"{said[: LONGEST_REASON - 3]}..."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the CPU or of a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error).lower()
+    return isinstance(error, Exception) and any(words in said for words in _MEMORY)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adatp.adatp_steps.relevance import cosine_relevance, embedding_relevance
-from adatp.encoders import EncoderError, SiglipPartner, load_partner
+from adatp.encoders import EncoderError, NoEncoderError, SiglipPartner, load_partner
 from adatp.errors import AdaTPError
 from adatp.layout import VideoLayout
 from adatp.question import QuestionFinder
@@ -61,7 +61,8 @@ def choose_signal(
         video_intro: see `QuestionFinder`.
 
     Raises:
-        EncoderError: ``siglip`` can't be had, or questions can't be embedded for want of a tokenizer.
+        EncoderError: ``siglip`` can't be had, the checkpoint's own text encoder is broken, or questions can't
+            be embedded for want of a tokenizer.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
@@ -75,7 +76,7 @@ def choose_signal(
         try:
             if words:
                 partner, kind = load_partner(model, tower, download=False), "siglip"
-        except EncoderError:
+        except NoEncoderError:  # a broken one is an error: the answer would be another one
             pass
     if kind == "embedding" and questions is not None and tokenizer is None:
         raise EncoderError("question= has to be split into tokens: pass the processor too")

@@ -5,7 +5,6 @@ Answers go to stdout; progress, warnings and errors to stderr.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from adatp.cli import ablate, ask, bias, demo, evaluate, flops, models, show
+from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -32,9 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 on bad input, told in one line on stderr; 130 if interrupted.
     """
+    with any_encoding():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command: Any = typer.main.get_command(app)
     try:
-        return command.main(args=argv, prog_name="adatp", standalone_mode=False) or 0
+        with Interrupts.noted():
+            code = command.main(args=argv, prog_name="adatp", standalone_mode=False)
+            flush()
+        return 130 if code is None and Interrupts.pressed else code or 0
     except RefusedError as error:
         message = str(error)
     except _ClickError as error:
@@ -43,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.format_message()}{hint}"
     except typer.Abort:  # what Typer makes of an interrupt, or else it exits with 130 itself
         return 130
-    print("adatp:", " ".join(message.split()), file=sys.stderr)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        give_up_stdout()
+        message = f"the output can't be written ({error.strerror})"
+    say(message)
     return 2
 
 

@@ -13,7 +13,7 @@ from adatp.cli.evaluating import (
     SplitOption,
     ThreadsOption,
 )
-from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, fractions
+from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 
 if TYPE_CHECKING:
     from adatp.evaluation import Entrant
@@ -30,6 +30,7 @@ def ablate(
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trusted: TrustOption = False,
 ) -> None:
     """Compare variants of AdaTP, each with one thing changed, with the full one."""
     ratios = fractions(targets)
@@ -39,4 +40,6 @@ def ablate(
 
         return evaluation.ablations(ratios, layers)
 
-    Evaluation("ablate", model, frames, split, limit, json_file, plot, threads, device, dtype).run(entrants)
+    Evaluation("ablate", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
+        entrants
+    )

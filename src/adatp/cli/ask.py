@@ -12,7 +12,7 @@ from rich.console import Console
 
 from adatp.cli.asking import Request, load_weights, open_session, prepare
 from adatp.cli.console import PRESET, importing, working_on
-from adatp.cli.files import check_writable, write
+from adatp.cli.files import check_writable, keep_inputs, model_files, write
 from adatp.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -22,6 +22,7 @@ from adatp.cli.options import (
     NewTokensOption,
     QuestionArgument,
     TargetOption,
+    TrustOption,
     VideoArgument,
     check_dtype,
     check_question,
@@ -49,6 +50,7 @@ def ask(
     max_new_tokens: NewTokensOption = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trusted: TrustOption = False,
 ) -> None:
     """Ask a Video LLM a question about a video.
 
@@ -57,12 +59,14 @@ def ask(
     check_question("ask", video, question)
     if json_file is not None:
         json_file = check_writable(json_file)
+        read = [] if video is None else [("the video", Path(video))]
+        keep_inputs([("--json", json_file)], [*read, *model_files(model)])
     check_dtype(dtype)
     with importing():
         from adatp.methods import Vanilla
     with working_on(model):
         chosen = method_named(method, flops)
-        session = open_session(model, device, dtype)
+        session = open_session(model, device, dtype, trusted)
         request = prepare(session, video, question, frames, max_new_tokens)
         request.check(chosen, flops)
         load_weights(session)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from adatp.cli.console import progress
+from adatp.cli.terminal import plain
 
 if TYPE_CHECKING:
     from adatp import Answer, Prompt, Session
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from adatp.video import Video
 
 
-def open_session(model: str | None, device: str, dtype: str) -> Session:
+def open_session(model: str | None, device: str, dtype: str, trusted: bool = False) -> Session:
     """A session of the model that --model names, without its weights."""
     from adatp.session import Session
     from adatp.session.loading import source_of
 
     with progress(f"looking up {source_of(model)}"):
-        return Session(model, device=device, dtype=dtype)
+        return Session(model, device=device, dtype=dtype, trust_remote_code=trusted)
 
 
 def load_weights(session: Session) -> None:
     """Load the weights now."""
-    with progress(f"loading {session.source}", shown=Path(session.source).is_dir()):
+    with progress(f"loading {session.source}", shown=os.path.isdir(session.source)):
         _ = session.model
 
 
@@ -120,7 +121,7 @@ def show_answers(console: Console, request: Request, answers: Sequence[Answer]) 
     """Print the question and each method's answer."""
     count = len(request.clip.frames)
     video = f"{count} frame{'s' if count > 1 else ''} of {request.clip.duration:.1f} s of video"
-    console.print(Text(f"{request.prompt.question} ({video})", "bold"))
+    console.print(Text(f"{plain(request.prompt.question)} ({video})", "bold"))
     for answer in answers:
-        text = Text(answer.text or "(no words)", "bold green")
+        text = Text(plain(answer.text, keep="\n") or "(no words)", "bold green")
         console.print(Panel(text, title=answer.report.method, title_align="left", box=box.ROUNDED))

@@ -12,18 +12,27 @@ from typing import Annotated
 import typer
 
 from adatp.cli.asking import load_weights, open_session
-from adatp.cli.clips import (
-    QUESTION,
-    questions_of_files,
-    read_clips,
-    read_questions,
-    synthetic_clips,
-)
+from adatp.cli.clips import QUESTION, questions_of_files, read_clips, read_questions, synthetic_clips
 from adatp.cli.console import counting, importing, working_on
-from adatp.cli.files import check_folder, check_writable, draw, write
-from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, check_dtype, numbers
+from adatp.cli.drawing import draw_bias
+from adatp.cli.files import check_folder, check_writable, keep_inputs, model_files, write, write_set
+from adatp.cli.options import (
+    MOST,
+    MOST_FRAMES,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    TrustOption,
+    check_dtype,
+    numbers,
+)
 from adatp.cli.tables.bias import show_bias
 from adatp.errors import RefusedError
+
+FIGURES = tuple(
+    f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
+)
+"""What --plot writes into its folder."""
 
 
 def bias(
@@ -47,8 +56,10 @@ def bias(
         str | None,
         typer.Option(help="Decoder layers, separated by commas.", show_default="all with full attention"),
     ] = None,
-    frames: Annotated[int, typer.Option(min=4, help="Frames of each clip.")] = 32,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many clips, each with its question.")] = 24,
+    frames: Annotated[int, typer.Option(min=4, max=MOST_FRAMES, help="Frames of each clip.")] = 32,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST, help="At most so many clips, each with its question.")
+    ] = 24,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
     ] = None,
@@ -58,6 +69,7 @@ def bias(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trusted: TrustOption = False,
 ) -> None:
     """Measure where a model's attention on videos lies, by frame and by spatial position, and debiased.
 
@@ -77,11 +89,16 @@ def bias(
     if plot is not None:
         if find_spec("matplotlib") is None:
             raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
-        plot = check_folder(plot, "--plot")
+        plot = check_folder(plot, "--plot", FIGURES)
+    outputs = [("--json", json_file)] if json_file is not None else []
+    outputs += [("--plot", plot / name) for name in FIGURES] if plot is not None else []
+    read = [("a clip of --videos", file) for file, _ in files or ()]
+    read += [] if questions is None else [("the file of --questions", questions)]
+    keep_inputs(outputs, [*read, *model_files(model)])
     with importing():
         from adatp.bias import measure
     with working_on(model):
-        session = open_session(model, device, dtype)
+        session = open_session(model, device, dtype, trusted)
         load_weights(session)
         clips = synthetic_clips(frames) if files is None else read_clips(files, frames)
         total = limit if files is None else min(limit, len(files))
@@ -93,10 +110,5 @@ def bias(
         if json_file is not None:
             write(json_file, json.dumps(facts) + "\n")
         if plot is not None:
-            from adatp import plots
-
-            plot.mkdir(exist_ok=True)
-            for name, figure in plots.plot_bias(facts).items():
-                for kind in ("png", "svg"):
-                    draw(plot / f"bias-{name}.{kind}", figure)
+            write_set(plot, draw_bias(facts), "--plot")
         show_bias(facts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -15,13 +17,21 @@ if TYPE_CHECKING:
 QUESTION = "What happens in this video?"
 """Asked about files without --questions."""
 
+MOST_BYTES = 16 << 20
+"""Size of the longest file of questions."""
+
 
 def read_questions(path: Path | None) -> list[tuple[str | None, str]]:
     """Questions given by the user: (name of a file or None, question)."""
     if path is None:
         return [(None, QUESTION)]
     try:
-        lines = path.read_text().splitlines()
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a FIFO or /dev/zero would never end
+            raise RefusedError(f"--questions {path}: can't be read (not a regular file)")
+        if facts.st_size > MOST_BYTES:
+            raise RefusedError(f"--questions {path}: {facts.st_size >> 20} MB are no list of questions")
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not a text file"
         raise RefusedError(f"--questions {path}: can't be read ({why})") from error
@@ -36,9 +46,12 @@ def read_questions(path: Path | None) -> list[tuple[str | None, str]]:
 
 def questions_of_files(folder: Path, asked: Sequence[tuple[str | None, str]]) -> list[tuple[Path, str]]:
     """Every question with the files it is about: the first question of every file, then the second, ..."""
-    if not folder.is_dir():
-        raise RefusedError(f"--videos {folder}: no such folder")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    try:
+        if not folder.is_dir():
+            raise RefusedError(f"--videos {folder}: no such folder")
+        files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as error:
+        raise RefusedError(f"--videos {folder}: can't be read ({error.strerror})") from error
     about = {file.name for file in files}
     for name, _ in asked:
         if name is not None and name not in about:
@@ -67,7 +80,7 @@ def read_clips(files: Sequence[tuple[Path, str]], frames: int) -> Iterator[tuple
                 raise VideoError(f"{file}: only {len(video.frames)} frames; ask for fewer --frames")
         except VideoError as error:
             refused.add(file)
-            print(f"adatp: skipped: {error}", file=sys.stderr)
+            say(f"skipped: {error}")
             continue
         yield video, question
 

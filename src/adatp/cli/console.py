@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TextIO
 
 from rich import box
@@ -26,7 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from adatp.errors import AdaTPError, RefusedError
+from adatp.cli.terminal import Interrupts, plain, say
+from adatp.errors import AdaTPError, RefusedError, is_out_of_memory
 
 
 @contextmanager
@@ -51,22 +51,22 @@ def working_on(model: str | None) -> Iterator[None]:
     """
     with importing():
         import_module("adatp.session")  # and with it torch and transformers
-    with one_line_errors(), quiet_libraries(downloads=model is not None and not Path(model).is_dir()):
+    with one_line_errors(), quiet_libraries(downloads=model is not None and not os.path.isdir(model)):
         yield
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the library says of bad input into one line; all else is a bug and keeps its traceback."""
-    import torch
-
     try:
         yield
     except RefusedError:
         raise
     except AdaTPError as error:
         raise RefusedError(str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise RefusedError("out of memory: ask for fewer --frames, or use a smaller model") from error
 
 
@@ -111,7 +111,7 @@ def _warn(
 ) -> None:
     """A warning as one line (see ``warnings.showwarning``)."""
     if not issubclass(category, (FutureWarning, DeprecationWarning)):  # of no use to who runs a command
-        print("adatp: warning:", " ".join(str(message).split()), file=sys.stderr)
+        say(f"warning: {message}")
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def progress(doing: str, shown: bool = True) -> Iterator[None]:
         return
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
-        progress.add_task(doing, total=None)
+        progress.add_task(plain(doing), total=None)
         yield
 
 
@@ -140,7 +140,12 @@ def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+        def update(done: int, total: int) -> None:
+            Interrupts.check()
+            bars.update(bar, completed=done, total=total)
+
+        yield update
 
 
 def wide_console() -> Console:

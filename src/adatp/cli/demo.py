@@ -10,7 +10,7 @@ import typer
 
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.console import importing, working_on
-from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, check_dtype
+from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TrustOption, check_dtype
 from adatp.errors import RefusedError
 
 
@@ -24,6 +24,7 @@ def demo(
     ] = "127.0.0.1",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trusted: TrustOption = False,
 ) -> None:
     """Serve a page to try pruning on: a clip, a question, answers with and without, the patches kept.
 
@@ -36,11 +37,12 @@ def demo(
         with importing():
             from adatp.demo.server import serve
         with working_on(model):
-            session = open_session(model, device, dtype)
+            session = open_session(model, device, dtype, trusted)
             load_weights(session)
             at = f"[{host}]" if ":" in host else host
             address = f"http://{at}:{listener.getsockname()[1]}"
             serve(session, listener, lambda: print(address, flush=True))
+    raise typer.Exit(0)  # Ctrl-C is how it is stopped: no failure
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,17 +1,20 @@
-"""The picture and the page of ``adatp show``."""
+"""The figures and the page that commands write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adatp.cli.asking import Request
-from adatp.cli.files import draw, write
-from adatp.errors import RefusedError
+from adatp.cli.console import importing
+from adatp.cli.files import drawn, write_set
 
 if TYPE_CHECKING:
     from adatp import Answer
+
+FILES = ("show.png", "show.svg", "show.html")
+"""What ``adatp show`` writes into its folder."""
 
 
 def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
@@ -33,10 +36,17 @@ def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: li
     title = f"{question}\n{first.report.method}, {spent}: {first.text or '(no words)'}"
     rows = changing_layers(first.report) if layers is None else layers
     figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RefusedError(f"--out {out}: can't be made ({error.strerror})") from error
-    for kind in ("png", "svg"):
-        draw(out / f"show.{kind}", figure, "--out")
-    write(out / "show.html", page, "--out")
+    png, svg, html = FILES
+    write_set(out, {png: drawn(figure, "png"), svg: drawn(figure, "svg"), html: page}, "--out")
+
+
+def draw_bias(facts: dict[str, Any]) -> dict[str, bytes]:
+    """The files of `adatp bias --plot`."""
+    with importing():
+        from adatp import plots
+    figures = plots.plot_bias(facts)
+    return {
+        f"bias-{name}.{kind}": drawn(figure, kind)
+        for name, figure in figures.items()
+        for kind in ("png", "svg")
+    }

@@ -15,7 +15,7 @@ from adatp.cli.evaluating import (
     SplitOption,
     ThreadsOption,
 )
-from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, fractions
+from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate(
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trusted: TrustOption = False,
 ) -> None:
     """Compare methods at equal FLOPs on the questions of the embedded model's world."""
     ratios = fractions(targets)
@@ -50,4 +51,6 @@ def evaluate(
                 raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
         return evaluation.entrants(wanted, ratios)
 
-    Evaluation("eval", model, frames, split, limit, json_file, plot, threads, device, dtype).run(entrants)
+    Evaluation("eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
+        entrants
+    )

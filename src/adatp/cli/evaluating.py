@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,18 +15,32 @@ import typer
 
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.console import counting, importing, working_on
-from adatp.cli.files import check_figure, check_writable, draw, write
-from adatp.cli.options import check_dtype, numbers
+from adatp.cli.files import (
+    check_figure,
+    check_writable,
+    drawn,
+    keep_inputs,
+    model_files,
+    no_room,
+    thirds_beside,
+    write,
+    write_set,
+)
+from adatp.cli.options import MOST, check_dtype, numbers
 from adatp.cli.tables.evaluate import show_rows
+from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp import Session
     from adatp.evaluation import Entrant, Results
 
+MOST_THREADS = 1024
+"""CPU threads that may be asked for: torch starts as many as it is told to, and dies of too many."""
+
 SplitOption = Annotated[str, typer.Option(help="A split of the embedded model's world.")]
 FramesOption = Annotated[str, typer.Option(help="Frames of the clips; several numbers separated by commas.")]
-LimitOption = Annotated[int, typer.Option(min=1, help="Questions for each number of frames.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=MOST, help="Questions for each number of frames.")]
 JsonOption = Annotated[
     Path | None,
     typer.Option(
@@ -46,7 +59,8 @@ PlotOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads to use.", show_default="as torch decides")
+    int | None,
+    typer.Option(min=1, max=MOST_THREADS, help="CPU threads to use.", show_default="as torch decides"),
 ]
 
 
@@ -65,6 +79,7 @@ class Evaluation:
         threads: CPU threads; None: as many as torch decides.
         device: a torch device, or "auto".
         dtype: name of a dtype, or "auto".
+        trusted: whether the checkpoint's code may run.
     """
 
     command: str
@@ -77,6 +92,7 @@ class Evaluation:
     threads: int | None
     device: str
     dtype: str
+    trusted: bool
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
         """Run or resume it, write and show what it found.
@@ -86,19 +102,19 @@ class Evaluation:
         """
         check_dtype(self.dtype)
         counts = list(dict.fromkeys(numbers("--frames", self.frames, int)))
-        json_file = None if self.json_file is None else check_writable(self.json_file)
-        plot = None if self.plot is None else check_figure(self.plot)
+        json_file, plot, held = self._check_outputs()
         with importing():
             from adatp.evaluation import Results, summarise
         self._check_clips(counts)
         with working_on(self.model), ExitStack() as stack:
             stack.enter_context(_threads(self.threads))
-            session = open_session(self.model, self.device, self.dtype)
+            session = open_session(self.model, self.device, self.dtype, self.trusted)
             competing = entrants(session.config.get_text_config().num_hidden_layers)
-            if json_file is None:
+            if held is None:
                 work = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "work.jsonl"
             else:
-                work = json_file.with_name(f"{json_file.stem}.work.jsonl")
+                work = held
+            stack.enter_context(no_room(work, "--json", "run it again to go on"))
             results = stack.enter_context(Results(work))
             results.pin("command", self.command)
             load_weights(session)
@@ -109,6 +125,20 @@ class Evaluation:
             if plot is not None:
                 self._draw(plot, rows)
             show_rows(rows, self.limit)
+
+    def _check_outputs(self) -> tuple[Path | None, Path | None, Path | None]:
+        """Where the rows, the figure and the work file go, if they go anywhere."""
+        json_file = held = None
+        outputs = []
+        if self.json_file is not None:
+            json_file = check_writable(self.json_file)
+            held = check_writable(json_file.with_name(f"{json_file.stem}.work.jsonl"))
+            outputs = [("--json", json_file), ("the work file of --json", held)]
+        plot = None if self.plot is None else check_figure(self.plot)
+        if plot is not None:
+            outputs += [("--plot", plot), ("--plot", thirds_beside(plot))]
+        keep_inputs(outputs, model_files(self.model))
+        return json_file, plot, held
 
     def _check_clips(self, counts: Sequence[int]) -> None:
         """Refuse clips that the world does not make."""
@@ -132,7 +162,7 @@ class Evaluation:
         except KeyboardInterrupt:
             file = self.json_file
             hint = "give --json next time, and it can go on" if file is None else "run it again to go on"
-            print(f"adatp: interrupted; {hint}", file=sys.stderr)
+            say(f"interrupted; {hint}")
             raise
 
     def _facts(
@@ -150,12 +180,12 @@ class Evaluation:
 
     def _draw(self, plot: Path, rows: list[dict[str, Any]]) -> None:
         """Draw the figures of --plot."""
-        from adatp import plots
-
-        thirds = plot.with_name(f"{plot.stem}-thirds{plot.suffix}")
+        with importing():
+            from adatp import plots
         compared = plots.plot_accuracy if self.command == "eval" else plots.plot_differences
-        draw(plot, compared(rows))
-        draw(thirds, plots.plot_thirds(rows))
+        figures = {plot.name: compared(rows), thirds_beside(plot).name: plots.plot_thirds(rows)}
+        files = {name: drawn(figure, plot.suffix[1:]) for name, figure in figures.items()}
+        write_set(plot.parent, files, "--plot")
 
 
 @contextmanager
@@ -186,7 +216,7 @@ def _counted(
 
         def told(skipped: str | None) -> None:
             if skipped is not None:
-                print(f"adatp: skipped: {skipped}", file=sys.stderr)
+                say(f"skipped: {skipped}")
             update(*state())
 
         yield told

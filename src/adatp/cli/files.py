@@ -1,4 +1,4 @@
-"""Files that the user names: checked before anything slow, written whole or not at all."""
+"""Files that the user names: checked before anything slow, written whole or not at all, never an input."""
 
 from __future__ import annotations
 
@@ -6,52 +6,73 @@ import io
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adatp.cli.terminal import FULL
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Named = tuple[str, Path]
+"""A file with what it is: of an output its option, of an input some words."""
+
+EMBEDDED = Path(__file__).parents[1] / "tiny"
+"""The folder of the embedded model and its clip."""
+
+
+@contextmanager
+def _naming(path: Path, option: str) -> Iterator[None]:
+    """Turn what the system says against a file into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there. Unlike ``Path.exists`` it raises where that can't be found out."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
 
 def check_writable(path: Path, option: str = "--json") -> Path:
     """Where a file given by the user really is; refused if it could not be written at the end."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise RefusedError(f"{option} {path}: not a regular file")
-    try:
-        if target.exists():
+    with _naming(path, option):
+        target = Path(os.path.realpath(path))
+        if _exists(target):
+            if not target.is_file():
+                raise RefusedError(f"{option} {path}: not a regular file")
             target.open("r+b").close()
         tempfile.TemporaryFile(dir=target.parent).close()
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
     return target
 
 
-def check_folder(path: Path, option: str) -> Path:
-    """Where a folder given by the user really is; refused if no file could be written into it at the end."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_dir():
-        raise RefusedError(f"{option} {path}: not a folder")
-    try:
-        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
+def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
+    """Where a folder given by the user really is; refused if the files could not be written at the end.
+
+    Args:
+        path: the folder, made at the end if missing.
+        option: that names it.
+        names: of the files that are written into it.
+    """
+    with _naming(path, option):
+        target = Path(os.path.realpath(path))
+        there = _exists(target)
+        if there and not target.is_dir():
+            raise RefusedError(f"{option} {path}: not a folder")
+        tempfile.TemporaryFile(dir=target if there else target.parent).close()
+        for name in names:
+            if _exists(file := target / name) and not file.is_file():
+                raise RefusedError(f"{option} {path}: {name} in it is not a regular file")
     return target
-
-
-def write(path: Path, data: str | bytes, option: str = "--json") -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".adatp-{os.getpid()}.part")
-    try:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
-    except OSError as error:
-        raise RefusedError(f"{option} {path}: can't be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_figure(path: Path) -> Path:
@@ -60,14 +81,118 @@ def check_figure(path: Path) -> Path:
         raise RefusedError(f"--plot {path}: the name ends in {', '.join(kinds)}")
     if find_spec("matplotlib") is None:
         raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
-    check_writable(path.with_name(f"{path.stem}-thirds{path.suffix}"), "--plot")
-    return check_writable(path, "--plot")
+    target = check_writable(path, "--plot")
+    check_writable(thirds_beside(target), "--plot")
+    return target
 
 
-def draw(path: Path, figure: Figure, option: str = "--plot") -> None:
-    """Write a figure whole or not at all."""
+def thirds_beside(plot: Path) -> Path:
+    """The second figure of ``--plot``, beside the first."""
+    return plot.with_name(f"{plot.stem}-thirds{plot.suffix}")
+
+
+def model_files(model: str | None) -> Iterator[Named]:
+    """The files of the model that --model names; none of a model on the hub."""
+    if model is not None and not os.path.isdir(model):
+        return
+    for folder, _, names in os.walk(EMBEDDED if model is None else model):
+        for name in names:
+            yield "a file of the model", Path(folder) / name
+
+
+def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
+    """Refuse an output that is an input, or another output, under whatever name.
+
+    Args:
+        outputs: files to be written, as `check_writable` returns them, with their options.
+        inputs: files that are read.
+
+    Raises:
+        RefusedError: one would be lost.
+    """
+    places: dict[Path, str] = {}
+    files: dict[tuple[int, int], Named] = {}
+    for option, path in outputs:
+        file = _identity(path)
+        if path in places or (file is not None and file in files):
+            other = places.get(path) or files[file][0]  # type: ignore[index]
+            raise RefusedError(f"{option} {path}: the same file as that of {other}; give another name")
+        places[path] = option
+        if file is not None:
+            files[file] = (option, path)
+    if not files:
+        return
+    for what, path in inputs:
+        if (file := _identity(path)) in files and file is not None:
+            option, output = files[file]
+            raise RefusedError(f"{option} {output}: that is {what}, which would be lost; give another name")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file: the same under each of its names; None where there is none."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def write(path: Path, data: str | bytes, option: str = "--json") -> None:
+    """Write a file whole or not at all."""
+    write_set(path.parent, {path.name: data}, option)
+
+
+def write_set(folder: Path, files: Mapping[str, str | bytes], option: str) -> None:
+    """Write several files of a folder: all of them or none.
+
+    Args:
+        folder: made if missing, and not left if nothing could be written.
+        files: name -> content.
+        option: that names the folder.
+    """
+    parts = {name: folder / f".adatp-{os.getpid()}-{number}.part" for number, name in enumerate(files)}
+    made = not folder.exists()
+    done = False
+    shown = folder / next(iter(files)) if len(files) == 1 else folder
+    try:
+        with _naming(shown, option):
+            folder.mkdir(exist_ok=True)
+            for name, part in parts.items():
+                data = files[name]
+                part.write_bytes(data.encode() if isinstance(data, str) else data)
+            for name, part in parts.items():
+                part.replace(folder / name)
+        done = True
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink()
+        if made and not done:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def no_room(path: Path, option: str, hint: str) -> Iterator[None]:
+    """Turn a disk that is full amid a run into one line.
+
+    Args:
+        path: of the file that grows.
+        option: that names it.
+        hint: what to do then.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RefusedError(f"{option} {path}: can't be written ({error.strerror}); {hint}") from error
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of a kind: png, pdf or svg."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the picture
-        figure.savefig(picture, format=path.suffix[1:], dpi=160)
-    write(path, picture.getvalue(), option)
+        figure.savefig(picture, format=kind, dpi=160)
+    return picture.getvalue()

@@ -11,16 +11,21 @@ from rich.console import Console
 from rich.text import Text
 
 from adatp.cli.console import PRESET, conventions, importing, progress, table_of, working_on
-from adatp.cli.options import ModelOption, TargetsOption, fractions
+from adatp.cli.options import MOST, MOST_FRAMES, ModelOption, TargetsOption, TrustOption, fractions
 from adatp.errors import RefusedError
 from adatp.units import amount
+
+MOST_PIXELS = 65_536
+"""Longest side of a frame."""
 
 
 def flops(
     model: ModelOption = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of the video.")] = 32,
+    frames: Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames of the video.")] = 32,
     targets: TargetsOption = "0.5,0.273,0.15,0.10",
-    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt that are not visual.")] = 30,
+    text_tokens: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Tokens of the prompt that are not visual.")
+    ] = 30,
     size: Annotated[
         str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
     ] = "448x448",
@@ -28,6 +33,7 @@ def flops(
         str,
         typer.Option(help="The paper whose formula counts MACs: fastv, dycoke, pyramiddrop or fastvid."),
     ] = PRESET,
+    trusted: TrustOption = False,
 ) -> None:
     """Show budgets and schedules of a model, from its config alone."""
     ratios = fractions(targets)
@@ -42,7 +48,7 @@ def flops(
     with working_on(model):
         methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
         with progress(f"looking up {source_of(model)}"):
-            config = load_config(model)
+            config = load_config(model, trusted)
         shape = DecoderShape.from_config(config.get_text_config())
         if preset != PRESET and shape.delta_net is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")
@@ -75,8 +81,9 @@ def _visual_tokens(config: Any, frames: int, size: str) -> int:
     from adatp.models import family_of
 
     width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, not {size!r}")
+    digits = width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= 5
+    if not digits or not (0 < int(width) <= MOST_PIXELS and 0 < int(height) <= MOST_PIXELS):
+        raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, each at most {MOST_PIXELS}, not {size!r}")
     steps, rows, columns = family_of(config.model_type).grid(config, frames, int(height), int(width))
     return steps * rows * columns
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
+MOST = 2**31 - 1
+"""The largest number that an option takes, where nothing smaller is said."""
+
+MOST_FRAMES = 1_000_000
+"""The most frames that are sampled."""
+
 EMBEDDED = "the small one that ships with adatp"
 
 
@@ -26,6 +32,13 @@ TargetsOption = Annotated[
 ]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the checkpoint is.")]
 DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA where there is one.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
+    ),
+]
 VideoArgument = Annotated[str | None, typer.Argument(help="A video file.", show_default="a clip of ours")]
 QuestionArgument = Annotated[
     str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
@@ -38,17 +51,21 @@ TargetOption = Annotated[
         show_default="0.273",
     ),
 ]
-FramesOption = Annotated[int, typer.Option(min=1, help="Frames to sample, uniformly.")]
+FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]
 MethodOption = Annotated[str, typer.Option(help="The pruning method.")]
-NewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]
 
 
 def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
     """The numbers of an option that takes several."""
     try:
-        return [kind(number) for number in text.split(",")]
+        found = [kind(number) for number in text.split(",")]
     except ValueError:
         raise RefusedError(f"{option} is numbers separated by commas, not {text!r}") from None
+    for number in found:
+        if abs(number) > MOST:
+            raise RefusedError(f"{option}: {number} is too large")
+    return found
 
 
 def fractions(text: str) -> list[float]:
@@ -72,6 +89,8 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
         raise RefusedError(f'a question is missing: adatp {command} VIDEO "QUESTION"')
     if question is not None and not question.strip():
         raise RefusedError("the question is empty")
+    if question is not None and any("\ud800" <= character <= "\udfff" for character in question):
+        raise RefusedError("the question is not UTF-8 text")
 
 
 def method_named(name: str, flops: float | None) -> Method:

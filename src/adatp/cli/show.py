@@ -12,8 +12,9 @@ from rich.console import Console
 from adatp.cli import options
 from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
 from adatp.cli.console import importing, progress, working_on
-from adatp.cli.drawing import draw_kept
-from adatp.cli.files import check_folder
+from adatp.cli.drawing import FILES, draw_kept
+from adatp.cli.files import check_folder, keep_inputs, model_files
+from adatp.cli.terminal import plain
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def show(
     max_new_tokens: options.NewTokensOption = 64,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    trusted: options.TrustOption = False,
 ) -> None:
     """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
 
@@ -57,7 +59,9 @@ def show(
     options.check_question("show", video, question)
     wanted = None if layers is None else sorted(set(options.numbers("--layers", layers, int)))
     options.check_dtype(dtype)
-    out = check_folder(out, "--out")
+    out = check_folder(out, "--out", FILES)
+    read = [] if video is None else [("the video", Path(video))]
+    keep_inputs([("--out", out / name) for name in FILES], [*read, *model_files(model)])
     with importing():
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape
@@ -68,7 +72,7 @@ def show(
             if against is None
             else options.method_named(against, None if against == "vanilla" else flops)
         )
-        session = open_session(model, device, dtype)
+        session = open_session(model, device, dtype, trusted)
         request = prepare(session, video, question, frames, max_new_tokens)
         depth = DecoderShape.from_config(session.config.get_text_config()).layers
         if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
@@ -87,8 +91,8 @@ def show(
         with progress("drawing"):
             draw_kept(out, request, answers, wanted)
     show_answers(Console(), request, answers)
-    for name in ("show.png", "show.svg", "show.html"):
-        print(out / name)
+    for name in FILES:
+        print(plain(str(out / name)))
 
 
 def _beside(request: Request, chosen: Method, flops: float | None) -> Method:

@@ -69,9 +69,12 @@ class Results:
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(*(() if kind is None else (OSError,))):  # on a full disk, what failed before counts
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()  # writes what is held
 
     def pin(self, name: str, value: Any) -> None:
         """Bind the file to a setting.

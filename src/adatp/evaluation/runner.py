@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adatp.budget import BudgetError
-from adatp.encoders import EncoderError
+from adatp.encoders import NoEncoderError
 from adatp.evaluation.entrants import Entrant
 from adatp.evaluation.results import Results
 from adatp.methods import GridError, Vanilla
@@ -185,7 +185,7 @@ def _ask_all(
                 reuse_frames=entrant.reuse_frames,
                 strict=True,
             )
-        except (BudgetError, EncoderError, GridError) as error:
+        except (BudgetError, NoEncoderError, GridError) as error:
             yield entrant, " ".join(str(error).split())
             continue
         report = answer.report

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.report import Report
@@ -87,7 +88,7 @@ def generate(
     questions = [prompt.question for prompt in prompts]
     with method(model, processor, question=questions, reuse_frames=reuse_frames, strict=strict) as run:
         begun = time.perf_counter()
-        ids = model.generate(**inputs, **settings)
+        ids = _generated(model, inputs, settings)
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - begun)
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
@@ -98,6 +99,16 @@ def generate(
         text = words_of(processor, said)
         answers.append(Answer(text, tuple(said), milliseconds, run.report, run.layouts[row], row))
     return answers
+
+
+def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """What ``model.generate`` returns; settings that it refuses, also the checkpoint's own, are one line."""
+    try:
+        return model.generate(**inputs, **settings)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, AdaTPError) or is_out_of_memory(error):
+            raise
+        raise PromptError(f"the model does not generate with these settings ({first_line(error)})") from error
 
 
 @torch.no_grad()

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from adatp.torchvision_guard import BROKEN  # before transformers
+
+# isort: split
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
+from adatp.checkpoint import (
+    CheckpointError,
+    check_config,
+    check_files,
+    check_generation,
+    check_numbers,
+    check_processor,
+    check_weights,
+)
+from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.models import UnsupportedModelError, family_of
-from adatp.session.errors import LoadError, first_line
+from adatp.session.errors import LoadError
 from adatp.tiny import CHECKPOINT  # its import also makes AutoProcessor know the embedded model's processor
 
 
@@ -21,76 +36,131 @@ def source_of(source: str | os.PathLike[str] | None) -> str:
     return str(CHECKPOINT) if source is None else os.fspath(source)
 
 
-def load_config(source: str | os.PathLike[str] | None = None) -> Any:
+@contextmanager
+def _loading(source: str, what: str) -> Iterator[None]:
+    """Turn what goes wrong amid loading into one line that begins with ``source``."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise LoadError(f"{source}: {error}") from error
+    except AdaTPError:
+        raise
+    except (
+        BaseException
+    ) as error:  # safetensors, the hub's client, transformers and json raise each their own
+        # A panic in the Rust of a library is no Exception.
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or _is_panic(error)):
+            raise
+        if "custom code" in str(error):
+            raise LoadError(
+                f"{source}: it needs Python code of its own, which is not run: --trust-remote-code "
+                "(trust_remote_code=True) runs it, if you trust it"
+            ) from error
+        raise LoadError(f"{source}: {what} ({first_line(error)})") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
+def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
     """Read a checkpoint's config, nothing else, and refuse what can't be pruned.
 
     Args:
         source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+        trust_remote_code: whether the checkpoint's code may run.
 
     Raises:
-        LoadError: there is no such checkpoint, or its config is broken.
+        LoadError: there is no such checkpoint, or its config is broken or implausible.
         UnsupportedModelError: no family file knows the model (a text model, for one).
     """
     source = source_of(source)
-    local = bool(source) and Path(source).is_dir()
+    local = bool(source) and os.path.isdir(source)
     if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise LoadError(f"{source}: no such model folder")
-    try:
+    where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"
+    with _loading(source, where):
+        if local:
+            check_files(Path(source))
         raw, _ = PreTrainedConfig.get_config_dict(source)
-    except Exception as error:  # the hub's client, transformers and json raise each their own
-        where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"
-        raise LoadError(f"{source}: {where} ({first_line(error)})") from error
+        if not isinstance(raw, dict):
+            raise CheckpointError("the config is broken (config.json holds no config)")
+        check_numbers(raw)
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
         family_of(raw["model_type"])
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
-    try:
-        return AutoConfig.from_pretrained(source)
-    except Exception as error:
-        raise LoadError(f"{source}: the config is broken ({first_line(error)})") from error
+    with _loading(source, "the config is broken"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        check_config(config)
+    return config
 
 
-def load_processor(source: str) -> Any:
+def load_processor(source: str, trust_remote_code: bool = False) -> Any:
     """Load a checkpoint's processor.
+
+    Args:
+        source: a folder, or the id of a model on the hub.
+        trust_remote_code: whether the checkpoint's code may run.
 
     Raises:
         LoadError: there is none, it is broken, or it needs a package that is not installed.
     """
     lacking = find_spec("torchvision") is None or find_spec("PIL") is None
-    hint = f'{source}: its video processor needs torchvision: pip install "adatp[hub]"'
+    fitting = "" if BROKEN is None else f" that fits this torch (the one here: {BROKEN})"
+    hint = f'{source}: its video processor needs torchvision{fitting}: pip install "adatp[hub]"'
     try:
-        processor = AutoProcessor.from_pretrained(source)
-    except Exception as error:
-        said = f"{source}: the processor can't be loaded ({first_line(error)})"
-        raise LoadError(hint if lacking else said) from error
+        with _loading(source, "the processor can't be loaded"):
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            if getattr(processor, "tokenizer", None) is None:
+                raise CheckpointError("the processor can't be loaded (it has no tokenizer)")
+            check_processor(processor)
+    except LoadError as error:
+        raise (LoadError(hint) if lacking else error) from error.__cause__
     if lacking and type(processor).__module__.startswith("transformers."):
         raise LoadError(hint)
     return processor
 
 
-def load_model(source: str, device: str = "auto", dtype: str | torch.dtype = "auto") -> Any:
+def load_model(
+    source: str,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    trust_remote_code: bool = False,
+) -> Any:
     """Load a checkpoint's weights, ready to generate.
 
     Args:
         source: a folder, or the id of a model on the hub.
         device: a torch device, or "auto": CUDA where there is one.
         dtype: a torch dtype or its name, or "auto": the checkpoint's own.
+        trust_remote_code: whether the checkpoint's code may run, and its weights be pickled.
 
     Raises:
         LoadError: the weights are missing, broken or incomplete, or there is no such device.
     """
     place = pick_device(device)
-    try:
+    with _loading(source, "the weights can't be loaded"):
+        if os.path.isdir(source) and not trust_remote_code:
+            config = load_config(source)
+            check_weights(Path(source), config, lambda: _without_weights(config))
         model, info = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, output_loading_info=True
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if trust_remote_code else True,
         )
-    except Exception as error:  # safetensors, the hub's client and transformers raise each their own
-        raise LoadError(f"{source}: the weights can't be loaded ({first_line(error)})") from error
-    if missing := sorted(info["missing_keys"]):
-        raise LoadError(f"{source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
+        if missing := sorted(info["missing_keys"]):
+            raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
+        check_generation(model.generation_config)
     return model.to(place).eval()
+
+
+def _without_weights(config: Any) -> Any:
+    return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def pick_device(device: str) -> str:
@@ -102,7 +172,13 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for it
-        raise LoadError(f"no device {device!r} here ({first_line(error)})") from error
+        if torch.empty(0, device=device).is_meta:
+            raise LoadError(f"no device {device!r} here (it holds no numbers)")
+    except LoadError:
+        raise
+    except Exception as error:  # torch asserts that it was built for it; some devices import a package
+        said = first_line(error)
+        # Of some devices torch says which of its operators exist, in a thousand characters.
+        reason = f" ({said})" if len(said) <= 200 and "\n" not in str(error).strip() else ""
+        raise LoadError(f"no device {device!r} here{reason}") from error
     return device

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adatp.session.errors import PromptError, first_line
+from adatp.errors import first_line
+from adatp.session.errors import PromptError
 from adatp.video import Video, read_video
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from adatp.budget import BudgetError
+from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.models import family_of
-from adatp.session.errors import PromptError, first_line
+from adatp.session.errors import PromptError
 from adatp.session.media import ImageLike, VideoLike, image_of, video_of, videos_of
 from adatp.video import Video
 
@@ -93,7 +94,8 @@ def build_prompt(
     family = family_of(config.model_type)
     chat = _Chat(frames_are_images=not family.takes_videos(processor))
     asked = _write(chat, messages, shown, beside, frames)
-    _check_words(processor, config, chat.messages, asked)
+    with _processing():
+        _check_words(processor, config, chat.messages, asked)
     if not chat.videos:
         raise PromptError("there is no video in the prompt: adatp drops tokens of videos")
     read = time.perf_counter()
@@ -102,15 +104,36 @@ def build_prompt(
         media["videos"] = [video.frames for video in chat.videos]
     if chat.images:
         media["images"] = [chat.images]
-    try:
+    with _processing():
         text = processor.apply_chat_template(chat.messages, tokenize=False, add_generation_prompt=True)
         options = _processor_options(processor, text, [] if chat.frames_are_images else chat.videos)
         options |= family.processor_options(processor, every_token=every_token)
         inputs = dict(processor(text=[text], return_tensors="pt", **media, **options))
-    except (ValueError, TypeError, TemplateError) as error:
-        raise PromptError(f"the processor refuses this video or question ({first_line(error)})") from error
+        _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
     return Prompt(asked, text, tuple(chat.videos), inputs, spent)
+
+
+@contextmanager
+def _processing() -> Iterator[None]:
+    """Turn what a checkpoint's processor, tokenizer or template raises into one line."""
+    try:
+        yield
+    except AdaTPError:
+        raise
+    except Exception as error:  # of any kind: its settings are the checkpoint's
+        if is_out_of_memory(error):
+            raise
+        raise PromptError(f"the processor refuses this video or question ({first_line(error)})") from error
+
+
+def _check_ids(config: Any, ids: Any) -> None:
+    """Refuse tokens that the model has no embedding of: another model's tokenizer makes them."""
+    known, largest = config.get_text_config().vocab_size, int(ids.max())
+    if largest >= known:
+        raise PromptError(
+            f"the tokenizer makes a token number {largest}, but the model knows {known}: they don't fit"
+        )
 
 
 def _processor_options(processor: Any, text: str, videos: Sequence[Video]) -> dict[str, Any]:
@@ -202,6 +225,9 @@ def _check_words(processor: Any, config: Any, messages: Sequence[Message], quest
     """Refuse an empty question, and text that would be read as a video or an image."""
     if not question.strip():
         raise PromptError("the question is empty")
+    texts = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise PromptError("the question is not UTF-8 text")
     placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
     for message in messages:
         for part in message["content"]:

@@ -45,6 +45,7 @@ class Session:
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         """Read the config and the processor.
 
@@ -52,6 +53,8 @@ class Session:
             source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
             device: a torch device, or "auto": CUDA where there is one.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
+            trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
+                asked: without it such a checkpoint is refused, or loaded without its code.
 
         Raises:
             LoadError: there is no such checkpoint, device or dtype, or the processor can't be loaded.
@@ -62,9 +65,9 @@ class Session:
             raise LoadError(f"no dtype {name!r}: it is one of torch, such as bfloat16, or auto")
         self.source = loading.source_of(source)
         self.device = loading.pick_device(device)
-        self.config: Any = loading.load_config(self.source)
-        self.processor: Any = loading.load_processor(self.source)
-        self._dtype = name
+        self.config: Any = loading.load_config(self.source, trust_remote_code)
+        self.processor: Any = loading.load_processor(self.source, trust_remote_code)
+        self._dtype, self._trusted = name, trust_remote_code
         self._model: Any = None
 
     @classmethod
@@ -79,7 +82,8 @@ class Session:
         session.source = str(getattr(model, "name_or_path", ""))
         session.device = str(model.device)
         session.config, session.processor = model.config, processor
-        session._dtype, session._model = str(model.dtype).removeprefix("torch."), model
+        session._dtype, session._trusted = str(model.dtype).removeprefix("torch."), False
+        session._model = model
         return session
 
     @property
@@ -90,7 +94,7 @@ class Session:
             LoadError: the weights are missing, broken or incomplete.
         """
         if self._model is None:
-            self._model = loading.load_model(self.source, self.device, self._dtype)
+            self._model = loading.load_model(self.source, self.device, self._dtype, self._trusted)
         return self._model
 
     @property

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -27,5 +30,7 @@ def load(dtype: torch.dtype = torch.float32) -> tuple[LlavaOnevisionForCondition
     Args:
         dtype: The floating-point type to load the weights in.
     """
-    model = LlavaOnevisionForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=dtype)
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        CHECKPOINT, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
     return model.eval(), TinyProcessor.from_pretrained(CHECKPOINT)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -225,7 +228,7 @@ class TinyProcessor:
         name = json.loads((Path(path) / "processor_config.json").read_text()).get("processor_class")
         if name != cls.__name__:
             raise ValueError(f"{path} holds a {name}, not a {cls.__name__}")
-        return cls(PreTrainedTokenizerFast.from_pretrained(path))
+        return cls(PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False))
 
 
 def _as_list(videos: Any) -> list[Any]:
