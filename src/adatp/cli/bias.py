@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,8 @@ from adatp.cli.clips import (
     synthetic_clips,
 )
 from adatp.cli.console import counting, importing, working_on
-from adatp.cli.files import check_folder, check_writable, drawn, keep_inputs, model_files, write, write_set
+from adatp.cli.drawing import BIAS_FIGURES, bias_figures
+from adatp.cli.files import check_folder, check_writable, keep_inputs, model_files, write, write_set
 from adatp.cli.options import (
     MOST,
     MOST_FRAMES,
@@ -33,11 +34,6 @@ from adatp.cli.options import (
 )
 from adatp.cli.tables.bias import show_bias
 from adatp.errors import RefusedError
-
-FIGURES = tuple(
-    f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
-)
-"""What --plot writes into its folder."""
 
 
 def bias(
@@ -94,9 +90,9 @@ def bias(
     if plot is not None:
         if find_spec("matplotlib") is None:
             raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
-        plot = check_folder(plot, "--plot", FIGURES)
+        plot = check_folder(plot, "--plot", BIAS_FIGURES)
     outputs = [] if json_file is None else [("--json", json_file)]
-    outputs += [] if plot is None else [("--plot", plot / name) for name in FIGURES]
+    outputs += [] if plot is None else [("--plot", plot / name) for name in BIAS_FIGURES]
     read = [("a clip of --videos", file) for file, _ in files or ()]
     read += [] if questions is None else [("the file of --questions", questions)]
     keep_inputs(outputs, [*read, *model_files(model)])
@@ -115,17 +111,5 @@ def bias(
         if json_file is not None:
             write(json_file, json.dumps(facts) + "\n")
         if plot is not None:
-            write_set(plot, _figures(facts), "--plot")
+            write_set(plot, bias_figures(facts), "--plot")
         show_bias(facts)
-
-
-def _figures(facts: dict[str, Any]) -> dict[str, bytes]:
-    """The files of --plot."""
-    with importing():
-        from adatp import plots
-    figures = plots.plot_bias(facts)
-    return {
-        f"bias-{name}.{kind}": drawn(figure, kind)
-        for name, figure in figures.items()
-        for kind in ("png", "svg")
-    }

@@ -1,12 +1,13 @@
-"""The picture and the page of ``adatp show``."""
+"""The picture and the page of ``adatp show``, and the figures of ``adatp bias``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adatp.cli.asking import Request
+from adatp.cli.console import importing
 from adatp.cli.files import drawn, write_set
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 FILES = ("show.png", "show.svg", "show.html")
 """What ``adatp show`` writes into its folder."""
+
+BIAS_FIGURES = tuple(
+    f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
+)
+"""What ``adatp bias --plot`` writes into its folder."""
 
 
 def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
@@ -37,3 +43,18 @@ def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: li
     figure = plot_tokens(clip.frames, first.layout, first.report, rows, title)
     png, svg, html = FILES
     write_set(out, {png: drawn(figure, "png"), svg: drawn(figure, "svg"), html: page}, "--out")
+
+
+def bias_figures(facts: dict[str, Any]) -> dict[str, bytes]:
+    """The files of ``adatp bias --plot``: name -> content.
+
+    Args:
+        facts: what was measured.
+    """
+    with importing():
+        from adatp import plots
+    return {
+        f"bias-{name}.{kind}": drawn(figure, kind)
+        for name, figure in plots.plot_bias(facts).items()
+        for kind in ("png", "svg")
+    }
