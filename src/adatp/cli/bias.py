@@ -14,7 +14,7 @@ import typer
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.clips import QUESTION, questions_of_files, read_clips, read_questions, synthetic_clips
 from adatp.cli.console import counting, importing, working_on
-from adatp.cli.drawing import draw_bias
+from adatp.cli.drawing import BIAS_FIGURES, bias_figures
 from adatp.cli.files import check_folder, check_writable, keep_inputs, model_files, write, write_set
 from adatp.cli.options import (
     MOST,
@@ -28,11 +28,6 @@ from adatp.cli.options import (
 )
 from adatp.cli.tables.bias import show_bias
 from adatp.errors import RefusedError
-
-FIGURES = tuple(
-    f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
-)
-"""What --plot writes into its folder."""
 
 
 def bias(
@@ -89,9 +84,9 @@ def bias(
     if plot is not None:
         if find_spec("matplotlib") is None:
             raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
-        plot = check_folder(plot, "--plot", FIGURES)
-    outputs = [("--json", json_file)] if json_file is not None else []
-    outputs += [("--plot", plot / name) for name in FIGURES] if plot is not None else []
+        plot = check_folder(plot, "--plot", BIAS_FIGURES)
+    outputs = [] if json_file is None else [("--json", json_file)]
+    outputs += [] if plot is None else [("--plot", plot / name) for name in BIAS_FIGURES]
     read = [("a clip of --videos", file) for file, _ in files or ()]
     read += [] if questions is None else [("the file of --questions", questions)]
     keep_inputs(outputs, [*read, *model_files(model)])
@@ -110,5 +105,5 @@ def bias(
         if json_file is not None:
             write(json_file, json.dumps(facts) + "\n")
         if plot is not None:
-            write_set(plot, draw_bias(facts), "--plot")
+            write_set(plot, bias_figures(facts), "--plot")
         show_bias(facts)

@@ -1,4 +1,4 @@
-"""The figures and the page that commands write."""
+"""The picture and the page of ``adatp show``, and the figures of ``adatp bias``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 FILES = ("show.png", "show.svg", "show.html")
 """What ``adatp show`` writes into its folder."""
+
+BIAS_FIGURES = tuple(
+    f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
+)
+"""What ``adatp bias --plot`` writes into its folder."""
 
 
 def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
@@ -40,13 +45,16 @@ def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: li
     write_set(out, {png: drawn(figure, "png"), svg: drawn(figure, "svg"), html: page}, "--out")
 
 
-def draw_bias(facts: dict[str, Any]) -> dict[str, bytes]:
-    """The files of `adatp bias --plot`."""
+def bias_figures(facts: dict[str, Any]) -> dict[str, bytes]:
+    """The files of ``adatp bias --plot``: name -> content.
+
+    Args:
+        facts: what was measured.
+    """
     with importing():
         from adatp import plots
-    figures = plots.plot_bias(facts)
     return {
         f"bias-{name}.{kind}": drawn(figure, kind)
-        for name, figure in figures.items()
+        for name, figure in plots.plot_bias(facts).items()
         for kind in ("png", "svg")
     }
