@@ -9,7 +9,6 @@ way, and no other module, not even one that shares the config, sees anything.
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -68,7 +67,26 @@ def attention_logits(
     return logits.masked_fill_(hidden, _LOWEST)
 
 
-def log_mean_attention(logits: Tensor, weight: Tensor) -> Tensor:
+class RowWeights:
+    """How much each query row counts in the mean over heads and rows.
+
+    Args:
+        weight: (B, m) float32, summing to 1.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._shares: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def shares(self, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(B, heads * m) of each row of each head, and their logarithms; made once for all layers."""
+        if (heads, device) not in self._shares:
+            shares = self.weight.to(device).repeat(1, heads) / heads
+            self._shares[heads, device] = shares, shares.log()
+        return self._shares[heads, device]
+
+
+def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     """Logarithm of the attention that each key receives, mean over heads and rows.
 
     Where one key's logits are more than about 100 above all others, the others' probabilities are zero in
@@ -76,21 +94,18 @@ def log_mean_attention(logits: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         logits: (B, heads, m, K) float32, see `attention_logits`.
-        weight: (B, m) float32, each row's in the mean, summing to 1.
+        weight: the rows'.
 
     Returns:
         (B, K) float64. Its exponential, rounded to float32, is the mean of the probabilities to the bit.
     """
-    heads = logits.shape[1]
-    shares = weight.repeat(1, heads) / heads
+    shares, log_shares = weight.shares(logits.shape[1], logits.device)
     mean = torch.bmm(shares[:, None], logits.softmax(-1).flatten(1, 2))[:, 0]
     if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # a GPU would have to be waited for
         return mean.double().log()
-    logs = logits.log_softmax(-1).flatten(1, 2).add_(shares.log()[..., None])
-    peak = logs.amax(1).clamp_(min=_LOWEST)
-    small = peak + logs.sub_(peak[:, None]).exp_().sum(1).log_()
+    logs = logits.log_softmax(-1).flatten(1, 2).add_(log_shares[..., None]).logsumexp(1)
     # Not the smallest float32: the mean has lost terms below that one.
-    return torch.where(mean >= _SMALL, mean.double().log(), small.double().clamp(max=math.log(_SMALL)))
+    return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -164,7 +179,7 @@ class Probe(_Tap):
     """
 
     rows: Tensor | None
-    weight: Tensor | None
+    weight: RowWeights | None
     log_scores: Tensor | None
 
     def __init__(
@@ -174,11 +189,8 @@ class Probe(_Tap):
         self.timed = timed
         self.disarm()
 
-    def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
-        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots.
-
-        ``weight`` (B, m) float32 is each row's in the mean, summing to 1.
-        """
+    def arm(self, rows: Tensor, weight: RowWeights, past: int) -> None:
+        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots."""
         self.rows, self.weight, self.past, self.log_scores = rows, weight, past, None
 
     def disarm(self) -> None:
@@ -191,9 +203,8 @@ class Probe(_Tap):
         if self.rows is None or self.weight is None:
             return
         with self.timed():
-            rows, weight = self.rows.to(query.device), self.weight.to(query.device)
-            logits = attention_logits(query, key, rows, mask, scaling, self.past)
-            self.log_scores = log_mean_attention(logits, weight)
+            logits = attention_logits(query, key, self.rows.to(query.device), mask, scaling, self.past)
+            self.log_scores = log_mean_attention(logits, self.weight)
         self.rows = self.weight = None
 
 
