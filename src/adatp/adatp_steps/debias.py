@@ -143,7 +143,7 @@ def _best_first(scores: Tensor) -> Tensor:
 
 
 def _by_position(best: Tensor, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of ``best`` by segment, then position, else as it is; and the rank of each at its position."""
+    """The order of ``best`` by segment, then position, else as it is; the rank of each at its position."""
     place, order = _pair(segment, position)[best].sort(stable=True)
     rank = torch.arange(len(place), device=place.device) - torch.searchsorted(place, place)
     return order, rank
