@@ -147,6 +147,9 @@ def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune:
                 twin.base_model.language_model = copy.deepcopy(model.get_decoder())
         agree(twin(**inputs).logits, expected)
         assert len(run.reports) == 1
+        if part == "model":
+            with pytest.warns(UserWarning, match="not compiled"):
+                assert twin.get_compiled_call(None).__self__ is twin
         agree(model(**inputs).logits, pruned)
         with prune(twin) as own:
             agree(twin(**inputs).logits, pruned)

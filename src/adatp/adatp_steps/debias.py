@@ -4,8 +4,6 @@ Attention is compared only between tokens of one segment, and first only between
 Scores are numbers of any type and sign, such as logarithms of attention; NaN counts as the lowest.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -57,8 +55,9 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
 
     Source: ours (the paper keeps one token a position; which one is not published).
     """
-    order, rank = _by_position(_best_first(scores), segment, position)
-    return torch.empty_like(order).scatter_(0, order, rank)
+    best = _best_first(scores)
+    order, rank = _by_position(best, segment, position)
+    return torch.empty_like(rank).scatter_(0, best[order], rank)
 
 
 def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tensor:
@@ -127,12 +126,11 @@ def select_overall(scores: Tensor, segment: Tensor, position: Tensor, keep: int,
 def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_segment: bool) -> Tensor:
     """(n,) int64: the tokens by segment if asked, then by position rank if `local`, then by score."""
     best = _best_first(scores)
-    key = segment if by_segment else None
-    if local:
-        order, rank = _by_position(best, segment, position)
-        rank = torch.empty_like(rank).scatter_(0, order, rank)
-        key = _pair(segment, rank) if by_segment else rank
-    return best if key is None else best[key[best].argsort(stable=True)]
+    if not local:
+        return best[segment[best].argsort(stable=True)] if by_segment else best
+    order, rank = _by_position(best, segment, position)
+    key = torch.empty_like(rank).scatter_(0, order, rank)
+    return best[(_pair(segment[best], key) if by_segment else key).argsort(stable=True)]
 
 
 # What counts least is sorted by first; stable sorts by what counts more keep its order.
@@ -140,17 +138,17 @@ def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_se
 
 def _best_first(scores: Tensor) -> Tensor:
     """(n,) int64: the tokens from the highest score; equal ones: the earlier first."""
-    comparable = scores.detach().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    return (comparable + 0).argsort(descending=True, stable=True)  # -0 + 0 is 0
+    # Ascending from zero minus the score: 0 and -0 become one, and NaN comes last.
+    return (0 - scores.detach()).argsort(stable=True)
 
 
 def _by_position(best: Tensor, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens by segment, then position, then as in ``best``; and the rank of each at its position."""
+    """The order of ``best`` by segment, then position, else as it is; the rank of each at its position."""
     place, order = _pair(segment, position)[best].sort(stable=True)
     rank = torch.arange(len(place), device=place.device) - torch.searchsorted(place, place)
-    return best[order], rank
+    return order, rank
 
 
 def _pair(first: Tensor, second: Tensor) -> Tensor:
     """(n,) int64 that sort by ``first``, then by ``second``, below 2^31 and 2^32."""
-    return (first << 32) + second
+    return second.add(first, alpha=1 << 32)

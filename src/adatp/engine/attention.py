@@ -9,7 +9,6 @@ way, and no other module, not even one that shares the config, sees anything.
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -70,7 +69,26 @@ def attention_logits(
     return logits.masked_fill_(hidden, _LOWEST)
 
 
-def log_mean_attention(logits: Tensor, weight: Tensor) -> Tensor:
+class RowWeights:
+    """How much each query row counts in the mean over heads and rows.
+
+    Args:
+        weight: (B, m) float32, summing to 1.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._shares: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def shares(self, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(B, heads * m) of each row of each head, and their logarithms; made once for all layers."""
+        if (heads, device) not in self._shares:
+            shares = self.weight.to(device).repeat(1, heads) / heads
+            self._shares[heads, device] = shares, shares.log()
+        return self._shares[heads, device]
+
+
+def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     """Logarithm of the attention that each key receives, mean over heads and rows.
 
     Where one key's logits are more than about 100 above all others, the others' probabilities are zero in
@@ -78,21 +96,18 @@ def log_mean_attention(logits: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         logits: (B, heads, m, K) float32, see `attention_logits`.
-        weight: (B, m) float32, each row's in the mean, summing to 1.
+        weight: the rows'.
 
     Returns:
         (B, K) float64. Its exponential, rounded to float32, is the mean of the probabilities to the bit.
     """
-    heads = logits.shape[1]
-    shares = weight.repeat(1, heads) / heads
+    shares, log_shares = weight.shares(logits.shape[1], logits.device)
     mean = torch.bmm(shares[:, None], logits.softmax(-1).flatten(1, 2))[:, 0]
     if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # a GPU would have to be waited for
         return mean.double().log()
-    logs = logits.log_softmax(-1).flatten(1, 2).add_(shares.log()[..., None])
-    peak = logs.amax(1).clamp_(min=_LOWEST)
-    small = peak + logs.sub_(peak[:, None]).exp_().sum(1).log_()
+    logs = logits.log_softmax(-1).flatten(1, 2).add_(log_shares[..., None]).logsumexp(1)
     # Not the smallest float32: the mean has lost terms below that one.
-    return torch.where(mean >= _SMALL, mean.double().log(), small.double().clamp(max=math.log(_SMALL)))
+    return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -178,11 +193,8 @@ class Probe(_Tap):
         """Of the call that was scored."""
         return self._present.log_scores
 
-    def arm(self, rows: Tensor, weight: Tensor, past: int) -> None:
-        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots.
-
-        ``weight`` (B, m) float32 is each row's in the mean, summing to 1.
-        """
+    def arm(self, rows: Tensor, weight: RowWeights, past: int) -> None:
+        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots."""
         present = self._present
         present.rows, present.weight, present.past, present.log_scores = rows, weight, past, None
 
@@ -197,9 +209,9 @@ class Probe(_Tap):
         if present.rows is None or present.weight is None:
             return
         with self.timed():
-            rows, weight = present.rows.to(query.device), present.weight.to(query.device)
+            rows = present.rows.to(query.device)
             logits = attention_logits(query, key, rows, mask, scaling, present.past)
-            present.log_scores = log_mean_attention(logits, weight)
+            present.log_scores = log_mean_attention(logits, present.weight)
         present.rows = present.weight = None
 
 
@@ -207,7 +219,7 @@ class _Armed(PerThread):
     """What a `Probe` was asked in one thread, and has found."""
 
     rows: Tensor | None = None
-    weight: Tensor | None = None
+    weight: RowWeights | None = None
     log_scores: Tensor | None = None
     past: int = 0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adatp.engine.attention import RowWeights
 from adatp.engine.cache import Filling, PrunedCache
 from adatp.engine.deepstack import DeepStack
 from adatp.engine.rows import rows_of
@@ -30,7 +31,7 @@ class DecoderCall:
         self.ragged = False
         self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
         self.deepstack: DeepStack | None = None
-        self.weight: Tensor | None = None  # of the query rows that are scored
+        self.weight: RowWeights | None = None  # of the query rows that are scored
         self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
 
     def held(self, layer: int) -> CacheSlots | None:

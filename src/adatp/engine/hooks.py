@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adatp.engine.attention import Probe
+from adatp.engine.attention import Probe, RowWeights
 from adatp.engine.cache import PrunedCache, adopt, cache_among
 from adatp.engine.call import DecoderCall
 from adatp.engine.checkpointing import HookOutside
@@ -266,9 +266,8 @@ class Engine:
         """Have the layer score the plan's query rows."""
         rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
         if call.weight is None:
-            call.weight = stack_rows(
-                [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
-            )
+            share = [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
+            call.weight = RowWeights(stack_rows(share))
         self.probes[number].arm(stack_rows(rows), call.weight, call.past_slots(number))
 
     def _remap(self, call: DecoderCall, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:

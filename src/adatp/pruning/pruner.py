@@ -128,6 +128,17 @@ def _installed(part: _Part) -> Iterator[None]:
         part.remove()
 
 
+class _PlainCall:
+    """Hands out a model's forward as it is. A copy of the model has one that hands out the copy's."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, _: Any) -> Any:
+        warnings.warn("decoding is not compiled while the model is being pruned", stacklevel=3)
+        return self.model.__call__
+
+
 @contextmanager
 def _not_compiled(model: Any) -> Iterator[None]:
     """Keep ``generate`` from the compiled forward that it takes for static caches on a GPU.
@@ -135,11 +146,7 @@ def _not_compiled(model: Any) -> Iterator[None]:
     Made before, it would know nothing of the hooks; made now, it would be traced anew for every length.
     """
 
-    def plain(_: Any) -> Any:
-        warnings.warn("decoding is not compiled while the model is being pruned", stacklevel=3)
-        return model.__call__
-
-    model.get_compiled_call = plain
+    model.get_compiled_call = _PlainCall(model)
     try:
         yield
     finally:

@@ -201,9 +201,9 @@ odd = [1e-9, 0.3, -0.0, -1.5, -700.0, math.nan, math.inf, -math.inf]
 score = st.one_of(st.integers(0, 3).map(float), st.sampled_from(odd))
 
 
-def from_best(score: float) -> float:
+def from_best(score: float) -> tuple[bool, float]:
     """Sorts the highest score first, NaN as the lowest."""
-    return math.inf if math.isnan(score) else -score
+    return (True, 0.0) if math.isnan(score) else (False, -score)
 
 
 @st.composite

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.engine.attention import Probe, ReceivedProbe, attention_logits, log_mean_attention
+from adatp.engine.attention import Probe, ReceivedProbe, RowWeights, attention_logits, log_mean_attention
 from adatp.models import family_of
 from agreement import Agree
 from families import LlavaOnevision, build
@@ -54,7 +54,7 @@ def test_logarithms_of_mean_attention(sink: float) -> None:
     logits[:, :, 1:, 39] = torch.finfo(torch.float32).min
     logits[:, :, :, 38] = torch.finfo(torch.float32).min
     weight = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0]])
-    found = log_mean_attention(logits, weight)
+    found = log_mean_attention(logits, RowWeights(weight))
     exact = logits.double().log_softmax(-1) + (weight.double() / HEADS).log()[:, None, :, None]
     exact = exact.flatten(1, 2).logsumexp(1)
     seen = exact > -1e30
@@ -74,7 +74,7 @@ def test_the_mean_itself_is_not_rounded_again() -> None:
     logits = 5 * torch.randn(1, HEADS, 8, 5000, generator=torch.Generator().manual_seed(0))
     weight = torch.full((1, 8), 1 / 8)
     mean = torch.bmm(weight.repeat(1, HEADS)[:, None] / HEADS, logits.softmax(-1).flatten(1, 2))[:, 0]
-    found = log_mean_attention(logits, weight)
+    found = log_mean_attention(logits, RowWeights(weight))
     assert torch.equal(found.exp().float(), mean)
     assert torch.equal(
         found.argsort(descending=True, stable=True), mean.argsort(descending=True, stable=True)
@@ -95,7 +95,7 @@ def test_a_probe_scores_once_and_passes_the_call_on() -> None:
     assert torch.equal(module(**inputs)[0], expected)
     assert probe.log_scores is None
     weight = torch.tensor([[0.5, 0.5, 0.0]])
-    probe.arm(torch.tensor([[5, 6, 2]]), weight, 0)
+    probe.arm(torch.tensor([[5, 6, 2]]), RowWeights(weight), 0)
     assert torch.equal(module(**inputs)[0], expected)
     assert probe.log_scores.shape == (1, 7)
     assert probe.log_scores.exp().sum().item() == pytest.approx(1, abs=1e-5)
