@@ -128,9 +128,12 @@ class Clock(BaseStreamer):  # type: ignore[misc]
 def timed(module: Any, watch: Stopwatch, stage: str) -> Iterator[None]:
     """Time the first call of a module, all of its hooks included."""
 
+    calls: list[str] = []
+
     def start(*_: Any) -> None:
-        if stage not in watch.spans:
+        if not calls:
             watch.start(stage)
+        calls.append(stage)
 
     handles = [
         module.register_forward_pre_hook(start, prepend=True),
