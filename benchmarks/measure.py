@@ -41,10 +41,8 @@ class FastVOfficial(FastV):
 
     name: ClassVar[str] = "fastv_official"
 
-    def __call__(
-        self, model: Any, processor: Any = None, *, question: Any = None, reuse_frames: float | None = None
-    ) -> Pruner:
-        return _EagerScores(self, model, processor, question, reuse_frames)
+    def __call__(self, model: Any, processor: Any = None, **options: Any) -> Pruner:
+        return _EagerScores(self, model, processor, options.pop("question", None), **options)
 
 
 class _EagerScores(Pruner):
