@@ -98,7 +98,7 @@ def test_a_copied_cache_goes_on_by_itself(family: Any, prune: AdaTP, agree: Agre
         model(**inputs, past_key_values=cache)
         twin = copy.deepcopy(cache)
         expected = model(**step, past_key_values=cache).logits
-        cache.kept.clear()
+        cache.held.clear()
         agree(model(**step, past_key_values=twin).logits, expected)
 
 
