@@ -52,9 +52,10 @@ BEFORE, BETWEEN, QUESTION = 3, 1, 5
 def with_gaps(videos: Sequence[Grid], full: float, seed: int) -> tuple[Prefill, Tensor]:
     """The prefill of a prompt with these videos whose cells have tokens with a chance of ``full``."""
     generator = torch.Generator().manual_seed(seed)
-    cells = [(torch.rand(t * r * c, generator=generator) < full).nonzero().squeeze(1) for t, r, c in videos]
-    if not any(map(len, cells)):
-        cells[0] = torch.tensor([0])
+    there = [torch.rand(t * r * c, generator=generator) < full for t, r, c in videos]
+    for video in there:
+        video[0] |= not video.any()  # a video without any token is none
+    cells = [video.nonzero().squeeze(1) for video in there]
     count = sum(map(len, cells))
     ids = torch.tensor([[1] * BEFORE + [9] * count + [1] * QUESTION])
     layouts = build_layouts(ids, ids > 0, videos, video_token_id=9, cells=cells)
