@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
+
+from running import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +47,6 @@ def pytest_report_header() -> str:
     import transformers  # not before torchvision is on the path
 
     return f"transformers {transformers.__version__} from {Path(transformers.__file__).parent}"
-
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

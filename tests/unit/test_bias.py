@@ -24,9 +24,9 @@ from adatp.tiny.world import benchmark, make_clip
 from adatp.video import Video
 from agreement import Agree
 from clips import write_clip
-from conftest import Run
 from families import FAMILIES, Prompt, Qwen35, batch, build
 from rounding import limit
+from running import Run
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 

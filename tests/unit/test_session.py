@@ -71,7 +71,7 @@ def test_weights_are_loaded_once_and_late(monkeypatch: pytest.MonkeyPatch) -> No
     assert not loaded
     held.answer(prompt, max_new_tokens=2)
     held.ask(CLIP, QUESTION, frames=4, max_new_tokens=2)
-    assert loaded == [(str(CHECKPOINT), "cpu", "float64")]
+    assert [given[:3] for given in loaded] == [(str(CHECKPOINT), "cpu", "float64")]
     assert held.model.dtype == torch.float64
 
 
@@ -95,7 +95,7 @@ def test_unsupported_and_broken_models_are_refused(tmp_path: Path) -> None:
         Session(tmp_path)
     broken = shutil.copytree(CHECKPOINT, tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{")
-    with pytest.raises(LoadError, match="the processor can't be loaded"):
+    with pytest.raises(LoadError, match=r"tokenizer\.json is broken"):
         Session(broken)
 
 

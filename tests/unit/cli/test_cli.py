@@ -32,8 +32,8 @@ from adatp.session import loading
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, load, world
 from adatp.video import read_video
 from clips import write_clip, write_sound
-from conftest import Run
 from families import FAMILIES, Qwen25VL, Qwen35, VideoLlama3
+from running import Run
 
 QUICK = ("--max-new-tokens", "3")
 
