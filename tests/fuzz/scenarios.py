@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,14 +157,3 @@ def scenarios(draw: Any) -> Scenario:
         interruption=draw(st.one_of(st.none(), interruption)),
         text_before=draw(st.booleans()),
     )
-
-
-@dataclass(frozen=True)
-class Known:
-    """A fault that is being mended: its scenarios are left out. Remove the line once it is mended."""
-
-    reason: str
-    here: Callable[[Scenario], bool]
-
-
-KNOWN: list[Known] = []

@@ -279,9 +279,8 @@ class Engine:
         held, mask, layer = call.held(number), kwargs.get("attention_mask"), call.layer_cache(number)
         fixed = getattr(layer, "max_cache_len", None)
         flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
-        causal = mask is None and not (
-            flash and fixed
-        )  # flash reads unused keys where no mask ends before them
+        # Flash attention reads a static cache's unused keys where no mask ends before them.
+        causal = mask is None and not (flash and fixed)
         if call.index is None and (held is None or (causal and not held.ragged)):
             return {}
         changed: dict[str, Any] = {}
