@@ -18,20 +18,22 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from adatp.adatp_steps.before_layers import Thresholds, kept_tokens
 from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
 from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
 from adatp.adatp_steps.segment import segment_frames
-from adatp.budget import BudgetError, Schedule, cuts_between, default_range, solve, solve_early
+from adatp.budget import BudgetError, Schedule, constant, cuts_between, default_range, solve, solve_early
 from adatp.flops import DecoderShape
-from adatp.layout import PromptCounts
+from adatp.layout import PromptCounts, VideoLayout
 from adatp.methods.base import Method
+from adatp.methods.before_layers import BeforeLayers, shares_of_videos
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Cut, Rule
 from adatp.prefill import Prefill
 
 Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
-Early = Literal["auto", "on", "off"]
+Early = Literal["auto", "on", "off", "only"]
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
 _SCARCE = 0.15
@@ -63,7 +65,10 @@ class AdaTP(Method):
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
             far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than
-            15 % of the visual tokens, or cannot reach the target.
+            15 % of the visual tokens, or cannot reach the target. ``only``: nothing is dropped inside the
+            decoder. Each video keeps a number of tokens that is known in advance, chosen by segments,
+            relevance and novelty, all of them read from the input embeddings. A serving engine can do the
+            same (`adatp.integrations.vllm`).
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
         question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
@@ -86,6 +91,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    keep: float | None = None
     question_free: bool = False
 
     def __post_init__(self) -> None:
@@ -101,18 +107,34 @@ class AdaTP(Method):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
         if self.question_free:
-            self._check_question_free()
+            self._check_unused("question_free=True", relevance=("auto", "none"), early=("auto", "on"))
+        elif self.early == "only":
+            kinds = tuple(kind for kind in get_args(Relevance) if kind != "attention")
+            self._check_unused('early="only"', relevance=kinds, adaptive=(False,), global_debias=(True,))
+        if self.keep is not None:
+            self._check_keep(self.keep)
 
-    def _check_question_free(self) -> None:
-        unused: dict[str, tuple[Any, ...]] = {
-            "relevance": ("auto", "none"),
-            "early": ("auto", "on"),
-            "start": (None,),
-            "end": (None,),
-        }
-        for name, fitting in unused.items():
-            if (value := getattr(self, name)) not in fitting:
-                raise ValueError(f"question_free=True does not go with {name}={value!r}")
+    def _check_unused(self, what: str, **fitting: tuple[Any, ...]) -> None:
+        for name, values in {**fitting, "start": (None,), "end": (None,)}.items():
+            if (value := getattr(self, name)) not in values:
+                raise ValueError(f"{what} does not go with {name}={value!r}")
+
+    def _check_keep(self, keep: float) -> None:
+        if self.early != "only" or self.question_free:
+            raise ValueError('keep needs early="only": elsewhere flops says how many tokens stay')
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is a share of each video's tokens, in (0, 1], not {keep}")
+        object.__setattr__(self, "flops", None)
+
+    @property
+    @override
+    def keeps_everything(self) -> bool:
+        return super().keeps_everything if self.keep is None else self.keep == 1
+
+    @property
+    def before_the_first_layer(self) -> bool:
+        """Whether all tokens are dropped before the decoder's first layer."""
+        return self.question_free or self.early == "only"
 
     @property
     @override
@@ -131,7 +153,7 @@ class AdaTP(Method):
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer for the early stage, then every layer of the range that follows full attention."""
-        if self.question_free:
+        if self.before_the_first_layer:
             return (0,)
         return 0, *cuts_between(shape, *self.layer_range(shape))
 
@@ -143,7 +165,9 @@ class AdaTP(Method):
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
         """Geometric decay over the cuts, after an early cut where the target asks for one."""
-        if self.question_free:
+        if self.keep is not None:
+            return constant(shape, counts, kept_tokens(counts.visual, self.keep))
+        if self.before_the_first_layer:
             return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
         queries = min(self.max_queries, counts.question)
@@ -159,8 +183,17 @@ class AdaTP(Method):
             shape, counts, target=self.flops, start=start, end=end, queries=queries, survive=_SURVIVE
         )
 
+    @override
+    def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
+        if self.keep is None:
+            return super().schedule_of(shape, layout)
+        return constant(shape, layout.counts, sum(shares_of_videos(layout, self.keep)))
+
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Both debiasing rules, with the segments and their relevance of one prompt."""
+        if self.early == "only":
+            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r)
+            return BeforeLayers(thresholds, self.keep, prefill.layouts[sample], prefill.relevance(sample))
         return _Debiasing(self, prefill, sample, schedule)
 
 

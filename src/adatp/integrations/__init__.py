@@ -1,0 +1,1 @@
+"""adatp inside other programs. Nothing of the package imports what is here."""
