@@ -1,6 +1,6 @@
 """Small random checkpoints of the families on disk, with real processors, of sizes that vLLM takes on a CPU.
 
-vLLM's attention on a CPU needs heads of at least 32 numbers, so the models are wider than those of `families`.
+vLLM's attention on a CPU needs heads of 32 numbers, so the models are wider than those of `families`.
 """
 
 from __future__ import annotations
@@ -116,10 +116,18 @@ def llava_onevision_model() -> Any:
     return LlavaOnevisionForConditionalGeneration(config)
 
 
+def qwen3_processor() -> Any:
+    """vLLM normalises images and videos by the same numbers; so do the checkpoints on the hub."""
+    made = qwen3_vl()
+    made.image_processor.image_mean = made.video_processor.image_mean
+    made.image_processor.image_std = made.video_processor.image_std
+    return made
+
+
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen2_5_vl": (qwen2_5_vl_model, qwen2_5_vl),
-    "qwen3_vl": (qwen3_vl_model, qwen3_vl),
-    "qwen3_5": (qwen3_5_model, qwen3_vl),
+    "qwen3_vl": (qwen3_vl_model, qwen3_processor),
+    "qwen3_5": (qwen3_5_model, qwen3_processor),
     "llava_onevision": (llava_onevision_model, llava_onevision),
 }
 """Family -> what makes its model, and its processor."""

@@ -1,8 +1,8 @@
 """Copied into the environment of `make vllm`: lets a torchvision built for another torch be imported.
 
-PyPI's torchvision is linked to CUDA, so that its operators can't be loaded beside torch for CPUs, and then not even
-`import transformers` works. What video processors need of it is written in Python. vLLM starts several processes, so
-the operators are declared here, which all of them run.
+PyPI's torchvision is linked to CUDA, so that its operators can't be loaded beside torch for CPUs, and then
+not even `import transformers` works. What video processors need of it is written in Python. vLLM starts
+several processes, so the operators are declared here, in what all of them run.
 """
 
 import sys

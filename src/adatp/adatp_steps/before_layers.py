@@ -1,7 +1,7 @@
 """Which visual tokens a decoder reads at all: an exact number of them, chosen from input embeddings alone.
 
-Everything stays on the device of the embeddings: the number of segments is bounded by the number of frames, and
-the budget is split by sorting, so that no step waits for a GPU.
+Everything stays on the device of the embeddings: the number of segments is bounded by the number of frames,
+and the budget is split by sorting, so that no step waits for a GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from adatp.adatp_steps.debias import segment_weights
 from adatp.adatp_steps.early import novelty
@@ -78,7 +77,7 @@ def choose_before_layers(
     group = (2 * segment[:, None] + ~representative).flatten()  # (cells,) representatives and others apart
     rank = _rank((new - 4 * ~there).flatten(), group)  # what is not there comes last in its group
     turn = (rank + 0.5) / demand[segment].repeat_interleave(places)
-    # The first of each segment, the largest demand first; then by turns; then duplicates; then what is missing.
+    # The first of each segment, the largest demand first; then by turns; then duplicates; then what is none.
     turn = turn.where(rank > 0, turn / (turn + 1) - 1)
     order = turn.argsort(stable=True)
     later = (~representative).long() + (~there).long()
@@ -94,7 +93,7 @@ def _pooled(tokens: Tensor, there: Tensor) -> Tensor:
 
 
 def _demand(segment: Tensor, representative: Tensor, relevance: Tensor | None, tau_r: float) -> Tensor:
-    """(T,) float64, positive, what share of the budget each segment asks for; segments are numbered below T."""
+    """(T,) float64, positive: the part of the budget that each segment asks for; there are T at most."""
     member = (segment == torch.arange(len(segment), device=segment.device)[:, None]).float()  # (segments, T)
     distinct = member @ representative.sum(1).float()
     pooled = None
@@ -105,7 +104,7 @@ def _demand(segment: Tensor, representative: Tensor, relevance: Tensor | None, t
 
 
 def _rank(score: Tensor, group: Tensor) -> Tensor:
-    """(n,) int64: the rank of each score in its group, the highest first; equal ones: the earlier first."""
+    """(n,) int64: the rank of each score in its group from the highest; equal ones: the earlier first."""
     best = (0 - score).argsort(stable=True)
     ordered, by_group = group[best].sort(stable=True)
     place = torch.arange(len(group), device=group.device) - torch.searchsorted(ordered, ordered)

@@ -33,6 +33,7 @@ class BeforeLayers:
         self.shares: list[int] = []
 
     def __call__(self, cut: Cut) -> Tensor:
+        """The visual tokens that stay, as rows of ``cut.token``."""
         layout = self.layout
         if self.keep is None:
             self.shares = split_in_proportion(cut.keep, tokens_of_videos(layout))
@@ -42,12 +43,13 @@ class BeforeLayers:
         there = layout.by_cell(tokens.new_ones(len(layout.index), dtype=torch.bool))
         kept, before = [], 0
         for number, (frames, cells) in enumerate(self._videos()):
+            count = frames.stop - frames.start
             chosen = choose_before_layers(
-                tokens[cells].unflatten(0, (frames.stop - frames.start, -1)),
+                tokens[cells].view(count, -1, tokens.shape[1]),
                 self.shares[number],
                 self.thresholds,
                 None if self.relevance is None else self.relevance[frames],
-                None if layout.whole else there[cells].unflatten(0, (frames.stop - frames.start, -1)),
+                None if layout.whole else there[cells].view(count, -1),
             )
             kept.append(chosen + before)
             before += tokens_of_videos(layout)[number]

@@ -19,7 +19,7 @@ ARCHITECTURES = {
 
 
 def register() -> None:
-    """Put the classes of `ARCHITECTURES` into vLLM's registry. vLLM calls it once in each of its processes."""
+    """Put the classes of `ARCHITECTURES` into vLLM's registry. vLLM calls it in each of its processes."""
     from vllm import ModelRegistry
 
     from adatp.integrations.vllm.configuration import read_settings_of

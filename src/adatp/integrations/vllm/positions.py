@@ -1,9 +1,9 @@
 """Rotary positions of what is left of a video, carried beside its embeddings.
 
-vLLM numbers a prompt before it knows which tokens of a video stay. So every row of a pruned video is given the
-video's first position at first, and carries beside its embedding how far from there it was in the whole video.
-As a row is read, that is added. Text has its final positions from the beginning. So nothing depends on what a
-prefix cache or an earlier chunk has read already, and nothing waits for a GPU.
+vLLM numbers a prompt before it knows which tokens of a video stay. So every row of a pruned video is given
+the video's first position at first, and carries beside its embedding how far from there it was in the whole
+video. As a row is read, that is added. Text has its final positions from the beginning. So nothing depends
+on what a prefix cache or an earlier chunk has read already, and nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def detach(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The rows (n, width) alone, and their offsets (n, 3) int64; zeros where they carry none."""
     if rows.shape[1] == width:
         return rows, torch.zeros(len(rows), 3, dtype=torch.int64, device=rows.device)
-    digits = rows[:, width:].long().unflatten(1, (3, 2))
+    digits = rows[:, width:].long().view(-1, 3, 2)
     return rows[:, :width], digits[:, :, 0] * _BASE + digits[:, :, 1]
 
 
@@ -51,7 +51,9 @@ class Offsets:
     def __init__(self) -> None:
         self._waiting: Tensor | None = None
 
-    def take(self, media: Sequence[Tensor] | None, is_media: Tensor | None, width: int) -> list[Tensor] | None:
+    def take(
+        self, media: Sequence[Tensor] | None, is_media: Tensor | None, width: int
+    ) -> list[Tensor] | None:
         """The embeddings alone; their offsets wait for the batch to be read.
 
         Args:

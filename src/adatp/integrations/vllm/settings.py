@@ -36,18 +36,20 @@ class Settings:
     cache_mib: int = 512
 
     def __post_init__(self) -> None:
-        if not isinstance(self.question, bool):
-            raise SettingsError(f"adatp: question is true or false, not {self.question!r}")
+        asked: object = self.question
+        if not isinstance(asked, bool):
+            raise SettingsError(f"adatp: question is true or false, not {asked!r}")
         for name in ("tau_s", "tau_d", "tau_r"):
-            value = getattr(self, name)
+            value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"adatp: {name} is a number, not {value!r}")
             if name != "tau_r" and not -1 <= value <= 1:
                 raise SettingsError(f"adatp: {name} is a cosine, in [-1, 1], not {value}")
         if not self.tau_r > 0:
             raise SettingsError(f"adatp: tau_r must be above 0, not {self.tau_r}")
-        if isinstance(self.cache_mib, bool) or not isinstance(self.cache_mib, int) or self.cache_mib < 0:
-            raise SettingsError(f"adatp: cache_mib is a number of MiB, 0 or more, not {self.cache_mib!r}")
+        size: object = self.cache_mib
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise SettingsError(f"adatp: cache_mib is a number of MiB, 0 or more, not {size!r}")
 
     @classmethod
     def read(cls, additional_config: object) -> Settings | None:
@@ -61,7 +63,9 @@ class Settings:
         given = additional_config["adatp"]
         known = [field.name for field in fields(cls)]
         if not isinstance(given, Mapping):
-            raise SettingsError(f"adatp: settings are an object with any of {', '.join(known)}, not {given!r}")
+            raise SettingsError(
+                f"adatp: settings are an object with any of {', '.join(known)}, not {given!r}"
+            )
         if unknown := [name for name in given if name not in known]:
             raise SettingsError(f"adatp: no setting {unknown[0]!r}; there are {', '.join(known)}")
         return cls(**given)
@@ -72,6 +76,6 @@ class Settings:
         return Thresholds(self.tau_s, self.tau_d, self.tau_r)
 
     def digest(self, rate: float, words: tuple[int, ...]) -> str:
-        """A short name of all that decides what stays of a video: settings, rate, ids of the question's words."""
+        """A short name of all that decides what stays of a video: settings, rate, the question's words."""
         said: dict[str, Any] = {**asdict(self), "rate": rate, "words": words if self.question else ()}
         return blake2b(repr(sorted(said.items())).encode(), digest_size=8).hexdigest()

@@ -14,7 +14,7 @@ from adatp.integrations.vllm.choosing import VideoPruning
 from adatp.integrations.vllm.processing import PrunedVideos
 
 
-class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):  # type: ignore[misc]
+class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):
     """As many placeholders as tokens stay, and one for the newline."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):  # type: 
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=base.LlavaOnevisionProcessingInfo, dummy_inputs=base.LlavaOnevisionDummyInputsBuilder
 )
-class LlavaOnevisionForConditionalGeneration(base.LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
+class LlavaOnevisionForConditionalGeneration(base.LlavaOnevisionForConditionalGeneration):
     """vLLM's class, whose videos can't be pruned; with settings of the plugin they are."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:

@@ -15,7 +15,7 @@ from adatp.integrations.vllm.positions import attach
 from adatp.integrations.vllm.processing import PrunedVideos
 
 
-class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):  # type: ignore[misc]
+class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):
     """As many placeholders as tokens stay."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):  # type: igno
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=base.Qwen2_5_VLProcessingInfo, dummy_inputs=base.Qwen2_5_VLDummyInputsBuilder
 )
-class Qwen2_5_VLForConditionalGeneration(  # type: ignore[misc]
+class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
     KeepsPositions, base.Qwen2_5_VLForConditionalGeneration
 ):
     """vLLM's class; with settings of the plugin other tokens of a video stay."""

@@ -12,5 +12,5 @@ from adatp.integrations.vllm.models.qwen3_vl import Processor, PrunedQwen3VL
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=base.Qwen3_5ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
-class Qwen3_5ForConditionalGeneration(PrunedQwen3VL, base.Qwen3_5ForConditionalGeneration):  # type: ignore[misc]
+class Qwen3_5ForConditionalGeneration(PrunedQwen3VL, base.Qwen3_5ForConditionalGeneration):  # noqa: N801
     """vLLM's class; with settings of the plugin other tokens of a video stay."""

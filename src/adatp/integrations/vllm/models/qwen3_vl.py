@@ -42,7 +42,7 @@ def whole_video(config: Any, tokenizer: Any, grid: Tensor, timestamps: Any) -> l
     return list(update.full)
 
 
-class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):  # type: ignore[misc]
+class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):
     """As many placeholders as tokens stay and timestamps have."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
@@ -97,7 +97,9 @@ class PrunedQwen3VL(KeepsPositions):
         offsets = offsets_of(self.number_unpruned, whole, video_grid_thw=grid)
 
         device = rows.device
-        text, shown, ids, offsets = (each.to(device, non_blocking=True) for each in (text, shown, ids, offsets))
+        text, shown, ids, offsets = (
+            each.to(device, non_blocking=True) for each in (text, shown, ids, offsets)
+        )
         words = self.pruning.embed(ids[text])
         kept = self.pruning.choose(number, rows[:, : words.shape[1]], int(grid[0]))
         # DeepStack adds nothing to text.
@@ -110,5 +112,5 @@ class PrunedQwen3VL(KeepsPositions):
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=base.Qwen3VLProcessingInfo, dummy_inputs=base.Qwen3VLDummyInputsBuilder
 )
-class Qwen3VLForConditionalGeneration(PrunedQwen3VL, base.Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+class Qwen3VLForConditionalGeneration(PrunedQwen3VL, base.Qwen3VLForConditionalGeneration):
     """vLLM's class; with settings of the plugin other tokens of a video stay."""

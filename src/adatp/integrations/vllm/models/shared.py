@@ -24,14 +24,15 @@ class KeepsPositions:
 
     def prune_by(self, vllm_config: Any) -> None:
         """Read the settings, at the end of ``__init__``."""
-        self.pruning = VideoPruning.of(vllm_config, self.language_model.embed_input_ids)  # type: ignore[attr-defined]
+        embed = self.language_model.embed_input_ids  # type: ignore[attr-defined]
+        self.pruning = VideoPruning.of(vllm_config, embed)
         if self.pruning is None:
             return
         refuse_what_loses_positions(vllm_config)
         self.offsets = Offsets()
         # vLLM's runner need not know: it would go through every prompt's positions, waiting for the GPU.
         self.supports_multimodal_pruning = False
-        # Of several videos the runner counts what is left; this has the tower encode one at a time, as before.
+        # Of several videos the runner counts what is left; so the tower encodes one at a time.
         self.requires_sequential_video_encoding = True
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
@@ -62,7 +63,9 @@ class KeepsPositions:
         """vLLM's own positions of a prompt whose videos are whole."""
         return super().get_mrope_input_positions(tokens, features)  # type: ignore[misc, no-any-return]
 
-    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[Tensor, int]:
         """Positions of a prompt's tokens, and what to add to numbers of later ones."""
         if self.pruning is None:
             return self.number_unpruned(input_tokens, mm_features)
