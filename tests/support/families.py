@@ -784,8 +784,8 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     model = family.model_class(config).eval().to(dtype)
     if attention == fake_flash.NAME:
         torch_flash.set_attention(model, attention)
-    if dtype == torch.float64:
-        model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
+    if dtype == torch.float64 or DEVICE.type != "cpu":
+        model.set_experts_implementation("eager")  # the grouped kernel: bfloat16 alone on a GPU
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
         words = model.get_input_embeddings().weight
