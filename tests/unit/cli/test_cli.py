@@ -271,7 +271,9 @@ def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:
         clip = read_video(made / "plain.mp4", frames)
         inputs = session.prepare(clip, "what ?").inputs
         assert inputs["video_grid_thw"][0, 0] == 4
-        assert inputs["second_per_grid_ts"].tolist() == pytest.approx([2 * clip.duration / frames])
+        assert inputs["second_per_grid_ts"].tolist() == pytest.approx(
+            [2 * clip.timestamps[-1] / (frames - 1)]
+        )
 
 
 def test_words_in_brackets_are_not_markup(run: Run) -> None:
