@@ -20,6 +20,9 @@ from adatp.pruning.admission import PruningError
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 
+NOT_ENCODED = "the prompt comes in chunks, or its videos were encoded outside this context"
+"""Why a prompt with places for a video is not pruned where no call of the tower is known to fill them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -90,7 +93,7 @@ class PromptReader:
         if arguments.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
-            raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
+            raise LayoutError(NOT_ENCODED)
         input_ids = arguments["input_ids"] = arguments["input_ids"].to(embeds.device)
         mask = arguments.get("attention_mask")
         real = real_tokens(mask, input_ids, length)
