@@ -51,6 +51,12 @@ TargetOption = Annotated[
         show_default="0.273",
     ),
 ]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse a --flops out of reach; else the least that the method can do is run."
+    ),
+]
 FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]
 MethodOption = Annotated[str, typer.Option(help="The pruning method.")]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]

@@ -30,9 +30,9 @@ from adatp.engine.rows import (
     take_rows,
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
-from adatp.engine.uncopied import Uncopied
 from adatp.plan import Plan
 from adatp.threads import PerThread
+from adatp.uncopied import Uncopied
 
 
 class _Present(PerThread):

@@ -262,6 +262,8 @@ class Session:
         method: Method | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> Stream:
         """Answer a prompt, and give the text piece by piece as it comes.
@@ -270,6 +272,8 @@ class Session:
             prompt: from `prepare`.
             method: the pruning method; None: as of `answer`.
             max_new_tokens: longest answer, in tokens.
+            reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``; without beams.
 
         Returns:
@@ -279,12 +283,14 @@ class Session:
         Raises:
             AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
         """
-        method = self._chosen([prompt], method, max_new_tokens, strict=False)
+        method = self._chosen([prompt], method, max_new_tokens, strict)
         model = self.model
 
         def run(streamer: Any) -> Answer:
             settings = {**generation, "streamer": streamer}
-            [answer] = generate(model, self.processor, [prompt], method, max_new_tokens, settings)
+            [answer] = generate(
+                model, self.processor, [prompt], method, max_new_tokens, settings, reuse_frames, strict
+            )
             return answer
 
         return Stream(self.processor, run)
@@ -309,7 +315,7 @@ class Session:
             images: as of `prepare`.
             frames: how many to sample, uniformly, from a file.
             max_new_tokens: longest answer, in tokens.
-            generation: more arguments of ``model.generate``.
+            generation: more arguments of `answer`, ``model.generate``'s among them.
 
         Raises:
             AdaTPError: as of `prepare` and `answer`.
