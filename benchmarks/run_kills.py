@@ -3,8 +3,9 @@
     python benchmarks/run_kills.py [--clips 200] [--kills 20] [--seed 0] [--json FILE]
 
 One question or more a clip, a corrupt, an empty and a missing video among them, some rows with settings of
-their own. A kill is SIGKILL to the whole process, at a moment drawn uniformly from its start-up and from the
-work that is left for each of the runs to come. Then: the output equals the undisturbed one but for times and
+their own. A kill is SIGKILL to the process, at a moment drawn uniformly from its start and its share of the
+work that is left, or once it has answered as many rows as are drawn from that share. Then: the output equals
+the undisturbed one but for times and
 batches; every answer that was on disk at a kill stands unchanged in the output, so that nothing was lost and
 nothing asked twice.
 """
@@ -103,8 +104,12 @@ def main() -> None:
             # Of the work that is left, about as much in each run to come; the start takes its own time.
             left = (seconds - started_up) * (1 - len(noted) / count)
             moment = dice.uniform(0, 2 * started_up + 2 * left / (args.kills - kills + 1))
+            most = len(noted) + dice.randrange(1 + 2 * (count - len(noted)) // (args.kills - kills + 1))
             process = started(rows, disturbed, options)
-            time.sleep(moment)
+            began = time.monotonic()
+            while time.monotonic() - began < moment and len(lines_in(disturbed)) <= most:
+                time.sleep(dice.uniform(0, 0.05))
+            moment = time.monotonic() - began
             if process.poll() is not None:
                 sys.exit(f"the run ended before kill {kills + 1}: more clips are needed")
             os.kill(process.pid, signal.SIGKILL)

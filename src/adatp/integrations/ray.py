@@ -278,7 +278,8 @@ def run(
 def start() -> None:
     """Connect to the cluster that ``RAY_ADDRESS`` names, or start one on this machine; nothing if connected.
 
-    A cluster that is started here sends no usage statistics, and has no dashboard.
+    A cluster that is started here sends no usage statistics, has no dashboard, and listens on the loopback
+    address alone.
 
     Raises:
         RayError: Ray is not installed, or there is no such cluster.
@@ -287,17 +288,19 @@ def start() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    where = {"address": os.environ["RAY_ADDRESS"]} if os.environ.get("RAY_ADDRESS") else own
     try:
-        ray.init(log_to_driver=False, logging_level="error", **own)
+        ray.init(log_to_driver=False, logging_level="error", **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RayError(f"no Ray cluster ({first_line(error)})") from error
 
 
 def _ray() -> Any:
     try:
-        import ray
         import ray.data
+
+        import ray
     except ImportError:
         raise RayError('Ray is not installed: pip install "adatp[ray]"') from None
     return ray
