@@ -5,9 +5,8 @@
 One question or more a clip, a corrupt, an empty and a missing video among them, some rows with settings of
 their own. A kill is SIGKILL to the process, at a moment drawn uniformly from its start and its share of the
 work that is left, or once it has answered as many rows as are drawn from that share. Then: the output equals
-the undisturbed one but for times and
-batches; every answer that was on disk at a kill stands unchanged in the output, so that nothing was lost and
-nothing asked twice.
+the undisturbed one but for times and batches; every answer that was on disk at a kill stands unchanged in the
+output, so that nothing was lost and nothing asked twice.
 """
 
 from __future__ import annotations

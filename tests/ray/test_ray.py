@@ -38,7 +38,7 @@ COMPARED = (
 def compared(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What rows of a dataset and those of a run's output have in common; Ray writes ten digits."""
     found = [
-        {name: round(value, 9) if isinstance(value := record[name], float) else value for name in COMPARED}
+        {name: round(value, 6) if isinstance(value := record[name], float) else value for name in COMPARED}
         for record in records
     ]
     return sorted(found, key=lambda record: (record["video"], record["question"]))
