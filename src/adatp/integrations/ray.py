@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -332,11 +333,8 @@ def _answered(
 
 
 def _reason(error: BaseException) -> str:
-    """What happened in an actor, in one line."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, AdaTPError) and not hasattr(below, "traceback_str"):
-            return str(below)
-        error, below = below, getattr(below, "cause", None) or below.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """What happened in an actor, in one line: Ray tells it as the text of a traceback, or of several."""
+    text = str(error)
+    ours = re.findall(r"^(?:\x1b\[\d+m)*adatp[\w.]*Error: (.+)$", text, re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (ours or lines or [type(error).__name__])[-1]
