@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ class Answer:
     def new_tokens(self) -> int:
         """Number of tokens generated, the end-of-turn token included."""
         return len(self.token_ids)
+
+    @property
+    def flops_ratio(self) -> float:
+        """Real FLOPs of the decoder's prefill of this prompt over vanilla's, whatever stands in the batch."""
+        spent, vanilla = self.report.prompt_flops[self.row]
+        return spent / vanilla
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -143,12 +149,17 @@ def pad_token(model: Any, processor: Any) -> int:
 
 def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The numbers of the prompts, those together whose frames can stand in one batch."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        of_text, others = _split(prompt)
-        shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
-        groups.setdefault((tuple(sorted(of_text)), shapes), []).append(number)
+        groups.setdefault(kind_of(prompt), []).append(number)
     return list(groups.values())
+
+
+def kind_of(prompt: Prompt) -> Hashable:
+    """What prompts that can stand in one batch have in common."""
+    of_text, others = _split(prompt)
+    shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
+    return tuple(sorted(of_text)), shapes
 
 
 def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> dict[str, Any]:
