@@ -113,9 +113,12 @@ def prepare(
     from adatp.video import local_file
 
     path = video if video is not None else str(CLIP)
-    with downloading(path) as update, local_file(path, progress=update) as file:
-        with progress("reading the video"):
-            prompt = session.prepare(file, question or QUESTION, frames=frames)
+    with (
+        downloading(path) as update,
+        local_file(path, progress=update) as file,
+        progress("reading the video"),
+    ):
+        prompt = session.prepare(file, question or QUESTION, frames=frames)
     return Request(session, path, prompt, max_new_tokens)
 
 

@@ -94,7 +94,7 @@ class Accountant:
         counts = [layout.counts for layout in layouts]
         held = [count.held_by(self.shape.layers) for count in counts]
         tokens = [[len(layer[b]) for layer in kept] for b in range(len(layouts))]
-        flops = self._prefill(reading, tokens)
+        flops, ratios = self._prefill(reading, tokens)
         self._add_padded(flops, reading, tokens)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.config, reading.grids) + tower_scoring - vision_saved
@@ -118,20 +118,28 @@ class Accountant:
             ),
             stopwatch=stopwatch,
             past=past.length,
+            flops_ratios=ratios,
         )
 
-    def _prefill(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> Flops:
-        """FLOPs of the decoder's part; ``tokens[b][l]`` are those of sample b in layer l."""
+    def _prefill(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> tuple[Flops, list[float]]:
+        """FLOPs of the decoder's part, and each sample's fraction of vanilla's.
+
+        ``tokens[b][l]`` are those of sample b in layer l.
+        """
         flops, plan, shape = Flops(), reading.plan, self.shape
+        ratios: list[float] = []
         for b, layout in enumerate(reading.layouts):
             counts = layout.counts
             scored = dict.fromkeys(plan.scored_of(b), len(plan.queries[b])) if plan is not None else {}
-            flops.decoder += prefill_flops(shape, tokens[b], scored, counts.held_by(shape.layers))
-            flops.decoder_vanilla += prefill_flops(shape, [counts.tokens] * shape.layers, None, counts.past)
+            decoder = prefill_flops(shape, tokens[b], scored, counts.held_by(shape.layers))
+            vanilla = prefill_flops(shape, [counts.tokens] * shape.layers, None, counts.past)
+            flops.decoder += decoder
+            flops.decoder_vanilla += vanilla
+            ratios.append(decoder / vanilla)
             flops.paper += paper_macs(shape, [n - counts.other for n in tokens[b]])
             flops.paper_vanilla += paper_macs(shape, [counts.visual] * shape.layers)
             flops.lm_head += lm_head_flops(shape, counts.tokens if self.every_logit else 1)
-        return flops
+        return flops, ratios
 
     def _add_padded(self, flops: Flops, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
         """What the decoder's part really computes: as many tokens in every row as in the longest."""

@@ -17,8 +17,8 @@ from adatp.session.errors import PromptError
 from adatp.video import Video, read_source
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"
-"""One video: a file, a folder of frame images or an address on the web (see `adatp.video.read_source`); a `Video`;
-or frames (F, H, W, 3), uint8, RGB. Frames without times count as one a second."""
+"""One video: a file, a folder of frame images or an address on the web (see `adatp.video.read_source`); a
+`Video`; or frames (F, H, W, 3), uint8, RGB. Frames without times count as one a second."""
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor | Any"
 """One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""

@@ -80,15 +80,18 @@ def download(
         if secure and not place.secure:
             raise VideoError(f"{address}: it redirects from https to http")
         public, secure = public or place.public, secure or place.secure
-        with _Guard(address, deadline, limits.most_seconds, check) as guard, _said(address, guard):
-            with _connected(place, deadline, guard) as connection:
-                response = _asked(connection, place)
-                onward = _redirect(response, asked)
-                if onward is None:
-                    _check_answer(address, response, limits)
-                    _copy(address, response, file, limits, progress)
-                    return
-                asked = onward
+        with (
+            _Guard(address, deadline, limits.most_seconds, check) as guard,
+            _said(address, guard),
+            _connected(place, deadline, guard) as connection,
+        ):
+            response = _asked(connection, place)
+            onward = _redirect(response, asked)
+            if onward is None:
+                _check_answer(address, response, limits)
+                _copy(address, response, file, limits, progress)
+                return
+            asked = onward
     raise VideoError(f"{address}: more than {MOST_REDIRECTS} redirects")
 
 
@@ -149,7 +152,7 @@ def _said(address: str, guard: _Guard) -> Iterator[None]:
 def _connected(place: Place, deadline: float, guard: _Guard) -> Iterator[http.client.HTTPConnection]:
     seconds = max(0.1, min(_CONNECT_SECONDS, deadline - time.monotonic()))
     connection = http.client.HTTPConnection(place.host, place.port)
-    connection.default_port = 443 if place.secure else 80  # type: ignore[misc]  # it is left out of Host
+    connection.default_port = 443 if place.secure else 80  # which is left out of Host
     raw = socket.create_connection((place.machine, place.port), seconds)
     try:
         if place.secure:

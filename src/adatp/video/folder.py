@@ -18,7 +18,7 @@ from adatp.video.opening import NO_LIMIT, Check
 from adatp.video.reading import Video
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""How the names of frame images end, in small or capital letters. Other files of a folder are not looked at."""
+"""How the names of frame images end, in small or capital letters. Other files are not looked at."""
 
 _KINDS = {b"\xff\xd8\xff": "jpeg_pipe", b"\x89PNG": "png_pipe", b"BM": "bmp_pipe", b"RIFF": "webp_pipe"}
 """What image files begin with, and the name of FFmpeg's reader of one such image."""
@@ -110,7 +110,9 @@ def _decode(image: Path, most_pixels: float) -> VideoFrame:
         raise UnreadableError("not an image, or damaged; replace or remove it")
     options = {"protocol_whitelist": "file", "format_whitelist": kind}
     file_name = os.path.abspath(image)  # FFmpeg would take "a:b.png" for an address
-    with av.open(file_name, "r", format=kind, container_options=options, metadata_errors="replace") as container:
+    with av.open(
+        file_name, "r", format=kind, container_options=options, metadata_errors="replace"
+    ) as container:
         stream = container.streams.video[0]
         if most_pixels < NO_LIMIT:
             width, height = stream.codec_context.width, stream.codec_context.height

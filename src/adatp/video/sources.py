@@ -1,4 +1,4 @@
-"""One way to the frames of a video, wherever it is: a file, a folder of frame images, an address on the web."""
+"""One way to the frames of a video: of a file, a folder of frame images, or an address on the web."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from adatp.video.addresses import is_address
@@ -53,9 +54,7 @@ def read_source(
     """
     with local_file(source, limits=limits, check=check, progress=progress) as path:
         if os.path.isdir(path):
-            return read_folder(
-                path, frames, rate=rate, most_pixels=most_pixels, shrink=shrink, check=check
-            )
+            return read_folder(path, frames, rate=rate, most_pixels=most_pixels, shrink=shrink, check=check)
         return read_video(
             path,
             frames,
@@ -118,7 +117,7 @@ def _cached(address: str, limits: Limits, check: Check | None, progress: Progres
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             try:
-                download(address, part, limits, check=check, progress=progress)
+                download(address, cast(BinaryIO, part), limits, check=check, progress=progress)
                 part.close()
                 os.replace(part.name, path)
             finally:
