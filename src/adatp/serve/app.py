@@ -23,7 +23,6 @@ from adatp.serve.page import page_of
 from adatp.serve.protocol import ChatCompletion, ChatRequest, ErrorReply
 from adatp.serve.replies import HeldResponse, completion, events
 from adatp.serve.settings import Settings
-from adatp.session import Session
 
 T = TypeVar("T")
 
@@ -35,14 +34,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(session: Session, settings: Settings) -> ASGIApp:
-    """The application of one server.
-
-    Args:
-        session: of the model.
-        settings: of the server.
-    """
-    desk = Desk(session, settings)
+def build_app(desk: Desk) -> ASGIApp:
+    """The application that takes requests to a desk."""
+    settings = desk.settings
     places = _Places(settings)
 
     @asynccontextmanager

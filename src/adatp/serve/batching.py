@@ -106,18 +106,25 @@ class Batcher:
         """Begin to answer."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Drop what waits, end what runs at its next token, and return when that is done."""
+    def stop(self) -> None:
+        """Drop what waits, and end what runs at its next token."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """The same; returns when it is done."""
+        self.stop()
         self._thread.join()
 
     def submit(self, job: Job) -> None:
         """Have a job wait for its turn."""
         with self._changed:
-            self._waiting.append(job)
-            self._changed.notify()
+            if not self._closed:
+                self._waiting.append(job)
+                self._changed.notify()
+                return
+        job.failed(RequestError(503, STOPPED))
 
     def cancel(self, job: Job) -> None:
         """Let go of a job: of one that waits at once, of one that runs at its next token."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.methods import METHODS, Method
-from adatp.serve.batching import Batcher, Job
+from adatp.serve.batching import STOPPED, Batcher, Job
 from adatp.serve.bodies import Body
 from adatp.serve.errors import GoneError, RequestError
 from adatp.serve.media import MediaReader
@@ -158,7 +158,7 @@ class Desk:
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self.settings, self.session, self.metrics = settings, session, Metrics()
-        self._expected = 0
+        self._expected, self._stopped = 0, False
         self.batcher = Batcher(
             session,
             settings.max_batch,
@@ -186,8 +186,14 @@ class Desk:
         """Begin to answer."""
         self.batcher.start()
 
+    def stop(self) -> None:
+        """Answer 503 to what is still read or answered."""
+        self._stopped = True
+        self.batcher.stop()
+
     def close(self) -> None:
-        """End what is still answered, and clean up."""
+        """The same, and clean up."""
+        self.stop()
         self.batcher.close()
         self._readers.shutdown(cancel_futures=True)
         self._folder.cleanup()
@@ -246,6 +252,8 @@ class Desk:
         def still_wanted() -> None:
             if gone.is_set():
                 raise GoneError
+            if self._stopped:
+                raise RequestError(503, STOPPED)
             if time.monotonic() > deadline:
                 raise late
 

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adatp.serve.app import build_app
+from adatp.serve.desk import Desk
 from adatp.serve.settings import Settings
 from adatp.session import Session
 
@@ -20,6 +21,9 @@ HEAD_SECONDS = 20.0
 
 MOST_CONNECTIONS = 1024
 """Connections at once; of more a request gets 503."""
+
+_LAST_WORDS = 5.0
+"""Seconds in which those are told whose answers take too long when the server is stopped."""
 
 
 def serve(session: Session, settings: Settings, listener: socket.socket, ready: Callable[[], object]) -> None:
@@ -42,19 +46,33 @@ def serve(session: Session, settings: Settings, listener: socket.socket, ready: 
 
 def build_server(session: Session, settings: Settings) -> uvicorn.Server:
     """A server that waits for its ``run``."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            build_app(session, settings),
-            http=_Protocol,
-            ws="none",
-            lifespan="on",
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
-        )
+    desk = Desk(session, settings)
+    config = uvicorn.Config(
+        build_app(desk),
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=round(settings.shutdown_seconds + _LAST_WORDS),
     )
+    return _Server(config, desk)
+
+
+class _Server(uvicorn.Server):
+    """A server that tells those it gives up."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is answered, as far as there is time."""
+        late = asyncio.get_running_loop().call_later(self._desk.settings.shutdown_seconds, self._desk.stop)
+        await super().shutdown(sockets)
+        late.cancel()
 
 
 class _Protocol(H11Protocol):
