@@ -183,8 +183,10 @@ def parse(body: bytes | bytearray) -> ChatRequest:
         call = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         # Neither what was sent, which may be long, nor pages of documentation.
-        facts = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(step) for step in facts["loc"])[:200] or None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        facts = max(found, key=lambda each: len(each["loc"]))  # of alternatives, the one that got furthest
+        steps = [str(step) for step in facts["loc"] if "[" not in str(step)]  # without the names of types
+        where = ".".join(steps)[:200] or None
         message = facts["msg"][:300]
         if facts["type"] == "extra_forbidden":
             message = "this server does not know the field"

@@ -51,7 +51,7 @@ def locate(address: str) -> Place:
     Raises:
         VideoError: It is no address of http or https, names a user, or its host can't be found.
     """
-    shown = address if len(address) <= 200 else f"{address[:200]}..."
+    shown = re.sub(r"[\x00-\x20\x7f]+", " ", address[:200]) + ("..." if len(address) > 200 else "")
     if len(address) > LONGEST or re.search(r"[\x00-\x20\x7f]", address):
         raise VideoError(f"{shown}: not an address (it has blanks or is too long)")
     try:
