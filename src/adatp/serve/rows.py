@@ -90,7 +90,8 @@ class Row:
             self.finish = "stop"
         if self.finish is None:
             text = without_begun(text, self._stops)
-        if self.finish or (len(text) > len(self.text) and text.startswith(self.text)):
+        grew = self._streamed and len(text) > len(self.text) and text.startswith(self.text)
+        if self.finish or grew:
             self.text = text
             self._changed(self)
 
