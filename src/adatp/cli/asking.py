@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from adatp.cli.console import progress
+from adatp.cli.console import downloading, progress
 from adatp.cli.terminal import plain
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Request:
 
     Attributes:
         session: of the model.
-        path: of the video file.
+        path: of the video: a file, a folder of frame images, or an address on the web.
         prompt: the video and the question.
         max_new_tokens: longest answer, in tokens.
     """
@@ -103,16 +103,21 @@ def prepare(
 
     Args:
         session: of the model.
-        video: a file; None: the shipped clip.
+        video: a file, a folder of frame images or an address; None: the shipped clip.
         question: about it; None: the clip's own.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
     """
     from adatp.tiny import CLIP, QUESTION
+    from adatp.video import local_file
 
     path = video if video is not None else str(CLIP)
-    with progress("reading the video"):
-        prompt = session.prepare(path, question or QUESTION, frames=frames)
+    with (
+        downloading(path) as update,
+        local_file(path, progress=update) as file,
+        progress("reading the video"),
+    ):
+        prompt = session.prepare(file, question or QUESTION, frames=frames)
     return Request(session, path, prompt, max_new_tokens)
 
 

@@ -39,7 +39,13 @@ TrustOption = Annotated[
         help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
     ),
 ]
-VideoArgument = Annotated[str | None, typer.Argument(help="A video file.", show_default="a clip of ours")]
+VideoArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A video file, a folder of frame images, or an address (https://...).",
+        show_default="a clip of ours",
+    ),
+]
 QuestionArgument = Annotated[
     str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
 ]

@@ -13,7 +13,7 @@ from adatp.cli import options
 from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
 from adatp.cli.console import importing, progress, working_on
 from adatp.cli.drawing import FILES, draw_kept
-from adatp.cli.files import check_folder, keep_inputs, model_files
+from adatp.cli.files import check_folder, keep_inputs, model_files, video_files
 from adatp.cli.terminal import plain
 from adatp.errors import RefusedError
 
@@ -61,8 +61,7 @@ def show(
     wanted = None if layers is None else sorted(set(options.numbers("--layers", layers, int)))
     options.check_dtype(dtype)
     out = check_folder(out, "--out", FILES)
-    read = [] if video is None else [("the video", Path(video))]
-    keep_inputs([("--out", out / name) for name in FILES], [*read, *model_files(model)])
+    keep_inputs([("--out", out / name) for name in FILES], [*video_files(video), *model_files(model)])
     with importing():
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape

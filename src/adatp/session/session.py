@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from adatp.methods import AdaTP, Method
+from adatp.pruning import Run
 from adatp.session import loading
 from adatp.session.answer import Answer, batches, generate, read
 from adatp.session.errors import LoadError
@@ -217,6 +218,7 @@ class Session:
         max_new_tokens: int = MAX_NEW_TOKENS,
         reuse_frames: float | None = None,
         strict: bool = False,
+        watch: Callable[[Run], object] | None = None,
         **generation: Any,
     ) -> list[Answer]:
         """Answer several prompts together, each as it is answered alone.
@@ -230,6 +232,8 @@ class Session:
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
+            watch: called with each batch's `Run` before the model reads it: what the method did can be read
+                there while answers are still written.
             generation: more arguments of ``model.generate``.
 
         Returns:
@@ -252,6 +256,7 @@ class Session:
                 generation,
                 reuse_frames,
                 strict,
+                watch,
             )
             answers.update(zip(numbers, given, strict=True))
         return [answers[number] for number in range(len(prompts))]
