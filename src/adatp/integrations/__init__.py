@@ -1,1 +1,1 @@
-"""adatp inside other programs. Nothing of the package imports what is here."""
+"""Other people's tools that run adatp, a module a tool; each needs an extra of its own."""
