@@ -1,8 +1,8 @@
 """Time to first token and throughput of `vllm serve` under load: unpruned, vLLM's own pruning, ours.
 
 Each entrant serves on loopback in turn, and answers 1, 8 and 32 clients, each of which asks its next question
-when it has its answer. Every request has a video of its own, so that no cache helps. All entrants get the same
-requests in the same order, after two to warm up. Run it in an environment with vLLM (`make vllm` makes one):
+when it has its answer. Every request has a video of its own, so that no cache helps. All entrants get the
+same requests in the same order, after two to warm up. Run it in an environment with vLLM (`make vllm`):
 
     python benchmarks/vllm_load.py --model Qwen/Qwen2.5-VL-7B-Instruct --rate 0.5 --json load.json
 
