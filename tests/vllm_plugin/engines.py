@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ OPTIONS: dict[str, Any] = {
     "disable_log_stats": True,
     "seed": 0,
 }
+
+
+ALONE = {"enable_prefix_caching": False}
+CAT = "what does the cat do ? " * 6
+"""Longer than a block of vLLM's cache."""
+DOG = CAT + "which ball is red ?"
 
 
 def clip(seed: int = 0, frames: int = 8, side: int = 16) -> np.ndarray[Any, Any]:
@@ -67,6 +74,57 @@ def chat(family: str, *turns: str) -> str:
         for role, turn in zip(roles, turns, strict=False)
     ]
     return "".join(said) + "<|im_start|>assistant\n"
+
+
+def scenes(seed: int) -> np.ndarray[Any, Any]:
+    """The clip of most requests."""
+    return clip(seed)
+
+
+def requests(family: str) -> list[Any]:
+    """Prompts, videos, images: one video; two others; an image beside; the first again, in other chats."""
+    turns = ("{video}\n" + CAT, "runs", "which ball is red ?")
+    return [
+        (chat(family, "{video}\n" + CAT), [scenes(0)], []),
+        (chat(family, "{video}\n" + DOG), [scenes(0)], []),
+        (chat(family, "{video}\n{video}\n" + CAT), [scenes(1), scenes(2)], []),
+        (chat(family, "{image}\n{video}\n" + CAT), [scenes(3)], [clip(4, 1)[0]]),
+        (chat(family, *turns), [scenes(0)], []),
+    ]
+
+
+@dataclass
+class Answered:
+    """What a request alone was answered, and what the model was given.
+
+    Attributes:
+        ids: of the prompt.
+        logits: (vocabulary,) of the first token.
+        tokens: of the answer.
+        chosen: what stayed of each video that was not remembered.
+        positions: (3, n) or (n,) of the prompt.
+        model: the module of the model's class.
+    """
+
+    ids: list[int]
+    logits: torch.Tensor
+    tokens: list[int]
+    chosen: list[list[int]]
+    positions: torch.Tensor
+    model: str
+
+
+def answer_all(engine: Engine) -> list[Answered]:
+    """Answer each request by itself."""
+    found = []
+    for prompt, videos, images in requests(engine.family):
+        engine.seen.clear()
+        ids, logits, tokens = engine.answer(prompt, videos, images)
+        positions = engine.seen.positions[0][..., : len(ids)]
+        found.append(
+            Answered(ids, logits, tokens, engine.seen.chosen, positions, type(engine.model).__module__)
+        )
+    return found
 
 
 @dataclass
@@ -158,3 +216,9 @@ def checkpoint(family: str, where: Path) -> Path:
     """A checkpoint of the family, written once a run."""
     folder = where / family
     return folder if folder.exists() else checkpoints.write(family, folder)
+
+
+if __name__ == "__main__":
+    import engines  # by its name, so that what is written can be read
+
+    torch.save(engines.answer_all(engines.Engine(sys.argv[1], Path(sys.argv[2]), **ALONE)), sys.argv[3])

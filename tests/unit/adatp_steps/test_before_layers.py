@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from adatp.adatp_steps.before_layers import Thresholds, choose_before_layers, kept_tokens
 from adatp.adatp_steps.debias import segment_weights
+from adatp.adatp_steps.relevance import embedding_relevance
+from adatp.integrations.vllm.positions import Offsets, attach
+from pretend_gpu import PretendedGPU
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,23 @@ def test_what_is_not_a_number_is_no_error() -> None:
     tokens = scenes(0, (4,))
     tokens[1, 2] = math.nan
     assert len(choose_before_layers(tokens, 7, Thresholds())) == 7
+
+
+def test_nothing_waits_for_a_gpu() -> None:
+    """From a video's embeddings to its rows in a batch, by question."""
+    tokens, frame = scenes(0, (4, 3, 5)), torch.arange(12).repeat_interleave(6)
+    positions, is_media = torch.arange(24).expand(3, -1).clone(), torch.arange(24) < 20
+    alone = choose_before_layers(tokens, 20, Thresholds(), torch.arange(12.0))
+    with PretendedGPU(watched="adatp") as gpu:
+        video, frame, relevance = gpu.put(tokens), gpu.put(frame), gpu.put(torch.arange(12.0))
+        positions, offsets = gpu.put(positions), Offsets()
+        embedding_relevance(video[0], video.flatten(0, 1), frame, 12)
+        kept = choose_before_layers(video, 20, Thresholds(), relevance)
+        rows = attach(video.flatten(0, 1)[kept], gpu.put(torch.ones(72, 3, dtype=torch.int64))[kept])
+        offsets.take([rows], is_media, 16)
+        offsets.add_to(positions)
+        assert gpu.launches
+        assert not gpu.waits
+        kept = kept.cpu()
+        assert gpu.waits
+    assert torch.equal(kept, alone)
