@@ -33,8 +33,9 @@ OPTIONS: dict[str, Any] = {
 
 ALONE = {"enable_prefix_caching": False}
 CAT = "what does the cat do ? " * 6
-"""Longer than a block of vLLM's cache."""
-DOG = CAT + "which ball is red ?"
+DOG = "which ball is red ? " * 6
+BLOCK = 32
+"""Tokens in a block of vLLM's cache, the fewest that it has on a CPU: fewer than what is left of a video."""
 
 
 def clip(seed: int = 0, frames: int = 8, side: int = 16) -> np.ndarray[Any, Any]:
@@ -78,7 +79,7 @@ def chat(family: str, *turns: str) -> str:
 
 def scenes(seed: int) -> np.ndarray[Any, Any]:
     """The clip of most requests."""
-    return clip(seed)
+    return clip(seed, frames=16, side=32)
 
 
 def requests(family: str) -> list[Any]:
