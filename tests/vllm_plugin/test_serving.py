@@ -18,7 +18,11 @@ from adatp.adatp_steps.before_layers import kept_tokens
 RATE = 0.6
 VIDEO_TOKEN = 91
 FREE: dict[str, Any] = {"video_pruning_rate": RATE, "additional_config": {"adatp": {}}}
-ASKED: dict[str, Any] = {"video_pruning_rate": RATE, "additional_config": {"adatp": {"question": True}}}
+ASKED: dict[str, Any] = {
+    "video_pruning_rate": RATE,
+    # Every frame a segment, and relevance counts much: random weights make little of a question.
+    "additional_config": {"adatp": {"question": True, "tau_s": 1.0, "tau_r": 0.2}},
+}
 FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
 families = pytest.mark.parametrize("family", FAMILIES)
 TOKENS = {"qwen2_5_vl": 8 * 16, "qwen3_vl": 8 * 16, "llava_onevision": 16 * 4}
@@ -102,7 +106,7 @@ def test_preempted_requests_are_answered_alike(
     """There is room for the beginnings of all requests, and not for what they are to say."""
     family = "qwen2_5_vl"
     single = results(family, **FREE)
-    small = {"num_gpu_blocks_override": 12, "block_size": BLOCK, "max_model_len": 384}
+    small = {"num_gpu_blocks_override": 12, "block_size": BLOCK, "max_model_len": 320}
     tight = engine(family, **FREE, **ALONE, **small, disable_log_stats=False)
     found = tight.answers(requests(family)[:4], tokens=100)
     preempted = [metric.value for metric in tight.llm.get_metrics() if metric.name == "vllm:num_preemptions"]
