@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adatp.cli.evaluating import (
+    DisturbOption,
     Evaluation,
     FramesOption,
     JsonOption,
@@ -12,6 +13,7 @@ from adatp.cli.evaluating import (
     PlotOption,
     SplitOption,
     ThreadsOption,
+    WorldOption,
 )
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 
@@ -24,6 +26,8 @@ def ablate(
     targets: TargetsOption = "0.273",
     frames: FramesOption = "16",
     split: SplitOption = "test",
+    world: WorldOption = None,
+    disturb: DisturbOption = "none",
     limit: LimitOption = 200,
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -40,6 +44,19 @@ def ablate(
 
         return evaluation.ablations(ratios, layers)
 
-    Evaluation("ablate", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
-        entrants
+    asked = Evaluation(
+        "ablate",
+        model,
+        frames,
+        split,
+        limit,
+        json_file,
+        plot,
+        threads,
+        device,
+        dtype,
+        trusted,
+        world,
+        disturb,
     )
+    asked.run(entrants)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adatp.cli.evaluating import (
+    DisturbOption,
     Evaluation,
     FramesOption,
     JsonOption,
@@ -14,6 +15,7 @@ from adatp.cli.evaluating import (
     PlotOption,
     SplitOption,
     ThreadsOption,
+    WorldOption,
 )
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 from adatp.errors import RefusedError
@@ -30,6 +32,8 @@ def evaluate(
     targets: TargetsOption = "0.5,0.273,0.15,0.10",
     frames: FramesOption = "16,32",
     split: SplitOption = "test",
+    world: WorldOption = None,
+    disturb: DisturbOption = "none",
     limit: LimitOption = 200,
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -38,7 +42,7 @@ def evaluate(
     dtype: DtypeOption = "auto",
     trusted: TrustOption = False,
 ) -> None:
-    """Compare methods at equal FLOPs on the questions of the embedded model's world."""
+    """Compare methods at equal FLOPs on the questions of a synthetic world."""
     ratios = fractions(targets)
 
     def entrants(_: int) -> list[Entrant]:
@@ -51,6 +55,7 @@ def evaluate(
                 raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
         return evaluation.entrants(wanted, ratios)
 
-    Evaluation("eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
-        entrants
+    asked = Evaluation(
+        "eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted, world, disturb
     )
+    asked.run(entrants)

@@ -25,7 +25,10 @@ EMBEDDED = "the small one that ships with adatp"
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="A Video LLM: a folder, or an id on the Hugging Face hub.", show_default=EMBEDDED),
+    typer.Option(
+        help="A Video LLM: a folder, an id on the Hugging Face hub, or an embedded one: tiny, scenes.",
+        show_default=EMBEDDED,
+    ),
 ]
 TargetsOption = Annotated[
     str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")

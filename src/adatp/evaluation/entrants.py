@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adatp.budget import default_range
+from adatp.evaluation.disturbing import RELEVANCE, UNDISTURBED, Disturbance
 from adatp.methods import METHODS, AdaTP, Method, Vanilla
 
 VIEWS = ("video", "blind", "single_frame")
@@ -23,6 +24,7 @@ class Entrant:
         reference: `key` of the entrant that it is compared with, question by question.
         view: one of `VIEWS`.
         reuse_frames: see `adatp.methods.Method.__call__`.
+        disturbance: what is done to every clip before it is asked.
     """
 
     label: str
@@ -30,6 +32,7 @@ class Entrant:
     reference: str = "vanilla"
     view: str = "video"
     reuse_frames: float | None = None
+    disturbance: Disturbance = UNDISTURBED
 
     @property
     def target(self) -> float | None:
@@ -39,11 +42,13 @@ class Entrant:
     @property
     def key(self) -> str:
         """Its name in the work file."""
-        return self.label if self.target is None else f"{self.label}@{self.target:g}"
+        named = self.label if self.target is None else f"{self.label}@{self.target:g}"
+        return f"{named} under {self.disturbance}" if self.disturbance else named
 
     def facts(self) -> dict[str, Any]:
         """All that tells it from others, as JSON can hold it."""
         reuse = {} if self.reuse_frames is None else {"reuse_frames": self.reuse_frames}
+        disturbed = {"disturbance": str(self.disturbance)} if self.disturbance else {}
         return {
             "label": self.label,
             "method": self.method.name,
@@ -51,6 +56,7 @@ class Entrant:
             "reference": self.reference,
             "view": self.view,
             "settings": self.method.settings | reuse,
+            **disturbed,
         }
 
 
@@ -83,6 +89,29 @@ def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
             made += [Entrant(name, METHODS[name](flops=target)) for target in dict.fromkeys(targets)]
         elif name != VANILLA.label:
             made.append(Entrant(name, METHODS[name]()))
+    return made
+
+
+def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance]) -> list[Entrant]:
+    """The same entrants under each disturbance, each compared with its reference under the same.
+
+    Worse relevance concerns only methods that read it, and those are compared with the undisturbed reference.
+
+    Args:
+        competing: without a disturbance.
+        disturbances: one of them may be none.
+    """
+    made = []
+    for disturbance in dict.fromkeys(disturbances):
+        for each in competing:
+            if disturbance.kind == RELEVANCE:
+                if each.method.relevance_signal != "none" and not each.method.keeps_everything:
+                    made.append(replace(each, disturbance=disturbance))
+            elif disturbance and each.view != "blind":  # black frames are black whatever is done to them
+                reference = f"{each.reference} under {disturbance}"
+                made.append(replace(each, disturbance=disturbance, reference=reference))
+            elif not disturbance:
+                made.append(each)
     return made
 
 

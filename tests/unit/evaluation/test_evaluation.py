@@ -27,8 +27,9 @@ from adatp.evaluation import (
     summarise,
 )
 from adatp.evaluation.entrants import BASELINES, VANILLA
-from adatp.evaluation.runner import TowerCache, fingerprint, third_of, view_of
+from adatp.evaluation.runner import TowerCache, fingerprint, view_of
 from adatp.evaluation.statistics import bootstrap_interval, mcnemar_p
+from adatp.evaluation.worlds import TINY
 from adatp.methods import METHODS
 from adatp.tiny import world
 from training.validation import prompt
@@ -188,7 +189,7 @@ def test_third_of_the_evidence() -> None:
     for seed, question in world.benchmark("validation", 9, 32):
         clip = world.make_clip(seed, 9, "validation")
         shown = world.evidence(clip, question.about).reshape(3, 3).any(1)
-        third = third_of(clip, question)
+        third = TINY.third_of(clip, question)
         assert third == (world.THIRDS[int(shown.argmax())] if shown.sum() == 1 else None)
         found.add(third)
     assert found == {None, *world.THIRDS}
@@ -312,9 +313,7 @@ def test_a_damaged_file_is_refused_and_left_alone(
     assert work.read_bytes() == before
 
 
-def test_a_file_of_another_run_is_refused_and_left_alone(
-    shipped: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = shipped
     work = tmp_path / "work"
     run(shipped, work, limit=2)
@@ -337,10 +336,10 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         model.lm_head.weight[0, 0] -= 1
     questions = list(world.benchmark("validation", FRAMES, 2))
     other = [(seed, replace(question, text="why ?")) for seed, question in questions]
-    monkeypatch.setattr("adatp.evaluation.runner.benchmark", lambda *_: other)
+    changed_world = replace(TINY, benchmark=lambda *_: iter(other))
     extra = entrants(["single_frame"], [])
     with pytest.raises(ResultsError, match="other questions"), Results(work) as results:
-        evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results)
+        evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results, world=changed_world)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
