@@ -21,6 +21,7 @@ from adatp.methods.base import Method
 from adatp.methods.clustering import nearest
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import kept_and_into, split_in_proportion, top
+from adatp.methods.sinks import check_damping, damped
 from adatp.methods.token_plan import Choice, Cut, Rule
 from adatp.prefill import Prefill
 
@@ -32,6 +33,7 @@ class VisionZip(Method):
     Attributes:
         contextual: share of a frame's tokens that are contextual; the paper keeps 54 dominant and 10
             contextual ones.
+        sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -39,16 +41,18 @@ class VisionZip(Method):
     tower_attention: ClassVar[bool] = True
 
     contextual: float = 10 / 64
+    sink: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_damping(self.sink)
         if not 0 <= self.contextual < 1:
             raise BudgetError(f"contextual is a share of the tokens kept, in [0, 1), not {self.contextual}")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames."""
         layout, keep = prefill.layouts[sample], schedule.visual[-1]
-        attention = prefill.tower_attention(sample)
+        attention = damped(prefill.tower_attention(sample), layout, self.sink)
 
         def choose(cut: Cut) -> Choice:
             hidden = cut.states
