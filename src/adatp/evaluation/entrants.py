@@ -8,6 +8,7 @@ from typing import Any
 
 from adatp.budget import default_range
 from adatp.evaluation.disturbing import RELEVANCE, UNDISTURBED, Disturbance
+from adatp.evaluation.settings import Settings, with_settings
 from adatp.methods import METHODS, AdaTP, Method, Vanilla
 
 VIEWS = ("video", "blind", "single_frame")
@@ -70,12 +71,15 @@ def names() -> list[str]:
     return [*METHODS, *BASELINES]
 
 
-def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
+def entrants(
+    wanted: Sequence[str], targets: Sequence[float], settings: Settings | None = None
+) -> list[Entrant]:
     """Methods and baselines by name, each that takes a FLOPs target at every target; vanilla always.
 
     Args:
         wanted: of `names()`.
         targets: FLOPs as fractions of vanilla, in (0, 1].
+        settings: parameters of methods that differ from their defaults.
 
     Raises:
         KeyError: there is no such name.
@@ -86,7 +90,10 @@ def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
         if name in BASELINES:
             made.append(BASELINES[name])
         elif METHODS[name].flops is not None:
-            made += [Entrant(name, METHODS[name](flops=target)) for target in dict.fromkeys(targets)]
+            made += [
+                Entrant(name, with_settings(METHODS[name], settings or {}, flops=target))
+                for target in dict.fromkeys(targets)
+            ]
         elif name != VANILLA.label:
             made.append(Entrant(name, METHODS[name]()))
     return made

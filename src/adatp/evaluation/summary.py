@@ -30,7 +30,8 @@ def summarise(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, An
             answers = results.answers.get((run, frames), {})
             named = {"method": _method(facts), "frames": frames, "flops_target": facts["flops_target"]}
             under = facts.get("disturbance")
-            if facts["reference"].removesuffix(f" under {under}") != "vanilla":
+            compared = facts["reference"].removesuffix(f" under {under}")
+            if compared != "vanilla" or facts["label"] != named["method"]:
                 named = {"variant": facts["label"], **named}
             if under is not None:
                 named["disturbance"] = under

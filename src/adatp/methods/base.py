@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +45,8 @@ class Method:
     """Whether tokens are averaged into kept ones, not only dropped."""
     whole_frames: ClassVar[bool] = False
     """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Parameters that a comparison should tune on questions of its own, with the values worth trying."""
 
     flops: float | None = 0.273
 

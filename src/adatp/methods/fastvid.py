@@ -14,10 +14,10 @@ the budget is spent to the last token; ties are broken by order, not at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,11 @@ class FastVID(Method):
     name: ClassVar[str] = "fastvid"
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.8, 0.9, 0.95, 0.98),
+        "context": (0.2, 0.4, 0.6),
+        "sink": (0.01, 0.1),
+    }
 
     segments: int = 8
     tau: float = 0.9

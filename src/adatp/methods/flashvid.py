@@ -16,9 +16,9 @@ broken by order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,11 @@ class FlashVID(Method):
     whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "similarity": (0.6, 0.7, 0.8, 0.9, 0.95),
+        "alpha": (0.5, 0.7, 0.9),
+        "inner": (0.3, 0.6, 1.0),
+    }
 
     alpha: float = 0.7
     similarity: float = 0.8

@@ -15,9 +15,9 @@ what was there before; ties are broken by order, not at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,11 @@ class HoliTom(Method):
     whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.6, 0.7, 0.8, 0.9, 0.95),
+        "inner": (0.5, 0.75, 1.0),
+        "sink": (0.01, 0.1),
+    }
 
     tau: float = 0.8
     inner: float = 0.5

@@ -13,8 +13,9 @@ is left out: methods here choose tokens and leave the decoder's own attention as
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ class ShaRP(Method):
     """
 
     name: ClassVar[str] = "sharp"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"duplicate": (0.7, 0.8, 0.9, 0.95, 1.0)}
 
     layer: int | None = None
     tau_s: float = 0.9

@@ -12,9 +12,9 @@ videos of a prompt share the budget in proportion to their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class VCast(Method):
     """
 
     name: ClassVar[str] = "vcast"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"temperature": (0.2, 0.7, 2.0)}
 
     temperature: float = 0.7
 

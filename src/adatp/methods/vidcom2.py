@@ -10,9 +10,9 @@ frame as far as it goes; several videos of a prompt share the budget in proporti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class VidCom2(Method):
     """
 
     name: ClassVar[str] = "vidcom2"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"temperature": (0.003, 0.01, 0.03, 0.1, 1.0)}
 
     temperature: float = 0.01
     channels: float = 0.5

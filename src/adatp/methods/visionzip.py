@@ -10,8 +10,9 @@ official code adds the mean of the others to the target, which at this place wou
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class VisionZip(Method):
     name: ClassVar[str] = "visionzip"
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "contextual": (0.0, 10 / 64, 0.3, 0.5),
+        "sink": (0.01, 0.1),
+    }
 
     contextual: float = 10 / 64
     sink: float = 0.0

@@ -830,7 +830,7 @@ def test_a_batch_on_a_model(method: Any) -> None:
 
 
 def test_every_peer_is_found_by_name() -> None:
-    assert len(PEERS) == 10
+    assert len(PEERS) == 15
     assert {AdaTP, Vanilla} | set(PEERS) == set(METHODS.values())
     for name, method in METHODS.items():
         assert method.name == name

@@ -18,7 +18,7 @@ def show_rows(rows: Sequence[dict[str, Any]], limit: int) -> None:
     Where clips have several lengths, the accuracies of all lengths stand side by side at the end.
     """
     console = wide_console()
-    reference = "full" if any("variant" in row for row in rows) else "vanilla"
+    reference = "full" if any(row.get("variant") == "full" for row in rows) else "vanilla"
     for frames, group in groupby(rows, lambda row: row["frames"]):
         chosen = list(group)
         console.print(Text(f"{chosen[0]['split']} split, {frames} frames, {limit} questions", "bold"))
