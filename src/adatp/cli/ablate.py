@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from adatp.cli.evaluating import (
     DisturbOption,
@@ -28,6 +30,10 @@ def ablate(
     split: SplitOption = "test",
     world: WorldOption = None,
     disturb: DisturbOption = "none",
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Change the paper's method, without the early stage, not the default."),
+    ] = False,
     limit: LimitOption = 200,
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -42,7 +48,7 @@ def ablate(
     def entrants(layers: int) -> list[Entrant]:
         from adatp import evaluation
 
-        return evaluation.ablations(ratios, layers)
+        return evaluation.ablations(ratios, layers, paper)
 
     asked = Evaluation(
         "ablate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from adatp.budget import default_range
 from adatp.evaluation.disturbing import RELEVANCE, UNDISTURBED, Disturbance
 from adatp.evaluation.settings import Settings, with_settings
-from adatp.methods import METHODS, AdaTP, Method, Vanilla
+from adatp.methods import METHODS, VARIANTS, AdaTP, Method, Vanilla
 
 VIEWS = ("video", "blind", "single_frame")
 """What the model is shown: the clip; black frames; the clip's middle frame in the place of every frame."""
@@ -68,7 +69,7 @@ BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
 
 def names() -> list[str]:
     """Every name that `entrants` knows."""
-    return [*METHODS, *BASELINES]
+    return [*METHODS, *VARIANTS, *BASELINES]
 
 
 def entrants(
@@ -89,6 +90,8 @@ def entrants(
     for name in dict.fromkeys(wanted):
         if name in BASELINES:
             made.append(BASELINES[name])
+        elif name in VARIANTS:
+            made += [Entrant(name, VARIANTS[name](flops=target)) for target in dict.fromkeys(targets)]
         elif METHODS[name].flops is not None:
             made += [
                 Entrant(name, with_settings(METHODS[name], settings or {}, flops=target))
@@ -122,12 +125,13 @@ def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance])
     return made
 
 
-def ablations(targets: Sequence[float], layers: int) -> list[Entrant]:
+def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> list[Entrant]:
     """AdaTP, and AdaTP with one thing changed, each compared with the full one at the same FLOPs target.
 
     Args:
         targets: FLOPs as fractions of vanilla, in (0, 1].
         layers: of the decoder.
+        paper: whether the full one is the paper's method, `AdaTP.paper()`, in place of the default.
 
     Raises:
         BudgetError: AdaTP does not take such a target.
@@ -151,9 +155,24 @@ def ablations(targets: Sequence[float], layers: int) -> list[Entrant]:
         f"end {end + 2}": {"end": end + 2},
         "tau_s 0.98": {"tau_s": 0.98},
         "tau_s 0.99": {"tau_s": 0.99},
+        "duplicates video": {"duplicates": "video"},
+        "ranking novelty": {"ranking": "novelty"},
+        "ranking both": {"ranking": "both"},
+        "ranking random": {"ranking": "random"},
+        f"{start + 1} first layers": {"start": start + 1, "first_layers": start + 1},
+        "prior video": {"prior": "video"},
+        "shares distinct": {"shares": "distinct"},
+        "relevance softened": {"soften": True},
+        "relevance ignored": {"tau_r": math.inf},
+        "merge 0.9": {"merge": 0.9},
+        "segments head": {"segments": "head"},
+        "segments mean": {"segments": "mean"},
     }
-    return [
-        Entrant(label, AdaTP(**{"flops": target, **changed}), reference=f"full@{target:g}")
-        for target in dict.fromkeys(targets)
-        for label, changed in settings.items()
-    ]
+    full = AdaTP.paper if paper else AdaTP
+    made = []
+    for target in dict.fromkeys(targets):
+        for label, changed in settings.items():
+            method = full(**{"flops": target, **changed})
+            if not changed or method != full(flops=target):  # what is so already is no variant
+                made.append(Entrant(label, method, reference=f"full@{target:g}"))
+    return made

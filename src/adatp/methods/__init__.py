@@ -1,5 +1,7 @@
 """Pruning methods: one file a method, one frozen dataclass each, found by name in ``METHODS``."""
 
+from collections.abc import Callable
+
 from adatp.methods.adatp import AdaTP
 from adatp.methods.base import GridError, Method
 from adatp.methods.dycoke import DyCoke
@@ -43,9 +45,13 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+VARIANTS: dict[str, Callable[..., Method]] = {"adatp-paper": AdaTP.paper}
+"""Names of settings of a method, where one has more than its default: each makes it for a FLOPs target."""
+
 
 __all__ = [
     "METHODS",
+    "VARIANTS",
     "AdaTP",
     "Choice",
     "Cut",

@@ -65,6 +65,11 @@ class Method:
         return 1
 
     @property
+    def pooled_frames(self) -> str:
+        """Whether the rule reads the pooled output of frames (see `AdaTP.segments`)."""
+        return "mean"
+
+    @property
     def relevance_signal(self) -> str:
         """The text-relevance signal that the rule reads (see `AdaTP.relevance`)."""
         return "none"

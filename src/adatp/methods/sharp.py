@@ -5,10 +5,10 @@ There is no public code, and of the paper we could read the abstracts of both ve
 alone. From these: tokens are dropped at a shallow layer by the attention of the text; a bias of places is
 calibrated away; of tokens that resemble each other within a segment one stays.
 
-What differs or is ours: the prior of places is fitted to the video's own scores (`priors.py`), where the
-paper measures it on black frames; the threshold of likeness; that duplicates still fill what budget is
-left. The paper's segment-aware causal mask, which keeps the shallow layers of the decoder within segments,
-is left out: methods here choose tokens and leave the decoder's own attention as it is.
+What differs or is ours: the prior of places is fitted to the video's own scores (`adatp_steps/prior.py`),
+where the paper measures it on black frames; the threshold of likeness; that duplicates still fill what
+budget is left. The paper's segment-aware causal mask, which keeps the shallow layers of the decoder within
+segments, is left out: methods here choose tokens and leave the decoder's own attention as it is.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from adatp.adatp_steps.prior import time_of, without_place
 from adatp.budget import BudgetError, Schedule, scaled_cut
 from adatp.flops import DecoderShape
-from adatp.methods.adatp import segments_of
 from adatp.methods.base import Method
-from adatp.methods.priors import time_of, without_place
+from adatp.methods.segments import segments_of
 from adatp.methods.selection import top, top_first
 from adatp.methods.token_plan import Cut, Rule
 from adatp.prefill import Prefill

@@ -125,6 +125,7 @@ class PromptReader:
             lambda b: measured(original[b]),
             tower_attention,
             self.strict,
+            lambda b: relevance.frame_embeddings(original[b]),
         )
         return Reading(layouts, grids, relevance, self.method.plan(prefill), past, input_ids.shape[1])
 

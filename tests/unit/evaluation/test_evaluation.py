@@ -30,7 +30,7 @@ from adatp.evaluation.entrants import BASELINES, VANILLA
 from adatp.evaluation.runner import TowerCache, fingerprint, view_of
 from adatp.evaluation.statistics import bootstrap_interval, mcnemar_p
 from adatp.evaluation.worlds import TINY
-from adatp.methods import METHODS
+from adatp.methods import METHODS, VARIANTS
 from adatp.tiny import world
 from training.validation import prompt
 
@@ -105,7 +105,7 @@ def test_entrants_are_methods_at_targets_and_vanilla_always() -> None:
         "adatp@0.2",
         "blind",
     ]
-    assert names() == [*METHODS, "blind", "single_frame"]
+    assert names() == [*METHODS, *VARIANTS, "blind", "single_frame"]
     keys = [each.key for each in entrants(names(), [0.5])]
     assert len(keys) == len(set(keys)) == len(names())
     with pytest.raises(KeyError):
@@ -118,8 +118,17 @@ def test_ablations_change_one_thing_each() -> None:
     assert full.key == "full@0.3" == others[0].reference
     for other in others:
         changed = {k: v for k, v in vars(other.method).items() if getattr(full.method, k) != v}
-        assert len(changed) == 1 + (other.label == "neither"), other.label
+        assert len(changed) <= 1 + (other.label in ("neither", "2 first layers")), other.label
+        assert changed, other.label  # what is so already is no variant
     assert len({each.key for each in [full, *others]}) == 1 + len(others)
+    paper, *others = ablations([0.3], 12, paper=True)
+    assert paper.method == AdaTP.paper(flops=0.3)
+    assert next(each for each in others if each.label == "early on").method == AdaTP.paper(0.3, early="on")
+
+
+def test_the_papers_method_is_asked_by_its_name() -> None:
+    [_, own] = entrants(["adatp-paper"], [0.3])
+    assert (own.key, own.method) == ("adatp-paper@0.3", AdaTP.paper(flops=0.3))
 
 
 # --- asking ---

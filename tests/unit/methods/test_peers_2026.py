@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from adatp.adatp_steps.prior import time_of, without_place
 from adatp.budget import BudgetError
 from adatp.methods import FastVID, FlashVID, HoliTom, ShaRP, VCast, VidCom2, VisionZip
 from adatp.methods.flashvid import diverse, most_similar_before
 from adatp.methods.holitom import static_windows
-from adatp.methods.priors import time_of, without_place
 from adatp.methods.sharp import repeats
 from adatp.methods.sinks import damped
 from adatp.methods.token_plan import Cut, LiveTokens
