@@ -2,8 +2,8 @@
 
 Run: python benchmarks/segments.py --world scenes --json docs/results/segments.json
 
-For each threshold it says how many of the true scene changes are found within a frame, how many cuts are true,
-and how far the cuts agree with those of the head at the paper's 0.95.
+For each threshold it says how many true scene changes are found, how many cuts are true, and how far the cuts
+agree with those of the head at the paper's 0.95. A cut that is one frame off counts.
 """
 
 from __future__ import annotations

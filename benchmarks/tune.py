@@ -32,8 +32,17 @@ from adatp.evaluation import (
 SPLIT = "validation"
 
 
-def clock(todo: int) -> Callable[[str | None], None]:
-    """Says on stderr how far it is and how long it will take, once a minute."""
+class TimeIsUp(Exception):  # noqa: N818
+    """A run was to stop by itself."""
+
+
+def clock(todo: int, until: float | None = None) -> Callable[[str | None], None]:
+    """Says on stderr how far it is and how long it will take, once a minute.
+
+    Args:
+        todo: answers that are missing.
+        until: when to raise `TimeIsUp`, by `time.monotonic`; None: never.
+    """
     begun, done, last = time.monotonic(), 0, 0.0
 
     def told(skipped: str | None) -> None:
@@ -42,6 +51,8 @@ def clock(todo: int) -> Callable[[str | None], None]:
             print(f"skipped: {skipped}", file=sys.stderr)
             return
         done, now = done + 1, time.monotonic()
+        if until is not None and now > until:
+            raise TimeIsUp
         if now - last > 60 or done in (20, todo):
             last = now
             left = (todo - done) * (now - begun) / done / 60
@@ -51,7 +62,13 @@ def clock(todo: int) -> Callable[[str | None], None]:
 
 
 def tune(
-    session: Session, names: list[str], targets: list[float], lengths: list[int], limit: int, work: Path
+    session: Session,
+    names: list[str],
+    targets: list[float],
+    lengths: list[int],
+    limit: int,
+    work: Path,
+    until: float | None = None,
 ) -> dict[str, Any]:
     """What wins for each method, and all that was tried.
 
@@ -62,6 +79,7 @@ def tune(
         lengths: frames of the clips.
         limit: questions of each length.
         work: the work file, from which a run that was stopped goes on.
+        until: when to stop, by `time.monotonic`; None: when all is answered.
     """
     world = world_of(session.processor)
     who: list[Entrant] = entrants([], [])
@@ -70,7 +88,7 @@ def tune(
     with Results(work) as results:
         results.pin("command", "tune")
         asked = sum(len(results.answers[each.key, length]) for each in who for length in lengths)
-        told = clock(len(who) * len(lengths) * limit - asked)
+        told = clock(len(who) * len(lengths) * limit - asked, until)
         evaluate(session, who, lengths, SPLIT, limit, results, told, world)
         rows, skipped = summarise(results)
         facts = {each.label: each.facts()["settings"] for each in who}
