@@ -20,9 +20,11 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 import proof_tables
 import tune
-from adatp import Session
+from adatp import AdaTP, Session
 from adatp.errors import AdaTPError
 from adatp.evaluation import (
     Disturbance,
@@ -69,13 +71,17 @@ class Part:
 
 
 def best_peers(tuned: dict[str, Any]) -> list[str]:
-    """The peers that were right most often on `validation` with their best parameters, the best first."""
-    accuracy = {
-        name: found["accuracy"]
-        for name, found in tuned["methods"].items()
-        if name not in PLAIN and found["accuracy"] is not None
-    }
-    return sorted(accuracy, key=lambda name: -accuracy[name])[:PEERS]
+    """The best peers on `validation`, with their best parameters, the best first.
+
+    Each is compared with AdaTP where both have an answer, as not every peer reaches every target.
+    """
+    ours: dict[str, float] = tuned["methods"]["adatp"]["cells"]
+    ahead = {}
+    for name, found in tuned["methods"].items():
+        shared = found["cells"].keys() & ours.keys()
+        if name not in PLAIN and shared:
+            ahead[name] = fmean(found["cells"][cell] - ours[cell] for cell in shared)
+    return sorted(ahead, key=lambda name: -ahead[name])[:PEERS]
 
 
 def asked(wanted: Sequence[str], targets: Sequence[float], tuned: dict[str, Any]) -> list[Entrant]:
@@ -175,7 +181,37 @@ def run(
         rows, skipped = summarise(results)
         pins = {name: value for name, value in results.pins.items() if not name.startswith("run ")}
         facts = {**pins, "rows": rows, "against_adatp": proof_tables.against(results, who, part.frames)}
+    if part.name == "relevance":
+        facts["auc"] = relevance_auc(session, part.frames[0], min(120, part.limit))
     (folder / f"{part.name}.json").write_text(json.dumps({**facts, "skipped": skipped}, indent=1) + "\n")
+
+
+def relevance_auc(session: Session, frames: int, clips: int) -> dict[str, float]:
+    """How well relevance tells frames with evidence from others, as it gets worse: area under the ROC curve.
+
+    Args:
+        session: of the model, whose tower has a partner.
+        frames: of a clip.
+        clips: questions of `validation`; those whose evidence is in all frames or in none don't count.
+
+    Returns:
+        Name of the disturbance -> mean over questions; 0.5 is chance.
+    """
+    world, method = world_of(session.processor), AdaTP(flops=0.5, relevance="siglip", early="off")
+    areas: dict[str, list[float]] = {}
+    for seed, question in world.benchmark("validation", frames, clips):
+        clip = world.make_clip(seed, frames, "validation")
+        shown = world.shown(clip, question)
+        if shown.all() or not shown.any():
+            continue
+        prompt = session.prepare(clip.frames, question.text)
+        for name in WORSE:
+            worse = Disturbance.named(name).method(method, seed)
+            [notes] = session.read(prompt, worse).report.notes
+            found = np.array(notes["frame_relevance"])
+            higher = found[shown][:, None] - found[~shown]
+            areas.setdefault(name, []).append(float(((higher > 0) + 0.5 * (higher == 0)).mean()))
+    return {name: fmean(values) for name, values in areas.items()}
 
 
 def missing(part: Part, who: Sequence[Entrant], results: Results | None = None) -> int:
@@ -241,10 +277,9 @@ def main() -> None:
             session = Session(args.model, device=args.device)
             tuning = args.out / "tune.json"
             if args.estimate and not tuning.exists():
-                tuned: dict[str, Any] = {
-                    "tuned": {},
-                    "methods": {name: {"accuracy": 0.0} for name in tune.tunable()},
-                }
+                tuned: dict[str, Any] = {"tuned": {}, "methods": {}}
+                for name in tune.tunable():  # which peers will be the best changes little of the time
+                    tuned["methods"][name] = {"cells": {"": 0.0}}
             else:
                 tuned = tuned_settings(session, args.out, args.scale, until)
             chosen = [part for part in every if part.name in wanted]

@@ -157,10 +157,12 @@ def ablated(data: dict[str, Any]) -> str:
 
 
 def under(data: dict[str, Any]) -> str:
-    """A row a method and target, a column a disturbance."""
+    """A row a method and target, a column a disturbance; first how good relevance is, where that is known."""
     kinds = list(dict.fromkeys(row.get("disturbance", "none") for row in data["rows"]))
     found = {(name_of(row), row["flops_target"], row.get("disturbance", "none")): row for row in data["rows"]}
     lines = []
+    if "auc" in data:
+        lines.append(["AUC of relevance", "", *(f"{data['auc'][kind]:.3f}" for kind in kinds)])
     for name, target in dict.fromkeys((name_of(row), row["flops_target"]) for row in data["rows"]):
         cells = [found.get((name, target, kind)) for kind in kinds]
         shown = "" if target is None else f"{100 * target:g} %"

@@ -22,14 +22,27 @@ TUNED = {
     "tuned": {"vcast": {"temperature": 2.0}, "adatp": {"tau_d": 0.5}},
     "methods": {
         "vcast": {
+            "cells": {"a": 0.86, "b": 0.66},
             "accuracy": 0.8,
             "default_accuracy": 0.7,
             "settings": {"temperature": 2.0},
             "tried": {"vcast": 0.7},
         },
-        "holitom": {"accuracy": 0.6, "default_accuracy": 0.6, "settings": {}, "tried": {"holitom": 0.6}},
-        "adatp": {"accuracy": 0.9, "default_accuracy": 0.9, "settings": {}, "tried": {"adatp": 0.9}},
-        "sharp": {"accuracy": None, "default_accuracy": None, "settings": {}, "tried": {}},
+        "holitom": {
+            "cells": {"a": 0.82},
+            "accuracy": 0.6,
+            "default_accuracy": 0.6,
+            "settings": {},
+            "tried": {"holitom": 0.6},
+        },
+        "adatp": {
+            "cells": {"a": 0.9, "b": 0.7},
+            "accuracy": 0.9,
+            "default_accuracy": 0.9,
+            "settings": {},
+            "tried": {"adatp": 0.9},
+        },
+        "sharp": {"cells": {}, "accuracy": None, "default_accuracy": None, "settings": {}, "tried": {}},
     },
 }
 
@@ -124,6 +137,8 @@ def test_all_parts_go_on_and_fill_the_page(
     assert "| early off | 27.3 % |" in text
     assert "| adatp | 27.3 % |" in text
     assert "relevance:4" in text
+    [auc] = [line for line in text.splitlines() if line.startswith("| AUC of relevance |")]
+    assert all(0 <= float(cell) <= 1 for cell in auc.split("|")[3:-1])
     (out / "tune.json").write_text(json.dumps(TUNED))
     command(monkeypatch, "--out", str(out), "--parts", "tables")
     assert "| vcast | `temperature` = 2.0 | 70.0 | 80.0 | 1 |" in page.read_text()

@@ -52,7 +52,8 @@ def best(
     Returns:
         ``settings``: the parameters that differ from the defaults, empty where nothing is better than these;
         ``accuracy`` of the winner and ``default_accuracy``, means over all rows; ``tried``: label -> that.
-        Only candidates count that have a row wherever any has one.
+        ``cells``: length and target -> accuracy of the winner. Only candidates count that have a row wherever
+        any has one.
     """
     kind = METHODS[name]
     defaults = {each.name: each.default for each in fields(kind)}
@@ -64,7 +65,7 @@ def best(
     most = max(map(len, cells.values()), default=0)
     means = {label: fmean(found.values()) for label, found in cells.items() if len(found) == most}
     if not means:
-        return {"settings": {}, "accuracy": None, "default_accuracy": None, "tried": {}}
+        return {"settings": {}, "accuracy": None, "default_accuracy": None, "tried": {}, "cells": {}}
     winner = max(means, key=lambda label: (means[label], label == name))
     changed = {
         parameter: value
@@ -76,4 +77,5 @@ def best(
         "accuracy": means[winner],
         "default_accuracy": means.get(name),
         "tried": means,
+        "cells": {f"{frames} frames, {target:g}": right for (frames, target), right in cells[winner].items()},
     }
