@@ -25,7 +25,7 @@ from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import AdaTP, Method
-from adatp.methods.adatp import segments_of
+from adatp.methods.segments import segments_of
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Cut, Rule, TokenPlan
 from adatp.prefill import Prefill

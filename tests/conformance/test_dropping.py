@@ -76,7 +76,12 @@ def test_dropping_equals_masking(
     agree.masked(model, record, run.report.kept, real, within=limit(family, dtype))
 
 
-@pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
+CONTENT = {"duplicates": "video", "ranking": "both", "shares": "distinct", "prior": "video", "soften": True}
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2}], ids=str
+)
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
 def test_frames_of_any_number_of_tokens(
     relevance: Any, setting: dict[str, Any], prune: AdaTP, agree: Agree

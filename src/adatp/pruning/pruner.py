@@ -76,7 +76,15 @@ class Pruner:
         scored = method.scored_layers(shape)
         reuse = self._frame_reuse(tower)
         intro: str = getattr(family, "video_intro", "")
-        signal = choose_signal(method.relevance_signal, model, tower, self._processor, self._questions, intro)
+        signal = choose_signal(
+            method.relevance_signal,
+            model,
+            tower,
+            self._processor,
+            self._questions,
+            intro,
+            method.pooled_frames,
+        )
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         record, timer = Record(), Timer(model.device)

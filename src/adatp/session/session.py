@@ -51,7 +51,8 @@ class Session:
         """Read the config and the processor.
 
         Args:
-            source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+            source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model
+                (`adatp.tiny.EMBEDDED`); None: the first embedded model.
             device: a torch device, or "auto": CUDA where there is one.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
             trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
@@ -100,7 +101,7 @@ class Session:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the small model that ships with the package."""
+        """Whether this is the first of the small models that ship with the package."""
         return self.source == str(CHECKPOINT)
 
     # Prompts.
