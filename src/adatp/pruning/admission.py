@@ -13,7 +13,7 @@ from torch import nn
 from adatp.engine import attention_module
 from adatp.errors import AdaTPError
 from adatp.flops import layer_types
-from adatp.models import Family, UnsupportedModelError, family_of
+from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention"}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -25,7 +25,7 @@ class PruningError(AdaTPError, RuntimeError):
 
 
 def family_for(model: Any) -> Family:
-    """The model's family.
+    """The model's family; the general rule for one that is given videos and that nobody registered.
 
     Raises:
         UnsupportedModelError: it is not known; where a family file is all that is missing, the message says
@@ -33,8 +33,11 @@ def family_for(model: Any) -> Family:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     try:
-        return family_of(model_type)
+        return family_of(model_type).of(model)
     except UnsupportedModelError as error:
+        if reads_videos(model):
+            allow_general_rule(model_type)
+            return family_of(model_type).of(model)
         try:
             attention_module(model.get_decoder().layers[0])
         except (AttributeError, ValueError):

@@ -78,7 +78,7 @@ class Pruner:
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         record, timer = Record(), Timer(model.device)
-        watch = TowerWatch(model, family, tower, timer, probe, reuse)
+        watch = TowerWatch(model, family, family.encoder(model) or tower, timer, probe, reuse)
         requests = Requests(
             PromptReader(method, model.config, family, shape, signal, self._strict),
             Accountant(method, model.config, family, shape, signal.kind, every_logit),

@@ -26,7 +26,7 @@ from adatp.checkpoint import (
     check_weights,
 )
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
-from adatp.models import UnsupportedModelError, family_of
+from adatp.models import UnsupportedModelError, allow_general_rule, family_of
 from adatp.session.errors import LoadError
 from adatp.tiny import CHECKPOINT  # its import also makes AutoProcessor know the embedded model's processor
 
@@ -91,7 +91,9 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     try:
         family_of(raw["model_type"])
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{source}: {error}") from None
+        if not (trust_remote_code and raw.get("auto_map")):
+            raise UnsupportedModelError(f"{source}: {error}") from None
+        allow_general_rule(raw["model_type"])  # tried on what the checkpoint's own code makes of videos
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_config(config)
