@@ -15,7 +15,6 @@ from adatp.methods.vanilla import Vanilla
 from agreement import Agree
 from families import (
     ENGINE,
-    FAMILIES,
     IMAGE,
     VIDEO,
     Prompt,
@@ -28,7 +27,7 @@ from families import (
 )
 from oracle import recorded
 from rounding import limit, no_float32_islands
-from suite import GREEDY, ONE, RAGGED, STEPS, batches, dropped, engine, feature, skip_broken_cache
+from suite import EVERY, GREEDY, ONE, RAGGED, STEPS, batches, dropped, engine, feature, skip_broken_cache
 
 
 def dropping_cases() -> list[Any]:
@@ -46,7 +45,7 @@ def dropping_cases() -> list[Any]:
     ]
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
-        for family in FAMILIES
+        for family in EVERY
         for case in (every if family in (*ENGINE, Qwen3VL, Qwen35) else some)
         if case[0] in family.attentions
     ]

@@ -13,19 +13,18 @@ from adatp.methods.vanilla import Vanilla
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
-    FAMILIES,
     LlavaOnevision,
     batch,
     build,
 )
-from suite import GREEDY, LATE, ONE, VERSION, engine, feature, generated_logits
+from suite import EVERY, GREEDY, LATE, ONE, VERSION, engine, feature, generated_logits
 
 
 @pytest.mark.skipif(
     VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
     reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
 )
-@feature("warned", [family for family in FAMILIES if family.found])
+@feature("warned", [family for family in EVERY if family.found])
 def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)

@@ -101,7 +101,7 @@ class Look(Merge):
 told: list[tuple[Tensor, Tensor]] = []
 
 
-@feature("scores")
+@feature("tower")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
 def test_methods_see_the_visual_tokens_and_the_towers_attention(

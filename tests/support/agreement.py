@@ -8,6 +8,7 @@ mark (``suite.feature``). The summary prints the largest error of each feature, 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,11 @@ def agree(record_property: Callable[[str, object], None]) -> Agree:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--every-setting",
+        action="store_true",
+        help="run all settings of the families that take turns in them",
+    )
+    parser.addoption(
         "--families", action="store_true", help="write the table of families and features: docs/families.md"
     )
 
@@ -90,11 +96,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.every_setting:
+        left_out = taking_turns(items)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in set(left_out)]
     for item in items:
         for mark in item.iter_markers("feature"):
             family = item.callspec.params["family"].name  # type: ignore[attr-defined]
             item.user_properties.append(("feature", [mark.args[0], family]))
+
+
+def taking_turns(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """What is left out where families share the settings of a test: each runs one of them, of dropping two.
+
+    The settings (attention, cache, batch, when tokens are cut) go round: the next family runs another one, so
+    that all of a test's settings, and with them all pairs of their values, run on one family or another.
+    """
+    from more_families import MORE  # not before torchvision is on the path
+
+    turn = {family: number for number, family in enumerate(MORE)}
+    groups: dict[tuple[str, Any], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("family")  # type: ignore[attr-defined]
+        if isinstance(family, type) and family in turn and item.get_closest_marker("feature"):
+            groups[item.nodeid.split("[")[0], family].append(item)
+    left_out: list[pytest.Item] = []
+    tests = {test: number for number, test in enumerate(dict.fromkeys(test for test, _ in groups))}
+    for (test, family), settings in groups.items():
+        count = len(settings)
+        step = next(step for step in range(round(0.618 * count), 2 * count + 2) if math.gcd(step, count) == 1)
+        runs = 2 if settings[0].get_closest_marker("feature").args[0] == "drop" else 1  # type: ignore[union-attr]
+        chosen = {((runs * turn[family] + run) * step + tests[test]) % count for run in range(runs)}
+        left_out += [item for number, item in enumerate(settings) if number not in chosen]
+    return left_out
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -139,8 +175,7 @@ def families_seen(results: Results) -> dict[str, Any]:
     """What ``adatp models`` and the page of families tell: by family and feature ``yes``, or why not."""
     import transformers  # not before torchvision is on the path
 
-    from families import FAMILIES
-    from suite import FEATURES
+    from suite import EVERY, FEATURES
 
     def cell(family: Any, feature: str) -> str:
         told = {"passed": "yes", "failed": "fails in the suite"}
@@ -150,7 +185,7 @@ def families_seen(results: Results) -> dict[str, Any]:
     return {
         "transformers": transformers.__version__,
         "features": FEATURES,
-        "families": {family.name: {name: cell(family, name) for name in FEATURES} for family in FAMILIES},
+        "families": {family.name: {name: cell(family, name) for name in FEATURES} for family in EVERY},
     }
 
 

@@ -12,16 +12,22 @@ from torch import Tensor
 
 from adatp import AdaTP
 from adatp.flops import DecoderShape
-from families import ENGINE, FAMILIES, IMAGE, VIDEO, Gemma3, Prompt, Qwen35
+from families import ENGINE, FAMILIES, IMAGE, VIDEO, Gemma3, Prompt, Qwen35, VideoLlama3Whole
+from more_families import MORE
 
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
+
+EVERY = [*FAMILIES, *MORE]
+"""Families that the suite asks everything of. Of the second part it runs few settings of each test."""
+REPEATED = [*EVERY, VideoLlama3Whole]
 
 FEATURES = {
     "keep all": "keeping every token changes no bit of what `generate` and a single call give",
     "drop": "dropping equals, in prefill and decode, whole caches whose dropped tokens each layer's own mask "
     "hides; eager, SDPA, flash attention's conventions; dynamic and static caches",
     "batch": "rows of a left-padded batch equal their single runs, rows of equal length need no mask",
-    "scores": "the scores that tokens are chosen by are rows of eager attention, in the tower as well",
+    "scores": "the scores that tokens are chosen by are rows of eager attention",
+    "tower": "methods that choose by the vision tower's attention are told what each token received there",
     "merge": "averaging tokens equals averaging them in a masked run",
     "beams": "beam search",
     "sampling": "sampling, several return sequences",
@@ -58,7 +64,7 @@ batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "
 
 
 def feature(
-    name: str, among: Sequence[Any] = FAMILIES, *, every_attention: bool = False
+    name: str, among: Sequence[Any] = EVERY, *, every_attention: bool = False
 ) -> Callable[[Any], Any]:
     """A test of this feature, of every family that has it, and with every attention of each if asked."""
     assert FEATURES[name]

@@ -135,7 +135,7 @@ class Family(ABC):
             real,
             grids,
             video_token_id=config.image_token_id if images else config.video_token_id,
-            not_text=() if images else [config.image_token_id],
+            not_text=() if images else [config.image_token_id, getattr(config, "audio_token_id", -1)],
             cells=self.cells(call, grids),
         )
 

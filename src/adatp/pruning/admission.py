@@ -70,6 +70,8 @@ def check_decoder(config: Any) -> None:
             f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
             "dropped between them: load the model with 'sdpa'"
         )
+    if getattr(config, "num_kv_shared_layers", 0):  # they would see keys that are dropped by then
+        raise PruningError("decoders whose last layers share the keys of earlier ones can't be pruned")
     if any(getattr(config, name, None) for name in ("kv_lora_rank", "index_topk")):
         raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
 

@@ -22,7 +22,7 @@ class Encoded:
         parts: tokens of each part, (n, d): a part is a video, or one of its frames.
         thw: (V, 3) int64, temporal steps, rows and columns of each video in patches; None: not given.
         frames: number of frames of each video; None: not given.
-        size: height and width of a frame in pixels, or (0, 0).
+        size: height and width of a frame in pixels or patches, or (0, 0).
         newline: (d,) the embedding that stands for no place in a video; None: the model has none.
     """
 
@@ -41,6 +41,8 @@ class Encoded:
         shapes = [shape for name, shape in tower.shapes.items() if "pixel_values" in name]
         shape = max(shapes, key=len, default=())
         size = (shape[-2], shape[-1]) if len(shape) >= 4 else (0, 0)
+        if (sizes := _integers(tower.kwargs, ("sizes",), 2)) is not None:  # of frames cut into patches
+            size = (int(sizes[0][0]), int(sizes[0][1]))
         if frames is None and len(shape) == 5:  # videos, frames, channels, height, width
             frames = [shape[1]] * shape[0]
         if thw is not None and thw.shape[1] != 3:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -16,7 +17,6 @@ from adatp.models.family import EncoderMethod, Family, TowerCall
 from adatp.models.general.encoded import Encoded, parts_of
 from adatp.models.general.placeholders import Placeholders, find_placeholders, other_tokens
 from adatp.models.general.videos import grids_of
-from adatp.models.shared.patch_grid import split_frames
 from adatp.tower_flops import plain_tower_flops
 
 _TOWERS = ("visual", "vision_tower", "vision_model", "video_tower")
@@ -65,19 +65,17 @@ class GeneralRule(Family):
 
     @override
     def of(self, model: Any) -> Family:
-        return GeneralRule(model)
+        return type(self)(model)
 
     @override
     def encoder(self, model: Any) -> EncoderMethod:
         return EncoderMethod(model.base_model, self._method, parts_of)
 
     def tower(self, model: Any) -> nn.Module:
-        """The vision tower under one of its usual names; it is not watched."""
+        """The vision tower under one of its usual names, or all of the model; it is not watched."""
         found = [getattr(model.base_model, name, None) for name in _TOWERS]
         towers = [module for module in found if isinstance(module, nn.Module)]
-        if not towers:
-            raise GeneralRuleError("the general rule does not know the vision tower of this model")
-        return towers[0]
+        return towers[0] if towers else cast(nn.Module, model.base_model)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
         """Not known."""
@@ -107,7 +105,8 @@ class GeneralRule(Family):
             found = find_placeholders(config, call["input_ids"], 1, images)
             mask = Placeholders(found.mask, 1)
             guessed = [found.mask.new_zeros(count, 1) for count in mask.counts if count]
-            encoded = Encoded.of(TowerCall(call, guessed))
+            shapes = {name: tuple(value.shape) for name, value in call.items() if _is_pixels(value)}
+            encoded = Encoded.of(TowerCall(call, guessed, shapes=shapes))
             return Derived(grids_of(config, encoded, mask, images), mask)
         encoded = Encoded.of(tower, self._newline)
         placeholders = find_placeholders(config, call["input_ids"], encoded.tokens, images)
@@ -126,7 +125,8 @@ class GeneralRule(Family):
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The projected tokens: where the tower's own features are is not known."""
-        return split_frames(Encoded.of(tower, self._newline).features(), grids)
+        videos = torch.split(Encoded.of(tower, self._newline).features(), [math.prod(grid) for grid in grids])
+        return [video.view(grid[0], -1, video.shape[1]) for video, grid in zip(videos, grids, strict=True)]
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """An estimate: a plain transformer of the sizes that the vision config names, else 0."""
@@ -143,6 +143,10 @@ class GeneralRule(Family):
 
 
 _MARK = -1
+
+
+def _is_pixels(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _parameters(base: Any) -> Sequence[str]:
