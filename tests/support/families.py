@@ -65,7 +65,11 @@ class Family:
     any_size = False  # whether a frame's tokens follow its size
     side = 16  # of the smallest frame that shows a grid of tokens, in pixels
     several_videos = images_beside = True  # in one prompt
+    louder_projector = False  # where its tokens would be lost beside what they are added to
     tower_known = True  # whether methods can read what the vision tower's tokens receive
+    static_cache = True  # whether transformers gives it the masks of a dynamic one
+    in_chunks = True  # whether transformers can read its prompts in chunks
+    may_end_with_video = True  # whether transformers can read a prompt that ends with a video's last token
     found = True  # by transformers' generate, which counts and cuts videos by video_token_id
     unfound = "transformers' `generate` counts a video's tokens by `video_token_id`, these are others"
     compresses = False  # whether the processor leaves out tokens of what stands still
@@ -804,6 +808,8 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
                 parameter.mul_(5)
             elif "mm_input_projection" in name:  # Gemma 3 makes it zero
                 parameter.normal_()
+            elif "projector" in name and parameter.ndim == 2 and family.louder_projector:
+                parameter.mul_(20)
             elif name.endswith("A_log"):
                 parameter.fill_(-3)  # a state that lasts
     return model

@@ -37,6 +37,7 @@ class Qwen25OmniThinker(Qwen25VL):
     """Qwen2.5-VL's tower and decoder, and an audio tower beside."""
 
     name = "qwen2_5_omni_thinker"
+    may_end_with_video = False
     model_class = of_transformers("Qwen2_5OmniThinkerForConditionalGeneration")
 
     @staticmethod
@@ -72,6 +73,7 @@ class Qwen3OmniMoeThinker(Qwen3VL):
     """Qwen3-VL's tower with DeepStack, a mixture of experts, an audio tower beside."""
 
     name = "qwen3_omni_moe_thinker"
+    may_end_with_video = False
 
     @classmethod
     def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -172,6 +174,7 @@ class Glm4vMoe(Glm4v):
     """The first layer is dense, the others choose among experts."""
 
     name = "glm4v_moe"
+    attentions = ("eager", "sdpa")  # transformers takes its positions for packed sequences under flash attention
     model_class = of_transformers("Glm4vMoeForConditionalGeneration")
 
     @classmethod
@@ -196,6 +199,7 @@ class Ernie45VL(Qwen2VL):
     """Two temporal steps become one; visual tokens have experts of their own."""
 
     name = "ernie4_5_vl_moe"
+    attentions = ("eager", "sdpa")  # as GLM-4.5V
     model_class = of_transformers("Ernie4_5_VLMoeForConditionalGeneration")
 
     @staticmethod
@@ -258,6 +262,7 @@ class Cosmos3Edge(Qwen2VL):
     name = "cosmos3_edge"
     model_class = of_transformers("Cosmos3EdgeForConditionalGeneration")
     step = 1
+    tokens_a_frame = 16
 
     @staticmethod
     def last_attention(model: Any) -> Any:
@@ -265,7 +270,7 @@ class Cosmos3Edge(Qwen2VL):
 
     @staticmethod
     def config() -> Any:
-        vision = {**CLIP, "num_hidden_layers": 2, "num_patches": 16}
+        vision = {**CLIP, "num_hidden_layers": 2, "num_patches": 64}
         vision.pop("image_size")
         text = {**qwen_text(head_dim=8), "hidden_act": "relu2"}
         return of_transformers("Cosmos3EdgeConfig")(
@@ -274,14 +279,14 @@ class Cosmos3Edge(Qwen2VL):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 4, 95)]
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
 
     @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return {
-            "pixel_values_videos": torch.randn(frames * 16, 3 * 4 * 4, generator=generator),
-            "video_grid_thw": torch.tensor([[frames, 4, 4]]),
+            "pixel_values_videos": torch.randn(frames * 64, 3 * 4 * 4, generator=generator),
+            "video_grid_thw": torch.tensor([[frames, 8, 8]]),
         }
 
     @staticmethod
@@ -367,16 +372,19 @@ class MuseSpark(MuseGlimmer):
 
 
 class Molmo2(Family):
-    """3 x 3 patches pooled to a token; all frames' tokens see each other, in one block."""
+    """2 x 2 patches pooled to a token; all frames' tokens see each other, in one block."""
 
     name = "molmo2"
+    attentions = ("eager", "sdpa")  # flash attention has no mask by which frames see each other
     tower_known = False
     model_class = of_transformers("Molmo2ForConditionalGeneration")
     token = IMAGE
+    tokens_a_frame = 16
+    louder_projector = True
 
     @staticmethod
     def config() -> Any:
-        vision = {**CLIP, "image_size": [16, 16], "num_position_embeddings": 16, "head_dim": 12}
+        vision = {**CLIP, "image_size": [32, 32], "num_position_embeddings": 64, "head_dim": 12}
         adapter = {
             "vision_feature_layer": [-2, -3],
             "hidden_size": 24,
@@ -404,7 +412,7 @@ class Molmo2(Family):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        return [token for frame in range(frames) for token in (80 + frame % 8, 97, *[IMAGE] * 4, 98)]
+        return [token for frame in range(frames) for token in (80 + frame % 8, 97, *[IMAGE] * 16, 98)]
 
     @classmethod
     def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -414,12 +422,20 @@ class Molmo2(Family):
     def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
         """Which patches of all frames a token pools: 2 x 2 here."""
         generator = torch.Generator().manual_seed(seed)
-        patches = torch.arange(frames * 16).view(frames, 2, 2, 2, 2).transpose(2, 3).reshape(-1, 4)
+        patches = torch.arange(frames * 64).view(frames, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 4)
         return {
-            "pixel_values_videos": torch.randn(frames, 16, 3 * 4 * 4, generator=generator),
+            "pixel_values_videos": torch.randn(frames, 64, 3 * 4 * 4, generator=generator),
             "video_token_pooling": patches,
-            "video_grids": torch.tensor([[frames, 2, 2]]),
+            "video_grids": torch.tensor([[frames, 4, 4]]),
         }
+
+    @staticmethod
+    def joined(name: str, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Patches are counted over all the videos of a batch."""
+        if name == "video_token_pooling":
+            before = [sum(part.numel() for part in parts[:number]) for number in range(len(parts))]
+            parts = [part + count for part, count in zip(parts, before, strict=True)]
+        return torch.cat(parts)
 
     @classmethod
     def lacks(cls) -> dict[str, str]:
@@ -430,6 +446,7 @@ class PerceptionLM(LlavaOnevision):
     """One tower for images and videos, one run a video."""
 
     name = "perception_lm"
+    in_chunks = False
     tower_known = False
     model_class = of_transformers("PerceptionLMForConditionalGeneration")
     trailing = 0
@@ -464,7 +481,7 @@ class MiniCPMV46(Qwen35):
     tower_known = False
     model_class = of_transformers("MiniCPMV4_6ForConditionalGeneration")
     configuration = of_transformers("MiniCPMV4_6Config")
-    tokens_a_frame = 4
+    tokens_a_frame = 16
     several_videos = False
     multimodal_rope = False
     ids: ClassVar[dict[str, int]] = {}
@@ -472,7 +489,7 @@ class MiniCPMV46(Qwen35):
     @classmethod
     def config(cls) -> Any:
         text = Qwen35.config().text_config.to_dict()
-        vision = {**CLIP, "hidden_size": 32, "num_hidden_layers": 3, "image_size": 32}
+        vision = {**CLIP, "hidden_size": 32, "num_hidden_layers": 3, "image_size": 64}
         return cls.configuration(
             text_config={**text, "model_type": "qwen3_5_text"},
             vision_config=vision,
@@ -485,14 +502,14 @@ class MiniCPMV46(Qwen35):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        return [token for _ in range(frames) for token in (94, *[VIDEO] * 4, 95)]
+        return [token for _ in range(frames) for token in (94, *[VIDEO] * 16, 95)]
 
     @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return {
-            "pixel_values_videos": torch.randn(1, 3, 4, frames * 64 * 4, generator=generator),
-            "target_sizes_videos": torch.tensor([[8, 8]] * frames),
+            "pixel_values_videos": torch.randn(1, 3, 4, frames * 256 * 4, generator=generator),
+            "target_sizes_videos": torch.tensor([[16, 16]] * frames),
         }
 
     @staticmethod
@@ -537,6 +554,7 @@ class Gemma4(Family):
     """Frames of any size, pooled; every other layer has a window; each layer has inputs of its own."""
 
     name = "gemma4"
+    tokens_a_frame = 16
     model_class = of_transformers("Gemma4ForConditionalGeneration")
     full = (1, 3, 5)
     attentions = ("eager", "sdpa")
@@ -551,7 +569,7 @@ class Gemma4(Family):
         "head_dim": 12,
         "patch_size": 4,
         "pooling_kernel_size": 2,
-        "position_embedding_size": 16,
+        "position_embedding_size": 64,
     }
 
     @staticmethod
@@ -560,8 +578,8 @@ class Gemma4(Family):
 
     @staticmethod
     def pooled(received: torch.Tensor) -> torch.Tensor:
-        """Patches in raster order, 4 x 4 a frame."""
-        return received.view(-1, 2, 2, 2, 2).mean((2, 4)).flatten()
+        """Patches in raster order, 8 x 8 a frame."""
+        return received.view(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
 
     @classmethod
     def config(cls) -> Any:
@@ -594,7 +612,7 @@ class Gemma4(Family):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 4, 95)]
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
 
     @classmethod
     def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -602,23 +620,23 @@ class Gemma4(Family):
 
     @staticmethod
     def places(frames: int) -> torch.Tensor:
-        """(frames, 16, 2): column and row of each patch."""
-        row, column = torch.cartesian_prod(torch.arange(4), torch.arange(4)).unbind(1)
+        """(frames, 64, 2): column and row of each patch."""
+        row, column = torch.cartesian_prod(torch.arange(8), torch.arange(8)).unbind(1)
         return torch.stack([column, row], 1).expand(frames, -1, -1)
 
     @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return {
-            "pixel_values_videos": torch.rand(frames, 16, 3 * 4 * 4, generator=generator),
+            "pixel_values_videos": torch.rand(frames, 64, 3 * 4 * 4, generator=generator),
             "video_position_ids": cls.places(frames),
             "num_frames_per_video": torch.tensor([frames]),
         }
 
     @classmethod
     def image(cls) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        pixels = torch.rand(1, 16, 3 * 4 * 4, generator=torch.Generator().manual_seed(9))
-        return torch.tensor([94, *[IMAGE] * 4, 95]), {
+        pixels = torch.rand(1, 64, 3 * 4 * 4, generator=torch.Generator().manual_seed(9))
+        return torch.tensor([94, *[IMAGE] * 16, 95]), {
             "pixel_values": pixels,
             "image_position_ids": cls.places(1),
         }
@@ -628,6 +646,7 @@ class Gemma4Unified(Gemma4):
     """No tower: patches are projected; a frame's tokens see each other."""
 
     name = "gemma4_unified"
+    static_cache = False
     tower_known = False
     model_class = of_transformers("Gemma4UnifiedForConditionalGeneration")
     configuration = of_transformers("Gemma4UnifiedConfig")
@@ -640,18 +659,26 @@ class Gemma4Unified(Gemma4):
         "output_proj_dims": 24,
     }
 
+    @classmethod
+    def lacks(cls) -> dict[str, str]:
+        why = "the masks that transformers gives a second turn are not those of one sequence, pruned or not"
+        return {**super().lacks(), "turns": why}
+
     @staticmethod
     def places(frames: int) -> torch.Tensor:
-        """(frames, 4, 2)."""
-        row, column = torch.cartesian_prod(torch.arange(2), torch.arange(2)).unbind(1)
+        """(frames, 16, 2)."""
+        row, column = torch.cartesian_prod(torch.arange(4), torch.arange(4)).unbind(1)
         return torch.stack([column, row], 1).expand(frames, -1, -1)
 
     @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
-        return {
-            **super().pixels(frames, seed),
-            "pixel_values_videos": super().pixels(frames, seed)["pixel_values_videos"][:, :4],
-        }
+        made = super().pixels(frames, seed)
+        return {**made, "pixel_values_videos": made["pixel_values_videos"][:, :16]}
+
+    @classmethod
+    def image(cls) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        ids, made = super().image()
+        return ids, {**made, "pixel_values": made["pixel_values"][:, :16]}
 
 
 MORE: list[Any] = [

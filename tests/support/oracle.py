@@ -109,7 +109,7 @@ ONE_BLOCK = 9
 
 
 def seeing_each_other(model: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Types as `in_one_picture` takes them, of a call of the multimodal model; None: every token is text to it."""
+    """Types as `in_one_picture` takes them, of a call of the multimodal model; None: no tokens do."""
     types = kwargs.get("mm_token_type_ids")
     if types is None:
         return kwargs.get("token_type_ids")
@@ -184,7 +184,7 @@ def recorded(model: Any) -> Iterator[Record]:
             record.types = torch.cat([record.types, types], 1)
 
     def after(_: Any, args: Any, output: Tensor) -> None:
-        record.logits.append(output[:, -1])
+        record.logits.append(finished(model, output[:, -1]))
 
     handles = [
         model.base_model.register_forward_pre_hook(told, with_kwargs=True),
@@ -250,7 +250,15 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
             **beside_of(record),
         )
     config._attn_implementation = attention
-    return model.lm_head(hidden.last_hidden_state)
+    return finished(model, model.lm_head(hidden.last_hidden_state))
+
+
+def finished(model: Any, logits: Tensor) -> Tensor:
+    """What a model makes of the numbers that come out of its last linear map."""
+    text = model.config.get_text_config()
+    logits = logits * getattr(text, "output_multiplier", 1.0)
+    cap = getattr(text, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def masking_error(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], real: Tensor) -> float:
