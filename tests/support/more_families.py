@@ -174,7 +174,10 @@ class Glm4vMoe(Glm4v):
     """The first layer is dense, the others choose among experts."""
 
     name = "glm4v_moe"
-    attentions = ("eager", "sdpa")  # transformers takes its positions for packed sequences under flash attention
+    attentions = (
+        "eager",
+        "sdpa",
+    )  # transformers takes its positions for packed sequences under flash attention
     model_class = of_transformers("Glm4vMoeForConditionalGeneration")
 
     @classmethod

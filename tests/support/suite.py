@@ -87,7 +87,9 @@ def skip_broken_cache(family: Any, cache: str | None) -> None:
     if cache == "static" and issubclass(family, Qwen35) and VERSION <= (5, 12):
         pytest.skip("transformers up to 5.12 has no static cache beside states, pruned or not")
     if cache == "static" and not family.static_cache:
-        pytest.skip("transformers' masks for a static cache forget which tokens see each other, pruned or not")
+        pytest.skip(
+            "transformers' masks for a static cache forget which tokens see each other, pruned or not"
+        )
     if cache == "static" and family is Gemma3 and VERSION == (5, 16):
         pytest.skip("transformers 5.16 writes beyond the end of a static cache's window, pruned or not")
 

@@ -72,6 +72,10 @@ class Family(ABC):
         """The family as far as this one model goes."""
         return self
 
+    def register_classes(self) -> None:
+        """Make transformers' auto classes know the models, where it has no classes for them."""
+        return
+
     # --- the vision tower ---
 
     def encoder(self, model: Any) -> EncoderMethod | None:

@@ -89,7 +89,7 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
-        family_of(raw["model_type"])
+        family_of(raw["model_type"]).register_classes()
     except UnsupportedModelError as error:
         if not (trust_remote_code and raw.get("auto_map")):
             raise UnsupportedModelError(f"{source}: {error}") from None
