@@ -14,7 +14,14 @@ from adatp.torchvision_guard import BROKEN  # before transformers
 
 # isort: split
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+)
 
 from adatp.checkpoint import (
     CheckpointError,
@@ -148,7 +155,7 @@ def load_model(
         if os.path.isdir(source) and not trust_remote_code:
             config = load_config(source)
             check_weights(Path(source), config, lambda: _without_weights(config))
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = _auto_class(source, trust_remote_code).from_pretrained(
             source,
             dtype=dtype,
             output_loading_info=True,
@@ -159,6 +166,16 @@ def load_model(
             raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
         check_generation(model.generation_config)
     return model.to(place).eval()
+
+
+def _auto_class(source: str, trust_remote_code: bool) -> Any:
+    """The class that loads it: the one that a checkpoint's own code stands for, or that transformers has."""
+    if not trust_remote_code:
+        return AutoModelForImageTextToText
+    raw, _ = PreTrainedConfig.get_config_dict(source)
+    own = raw.get("auto_map") or {}
+    classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
+    return next((each for each in classes if each.__name__ in own), AutoModelForImageTextToText)
 
 
 def _without_weights(config: Any) -> Any:

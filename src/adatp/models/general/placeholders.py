@@ -39,7 +39,7 @@ class Placeholders:
         return [[len(list(run)) for found, run in groupby(row) if found] for row in rows]
 
 
-def find_placeholders(config: Any, input_ids: Tensor, tokens: int, images: bool) -> Placeholders:
+def find_placeholders(config: Any, input_ids: Tensor, tokens: int | None, images: bool) -> Placeholders:
     """The placeholders that so many encoded tokens fill, or several times so many.
 
     A model that uses those of images for videos has brackets around a video's, by which they are found.
@@ -47,7 +47,7 @@ def find_placeholders(config: Any, input_ids: Tensor, tokens: int, images: bool)
     Args:
         config: the model's.
         input_ids: (B, L) int64.
-        tokens: that were encoded.
+        tokens: that were encoded; None: nothing is, yet.
         images: whether they were encoded as images.
 
     Raises:
@@ -60,7 +60,9 @@ def find_placeholders(config: Any, input_ids: Tensor, tokens: int, images: bool)
             continue
         mask = _between_brackets(config, input_ids, input_ids == token)
         count = int(mask.sum())
-        if count and count % tokens == 0 and len(mask) % (count // tokens) == 0:
+        if count and tokens is None:
+            return Placeholders(mask, 1)
+        if count and tokens and count % tokens == 0 and len(mask) % (count // tokens) == 0:
             return Placeholders(mask, count // tokens)
         found[name] = count
     held = (

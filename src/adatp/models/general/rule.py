@@ -102,12 +102,11 @@ class GeneralRule(Family):
         """Derived anew for every batch. Without the tower's call, as far as the prompts say it."""
         images = self.encoded_as == "image"
         if tower is None:
-            found = find_placeholders(config, call["input_ids"], 1, images)
-            mask = Placeholders(found.mask, 1)
-            guessed = [found.mask.new_zeros(count, 1) for count in mask.counts if count]
+            placeholders = find_placeholders(config, call["input_ids"], None, images)
+            guessed = [placeholders.mask.new_zeros(count, 1) for count in placeholders.counts if count]
             shapes = {name: tuple(value.shape) for name, value in call.items() if _is_pixels(value)}
             encoded = Encoded.of(TowerCall(call, guessed, shapes=shapes))
-            return Derived(grids_of(config, encoded, mask, images), mask)
+            return Derived(grids_of(config, encoded, placeholders, images), placeholders)
         encoded = Encoded.of(tower, self._newline)
         placeholders = find_placeholders(config, call["input_ids"], encoded.tokens, images)
         return Derived(grids_of(config, encoded, placeholders, images), placeholders, encoded.cells())
