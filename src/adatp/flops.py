@@ -14,75 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from adatp.mixers import CHUNK, DeltaNet, LatentAttention, ShortConvolution
+
 PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 
 _DYCOKE_STEPS = 100
-# Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention.
-_CHUNK = 64
-# What a config calls the sizes of a `DeltaNet`.
-_DELTA_NET = {
-    "key_heads": "linear_num_key_heads",
-    "value_heads": "linear_num_value_heads",
-    "key_dim": "linear_key_head_dim",
-    "value_dim": "linear_value_head_dim",
-    "kernel": "linear_conv_kernel_dim",
-}
 # What configs call the parts of a mixture of experts.
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _VISITED = ("num_experts_per_tok", "moe_k", "top_k_experts")
 _SHARED = ("n_shared_experts", "moe_num_shared_experts")
 _FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")
-
-
-@dataclass(frozen=True)
-class DeltaNet:
-    """The sizes of linear attention by a gated delta net: a state for each value head, no keys of the past.
-
-    Attributes:
-        layers: the decoder layers that have it in the place of full attention, ascending.
-        key_heads: query and key heads.
-        value_heads: value heads.
-        key_dim: width of a query or key head.
-        value_dim: width of a value head.
-        kernel: tokens that the causal convolution over queries, keys and values sees.
-    """
-
-    layers: tuple[int, ...]
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    kernel: int
-
-    @classmethod
-    def from_config(cls, config: Any, layers: Sequence[int]) -> "DeltaNet":
-        """Read the sizes from a text config of transformers.
-
-        Raises:
-            ValueError: the config lacks one of them, so its linear attention is of another kind.
-        """
-        if not all(hasattr(config, name) for name in _DELTA_NET.values()):
-            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
-        sizes = {size: getattr(config, name) for size, name in _DELTA_NET.items()}
-        return cls(layers=tuple(layers), **sizes)
-
-    def macs(self, hidden: int, chunk: int) -> int:
-        """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
-
-        The rule takes whole chunks as matrices, and what it computes between a chunk's tokens is counted as
-        dense as it is computed; the triangular systems it solves there (0.1 % of a layer of Qwen3.5-9B) are
-        left out, as FlopCounterMode does, and so is what fills up the last chunk.
-
-        Args:
-            hidden: width of the hidden states.
-            chunk: tokens of a chunk; 0: one token updates the state by itself.
-        """
-        keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
-        linear = hidden * (2 * keys + 3 * values + 2 * self.value_heads)
-        convolution = self.kernel * (2 * keys + values)
-        state = 3 * self.key_dim * self.value_dim  # read by key, written, read by query
-        within = chunk * (2 * self.key_dim + self.value_dim)
-        return linear + convolution + self.value_heads * (state + within)
 
 
 @dataclass(frozen=True)
@@ -99,11 +40,14 @@ class DecoderShape:
         vocab: entries of the vocabulary.
         windows: of each layer the sliding window, None where it attends to everything; empty: all do.
         experts: experts that each layer's router chooses among; 0: there is none.
-        delta_net: the linear attention of some layers, if any. Full attention is then gated by a second query
-            projection, as in every model of transformers that has both and reads video.
+        delta_net: what some layers have in the place of attention, if any: linear attention or a short
+            convolution.
         dense: of a mixture of experts the layers that are none.
         dense_intermediate: width of the MLP in these.
         mlp_maps: linear maps of an MLP: three if it is gated, else two.
+        gated: whether full attention is gated by a second query projection.
+        beside: width of the inputs that each layer has of its own besides the hidden states; 0: none.
+        latent: how keys and values are made, where they are cached in a compressed form.
         uneven: key/value heads and head width of each layer, where layers differ; empty: they do not.
     """
 
@@ -116,10 +60,13 @@ class DecoderShape:
     vocab: int
     windows: tuple[int | None, ...] = ()
     experts: int = 0
-    delta_net: DeltaNet | None = None
+    delta_net: DeltaNet | ShortConvolution | None = None
     dense: tuple[int, ...] = ()
     dense_intermediate: int = 0
     mlp_maps: int = 3
+    gated: bool = False
+    beside: int = 0
+    latent: LatentAttention | None = None
     uneven: tuple[tuple[int, int], ...] = ()
 
     @classmethod
@@ -134,6 +81,7 @@ class DecoderShape:
         """
         kinds = layer_types(config)
         linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
+        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
         windows = tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds)
         heads, experts, intermediate = config.num_attention_heads, 0, 0
         sizes = _attention_sizes(config)
@@ -143,6 +91,8 @@ class DecoderShape:
             width = config.moe_intermediate_size
             width = width if isinstance(width, int) else width[0]
             intermediate = (visited + _named(config, _SHARED)) * width
+            if narrow := _named(config, ("moe_hidden_size",)):  # experts between two maps to fewer numbers
+                intermediate = intermediate * narrow // config.hidden_size + -(-2 * narrow // 3)
             intermediate += getattr(config, "shared_expert_intermediate_size", 0)
         return cls(
             layers=config.num_hidden_layers,
@@ -154,10 +104,15 @@ class DecoderShape:
             vocab=config.vocab_size,
             windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=DeltaNet.from_config(config, linear) if linear else None,
+            delta_net=ShortConvolution(short, config.conv_L_cache)
+            if short
+            else (DeltaNet.from_config(config, linear) if linear else None),
             dense=dense,
             dense_intermediate=config.intermediate_size if dense else 0,
             mlp_maps=2 if getattr(config, "hidden_act", None) == "relu2" else 3,
+            gated=hasattr(config, "qk_scale_factor"),  # Muse's, as no other's
+            beside=getattr(config, "hidden_size_per_layer_input", None) or 0,
+            latent=LatentAttention.from_config(config),
             uneven=tuple(sizes) if len({*sizes}) > 1 else (),
         )
 
@@ -189,6 +144,8 @@ class DecoderShape:
 
     def width_of(self, layer: int) -> int:
         """Query heads times head width of this layer."""
+        if self.latent is not None:
+            return self.heads * self.latent.key
         return self.heads * (self.uneven[layer][1] if self.uneven else self.head_dim)
 
     @cached_property
@@ -197,10 +154,27 @@ class DecoderShape:
 
         Of a mixture of experts, in a layer that is one.
         """
-        gate = 0 if self.delta_net is None else self.hidden * self.width
+        if self.latent is not None:
+            return self.latent.macs(self.hidden, self.heads) + self._mlp_macs
+        gate = self.hidden * self.width if self.gated or isinstance(self.delta_net, DeltaNet) else 0
+        gate += (
+            3 * self.hidden * self.beside
+        )  # made for all layers at once, scaled by the states, mapped back
         return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
 
-    def delta_macs(self, tokens: Sequence[int], chunk: int = _CHUNK) -> int:
+    def key_macs(self, layer: int) -> int:
+        """Multiply-accumulates that make a key and its value out of what is cached, where that is compressed."""
+        return 0 if self.latent is None else self.latent.expanding(self.heads)
+
+    def pair_macs(self, layer: int) -> int:
+        """Multiply-accumulates of one query and one key, value included."""
+        return (
+            2 * self.width_of(layer)
+            if self.latent is None
+            else self.heads * (self.latent.key + self.latent.value)
+        )
+
+    def delta_macs(self, tokens: Sequence[int], chunk: int = CHUNK) -> int:
         """Multiply-accumulates of the layers with a delta net, MLP included, see `DeltaNet.macs`.
 
         Args:
@@ -324,8 +298,8 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
         held = shape.held(layer, context[layer])
         growing = shape.held(layer, context[layer] + steps) - held  # steps until a sliding window is full
         read = steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
-        keys += read * shape.width_of(layer)
-    macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + 2 * keys
+        keys += read * (shape.pair_macs(layer) + shape.key_macs(layer))
+    macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + keys
     macs += shape.delta_macs([steps] * shape.layers, chunk=0)
     return 2 * macs + lm_head_flops(shape, steps)
 
@@ -380,7 +354,8 @@ def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: Sequence[int
     macs = shape.delta_macs(tokens)
     for layer in shape.key_layers:
         keys = tokens[layer] + shape.held(layer, past[layer])
-        macs += tokens[layer] * (shape.attention_layer_macs(layer) + 2 * keys * shape.width_of(layer))
+        macs += tokens[layer] * (shape.attention_layer_macs(layer) + keys * shape.pair_macs(layer))
+        macs += keys * shape.key_macs(layer)
     return macs
 
 

@@ -684,6 +684,96 @@ class Gemma4Unified(Gemma4):
         return ids, {**made, "pixel_values": made["pixel_values"][:, :16]}
 
 
+class Lfm3VL(Qwen2VL):
+    """Short convolutions in half of the layers, and windows; convolutions between patches in the tower."""
+
+    name = "lfm3_vl"
+    model_class = of_transformers("Lfm3VlForConditionalGeneration")
+    tower_known = False
+    multimodal_rope = False
+    full = (1, 3, 5)
+    attentions = ("eager", "sdpa")
+
+    @classmethod
+    def lacks(cls) -> dict[str, str]:
+        return {"assisted": "transformers assists no model with a state", **super().lacks()}
+
+    @staticmethod
+    def config() -> Any:
+        kinds = ["conv", "full_attention", "sliding_attention", "full_attention", "conv", "full_attention"]
+        text = {"model_type": "lfm3", **TEXT, "layer_types": kinds, "sliding_window": 24, "head_dim": 8}
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        kinds = ["conv", "full_attention"]
+        return of_transformers("Lfm3VlConfig")(
+            text_config={**text, "conv_L_cache": 3},
+            vision_config={**vision, "num_key_value_heads": 1, "patch_size": 4, "layer_types": kinds},
+            projector_hidden_size=16,
+            tie_word_embeddings=False,
+            **QWEN_TOKENS,
+        )
+
+
+class KimiK25(Qwen2VL):
+    """Latent attention; a run for every few frames, which are pooled to one."""
+
+    name = "kimi_k25"
+    model_class = of_transformers("Kimi_K25ForConditionalGeneration")
+    tower_known = False
+    multimodal_rope = False
+    tokens_a_frame = 16
+
+    @staticmethod
+    def config() -> Any:
+        latent = {
+            "q_lora_rank": 8,
+            "kv_lora_rank": 8,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 4,
+            "v_head_dim": 8,
+        }
+        experts = {"moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+        text = {"model_type": "deepseek_v3", **TEXT, "num_key_value_heads": 4, **latent, **experts}
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        return of_transformers("Kimi_K25Config")(
+            text_config={**text, "topk_group": 1, "first_k_dense_replace": 1},
+            vision_config={**vision, "patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8},
+            projection_hidden_size=32,
+            tie_word_embeddings=False,
+            **QWEN_TOKENS,
+        )
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
+        """Two frames each."""
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            "pixel_values_videos": torch.randn(frames * 128, 3, 4, 4, generator=generator),
+            "video_grid_thw": torch.tensor([[2, 8, 8]] * frames),
+        }
+
+    @staticmethod
+    def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+        return torch.tensor([94, *[IMAGE] * 16, 95]), {
+            "pixel_values": pixels,
+            "image_grid_thw": torch.tensor([[1, 8, 8]]),
+        }
+
+
 MORE: list[Any] = [
     Qwen25OmniThinker,
     Qwen3OmniMoeThinker,
@@ -703,5 +793,7 @@ MORE: list[Any] = [
     MiniCPMOcr,
     Gemma4,
     Gemma4Unified,
+    Lfm3VL,
+    KimiK25,
 ]
 MORE = [family for family in MORE if family.model_class is not None]

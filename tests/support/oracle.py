@@ -76,9 +76,11 @@ def hidden_columns(
         return shortened
 
     layers = model.get_decoder().layers
-    linear = [
-        (number, layer.linear_attn) for number, layer in enumerate(layers) if hasattr(layer, "linear_attn")
-    ]
+    mixers = (
+        (number, getattr(layer, "linear_attn", None) or getattr(layer, "conv", None))
+        for number, layer in enumerate(layers)
+    )
+    linear = [(number, mixer) for number, mixer in mixers if mixer is not None]
     handles = [
         layer.register_forward_pre_hook(hook(number), with_kwargs=True) for number, layer in enumerate(layers)
     ]

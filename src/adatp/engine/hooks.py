@@ -34,6 +34,8 @@ from adatp.engine.uncopied import Uncopied
 from adatp.plan import Plan
 from adatp.threads import PerThread
 
+_WITH_STATES = ("linear_attention", "conv")
+"""Kinds of layers that have a state in the place of keys: they are handed the tokens that are left."""
 _PLACED = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
 """Arguments of a layer that have a rule of their own."""
 
@@ -68,7 +70,7 @@ class Engine:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
         types = getattr(decoder.config, "layer_types", None) or ()
-        self.linear = frozenset(number for number, kind in enumerate(types) if kind == "linear_attention")
+        self.linear = frozenset(number for number, kind in enumerate(types) if kind in _WITH_STATES)
         self.begin = begin
         self.end = end
         self.timed = timed

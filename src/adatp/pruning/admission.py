@@ -15,7 +15,7 @@ from adatp.errors import AdaTPError
 from adatp.flops import layer_types
 from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
 
-_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv"}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -72,8 +72,10 @@ def check_decoder(config: Any) -> None:
         )
     if getattr(config, "num_kv_shared_layers", 0):  # they would see keys that are dropped by then
         raise PruningError("decoders whose last layers share the keys of earlier ones can't be pruned")
-    if any(getattr(config, name, None) for name in ("kv_lora_rank", "index_topk")):
-        raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
+    if getattr(config, "index_topk", None):
+        raise PruningError(
+            "decoders with indexed attention can't be pruned: an index chooses keys by position"
+        )
 
 
 def unwrapped(model: Any) -> Any:

@@ -29,7 +29,7 @@ def grids_of(config: Any, encoded: Encoded, placeholders: Placeholders, images: 
         grids = by_patches(encoded.thw.tolist(), sum(encoded.shown), config)
         if len(encoded.parts) == len(grids) and [*map(math.prod, grids)] != encoded.shown:
             raise LayoutError("the general rule finds other tokens than the videos' grids have")
-        return grids
+        return _frames_joined(grids, placeholders.counts)
     videos = _videos(encoded, placeholders, images)
     frames = encoded.frames if encoded.frames is not None and len(encoded.frames) == len(videos) else None
     runs = _runs_by_video(placeholders, [sum(len(encoded.parts[p]) for p in parts) for parts in videos])
@@ -40,6 +40,18 @@ def grids_of(config: Any, encoded: Encoded, placeholders: Placeholders, images: 
         count = frames[number] if frames is not None and not images else None
         grids.append(by_runs(sum(encoded.shown[p] for p in parts), runs[number], count, encoded.size))
     return grids
+
+
+def _frames_joined(grids: list[Grid], counts: Sequence[int]) -> list[Grid]:
+    """Where each of a prompt's grids is a single frame and all have one size, they are one video's."""
+    if any(grid[0] > 1 for grid in grids):
+        return grids
+    joined: list[Grid] = []
+    for parts in _by_prompt([math.prod(grid) for grid in grids], counts):
+        frames = [grids[part] for part in parts]
+        same = len({*frames}) == 1
+        joined += [(len(frames), *frames[0][1:])] if same else frames
+    return joined
 
 
 def _videos(encoded: Encoded, placeholders: Placeholders, images: bool) -> list[list[int]]:
