@@ -163,7 +163,7 @@ class DecoderShape:
         return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
 
     def key_macs(self, layer: int) -> int:
-        """Multiply-accumulates that make a key and its value out of what is cached, where that is compressed."""
+        """Multiply-accumulates that make a key and its value of what is cached, where that is compressed."""
         return 0 if self.latent is None else self.latent.expanding(self.heads)
 
     def pair_macs(self, layer: int) -> int:

@@ -190,23 +190,28 @@ def families_seen(results: Results) -> dict[str, Any]:
 
 
 def families_section(seen: Mapping[str, Any]) -> str:
-    """A row a family and a column a feature, and the reasons where one is not there."""
+    """The types that do all, the others with what they do not do, and the reasons."""
     reasons: list[str] = []
 
-    def cell(told: str) -> str:
-        if told != "yes" and told not in reasons:
-            reasons.append(told)
-        return "yes" if told == "yes" else f"– [{reasons.index(told) + 1}]"
+    def missing(told: Mapping[str, str]) -> str:
+        found = {feature: why for feature, why in told.items() if why != "yes"}
+        reasons.extend(why for why in dict.fromkeys(found.values()) if why not in reasons)
+        return ", ".join(f"{feature} [{reasons.index(why) + 1}]" for feature, why in found.items())
 
+    lacking = {name: missing(told) for name, told in seen["families"].items()}
+    whole = ", ".join(f"`{name}`" for name, but in lacking.items() if not but)
     rows = [
-        ["", *seen["features"]],
-        ["---", *("---" for _ in seen["features"])],
-        *([f"`{name}`", *map(cell, told.values())] for name, told in seen["families"].items()),
+        ["Model type", "all but"],
+        ["---", "---"],
+        *([f"`{name}`", but] for name, but in lacking.items() if but),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- [{number}] {why}." for number, why in enumerate(reasons, 1))
     told = "\n".join(f"- **{name}**: {meaning}." for name, meaning in seen["features"].items())
-    return f"{table}\n\n{notes}\n\n{told}\n\nSeen with transformers {seen['transformers']}."
+    return (
+        f"{len(lacking)} model types. These have every feature: {whole}.\n\n{table}\n\n{notes}\n\n"
+        f"The features:\n\n{told}\n\nSeen with transformers {seen['transformers']}."
+    )
 
 
 def write_page(results: Results) -> None:

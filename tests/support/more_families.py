@@ -26,6 +26,7 @@ from families import (
 )
 
 AUDIO = 89
+VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 
 
 def of_transformers(name: str) -> Any:
@@ -196,6 +197,14 @@ class Glm4vMoe(Glm4v):
         text = qwen_text(**experts, n_shared_experts=1, first_k_dense_replace=1)
         text["rope_parameters"]["partial_rotary_factor"] = 1.0
         return of_transformers("Glm4vMoeConfig")(text_config=text, vision_config=vision, **ids)
+
+
+class GlmOcr(Glm4v):
+    """The same with a narrower head."""
+
+    name = "glm_ocr"
+    model_class = of_transformers("GlmOcrForConditionalGeneration")
+    configuration = of_transformers("GlmOcrConfig")
 
 
 class Ernie45VL(Qwen2VL):
@@ -774,6 +783,31 @@ class KimiK25(Qwen2VL):
         }
 
 
+class LlavaVideo(LlavaOnevision):
+    """A newline after every row of every frame."""
+
+    name = "llava_video"
+    model_class = LlavaVideoForConditionalGeneration if VERSION >= LEAST else None
+
+    @staticmethod
+    def config() -> Any:
+        said = LlavaOnevision.config().to_dict()
+        return LlavaVideoConfig(**{name: part for name, part in said.items() if name != "model_type"})
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [VIDEO] * (6 * frames)
+
+    @classmethod
+    def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
+        """Two of three."""
+        return placeholders.unflatten(0, (-1, 3))[:, :2].flatten(0, 1)
+
+    @classmethod
+    def encode(cls, model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return list(model.base_model.get_video_features(inputs["pixel_values_videos"]).pooler_output)
+
+
 MORE: list[Any] = [
     Qwen25OmniThinker,
     Qwen3OmniMoeThinker,
@@ -781,6 +815,7 @@ MORE: list[Any] = [
     HyperClovaX,
     Exaone45,
     Glm4vMoe,
+    GlmOcr,
     Ernie45VL,
     Cosmos3Edge,
     CohereCompass,
@@ -795,5 +830,6 @@ MORE: list[Any] = [
     Gemma4Unified,
     Lfm3VL,
     KimiK25,
+    LlavaVideo,
 ]
 MORE = [family for family in MORE if family.model_class is not None]

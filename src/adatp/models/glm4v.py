@@ -17,6 +17,7 @@ from adatp.tower_flops import packed_tower_flops
 
 @register("glm4v", checkpoint="zai-org/GLM-4.1V-9B-Thinking")
 @register("glm4v_moe", checkpoint="zai-org/GLM-4.5V")
+@register("glm_ocr", checkpoint="zai-org/GLM-OCR")
 @register("glm46v", checkpoint="zai-org/GLM-4.6V-Flash")
 class Glm4v(PatchGrid):
     """A video has the placeholders of images, between brackets of its own."""

@@ -79,13 +79,15 @@ def check_decoder(config: Any) -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model of transformers inside wrappers: PEFT's, and that of ``torch.compile``."""
+    """The model that reads and writes text, inside of wrappers: PEFT's, ``torch.compile``'s, omni models."""
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(compiled, nn.Module):
             model = compiled
         elif callable(getattr(model, "get_base_model", None)):
             model = model.get_base_model()
+        elif isinstance(getattr(model, "thinker", None), nn.Module):  # an omni model's part that writes text
+            model = model.thinker
         else:
             return model
 

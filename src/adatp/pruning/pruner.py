@@ -70,7 +70,7 @@ class Pruner:
         decoder = model.get_decoder()
         stack.enter_context(claimed(model, decoder))
         check_decoder(decoder.config)
-        shape, tower = DecoderShape.from_config(decoder.config), family.tower(model)
+        shape, tower = _shape_of(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
         reuse = self._frame_reuse(tower)
         intro: str = getattr(family, "video_intro", "")
@@ -100,6 +100,13 @@ class Pruner:
             return FrameReuse(tower, self._reuse_frames)
         except ValueError as error:
             raise PruningError(str(error)) from None
+
+
+def _shape_of(config: Any) -> DecoderShape:
+    try:
+        return DecoderShape.from_config(config)
+    except AttributeError as error:
+        raise PruningError(f"the FLOPs of this decoder are not known ({error})") from None
 
 
 def _let_go(run: weakref.ref[Run]) -> None:
