@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import LlamaConfig
 
+from adatp.models.converted.llava_video import LEAST, LlavaVideoConfig, LlavaVideoForConditionalGeneration
 from families import (
     CLIP,
     IMAGE,
