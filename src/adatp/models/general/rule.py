@@ -65,6 +65,11 @@ class GeneralRule(Family):
 
     @override
     def of(self, model: Any) -> Family:
+        if isinstance(getattr(model.base_model, "qformer", None), nn.Module):
+            raise GeneralRuleError(
+                "a Q-Former has made a few tokens of each frame already, in an order without places: there "
+                "is nothing to prune"
+            )
         return type(self)(model)
 
     @override
