@@ -6,6 +6,7 @@ Answers go to stdout; progress, warnings and errors to stderr.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -36,11 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
 
 
+@cache
+def _command() -> Any:
+    """All commands, as click knows them: Typer reads every signature for it, which takes a while."""
+    return typer.main.get_command(app)
+
+
 def _run(argv: Sequence[str] | None) -> int:
-    command: Any = typer.main.get_command(app)
     try:
         with Interrupts.noted():
-            code = command.main(args=argv, prog_name="adatp", standalone_mode=False)
+            code = _command().main(args=argv, prog_name="adatp", standalone_mode=False)
             flush()
         return 130 if code is None and Interrupts.pressed else code or 0
     except RefusedError as error:
