@@ -47,11 +47,15 @@ def write_input(folder: Path, clips: int) -> Path:
 
 def lines_in(out: Path) -> dict[int, str]:
     """The answers that are on disk, by row: whole lines of parts that are complete or not."""
-    found: dict[int, str] = {}
-    for file in sorted(out.glob("part-*.jsonl"), key=lambda file: ".work" in file.name, reverse=True):
-        for line in file.read_text().split("\n")[:-1]:
-            found[json.loads(line)["row"]] = line
-    return found
+    while True:
+        found: dict[int, str] = {}
+        try:
+            for file in sorted(out.glob("part-*.jsonl"), key=lambda file: ".work" in file.name, reverse=True):
+                for line in file.read_text().split("\n")[:-1]:
+                    found[json.loads(line)["row"]] = line
+            return found
+        except FileNotFoundError:  # it has got its final name just now
+            continue
 
 
 def compared(lines: dict[int, str]) -> list[dict[str, Any]]:
