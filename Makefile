@@ -97,7 +97,7 @@ bench: dev   ## speed of the parts, against what they replace
 bench-gpu: dev  ## time and memory of 7B shapes in bfloat16, on a GPU of 80 GB or more
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 --json docs/results/gpu-sdpa.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 \
-		--attention flash_attention_2 --json docs/results/gpu-flash.json
+		--attention flash --json docs/results/gpu-flash.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --frames 256 --repeats 3 --json docs/results/gpu-256.json
 	-$(BIN)/python benchmarks/scaling.py --shape llava-onevision-7b --json docs/results/gpu-scaling.json \
 		--plot docs/figures/gpu-scaling.png

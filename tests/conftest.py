@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import torch
 
+import device
 from running import Run
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine i
 hypothesis.settings.load_profile("suite")
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))  # `make rounding` tries other settings
+device.use()
 torch.backends.mkldnn.enabled = os.environ.get("TEST_ONEDNN", "1") != "0"
 
 BESIDE = Path(sys.prefix) / "torchvision"

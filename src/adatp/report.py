@@ -167,6 +167,11 @@ class Report:
     prompt_flops: list[tuple[int, int]] = field(default_factory=list)
 
     @property
+    def flops_ratios(self) -> list[float]:
+        """Per sample, `flops_ratio` of its prompt alone."""
+        return [pruned / vanilla for pruned, vanilla in self.prompt_flops]
+
+    @property
     def flops(self) -> Flops:
         """What the request has cost so far."""
         return self.cost(self.decode_steps)

@@ -16,12 +16,14 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -154,6 +156,40 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int, str], None]]:
             bars.update(bar, completed=done, total=total, note=note)
 
         yield update
+
+
+@contextmanager
+def downloading(source: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr while a video is downloaded, if that is a terminal.
+
+    Args:
+        source: where from.
+
+    Returns:
+        To be called with the bytes that have come, and how many there are, if that is known.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    bar = bars.add_task(plain(f"downloading {source}"), total=None)
+
+    def update(done: int, total: int | None) -> None:
+        Interrupts.check()
+        if not bars.live.is_started and not bars.disable:  # of a file on this machine there is no bar
+            bars.start()
+        bars.update(bar, completed=done, total=total)
+        if done == total:
+            bars.stop()
+
+    try:
+        yield update
+    finally:
+        bars.stop()
 
 
 def wide_console() -> Console:

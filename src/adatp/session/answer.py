@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.layout import VideoLayout
 from adatp.methods import Method
+from adatp.pruning import Run
 from adatp.report import Report
 from adatp.session.errors import PromptError
 from adatp.session.prompt import Prompt
@@ -68,6 +69,7 @@ def generate(
     settings: Mapping[str, Any],
     reuse_frames: float | None = None,
     strict: bool = False,
+    watch: Callable[[Run], object] | None = None,
 ) -> list[Answer]:
     """Answer prompts that stand in one batch.
 
@@ -80,6 +82,7 @@ def generate(
         settings: more arguments of ``generate``.
         reuse_frames: see `adatp.methods.Method.__call__`.
         strict: see there.
+        watch: called with what the method does, before the model reads the prompts.
 
     Raises:
         PromptError: the settings ask for several answers to a prompt.
@@ -93,6 +96,8 @@ def generate(
     inputs = collate(prompts, pad_token(model, processor), model.device)
     questions = [prompt.question for prompt in prompts]
     with method(model, processor, question=questions, reuse_frames=reuse_frames, strict=strict) as run:
+        if watch is not None:
+            watch(run)
         begun = time.perf_counter()
         ids = _generated(model, inputs, settings)
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
