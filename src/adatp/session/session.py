@@ -118,8 +118,9 @@ class Session:
         """Make a prompt of videos and a question, or of a chat. Needs no weights.
 
         Args:
-            videos: one video or a list of them, each a file, a `Video`, or frames (F, H, W, 3) uint8; None
-                where a chat names all its videos itself. Frames without times count as one a second.
+            videos: one video or a list of them, each a file, a folder of frame images, an address on the web,
+                a `Video`, or frames (F, H, W, 3) uint8; None where a chat names all its videos itself. Frames
+                without times count as one a second.
             question: a text; or a chat, a list of messages with ``role`` and ``content``, of which the last
                 is the user's. The content is a text, or a list of parts of the types "text", "video" and
                 "image"; a part of type "video" names a video under "video", or leaves it to ``videos``. Where
