@@ -1,7 +1,7 @@
 """Two small local tasks in the shape of MVBench's and VideoMME's documents, for the embedded model.
 
-They need no network: clips of the embedded model's world, written without loss, and questions whose answers are
-known.
+They need no network: clips of the embedded model's world, written without loss, and questions whose answers
+are known.
 """
 
 from __future__ import annotations

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from lmms_eval.api.instance import TokenCounts
+from loguru import logger
 
 from adatp.integrations.lmms_models.figures import counts_of
+from adatp.layout import LayoutError
 from adatp.methods import Method
 from adatp.models import family_of
 from adatp.session import Prompt, Session
+from adatp.session.prompt import prompt_layouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,40 +65,52 @@ def answer_calls(
     """
     replies: dict[int, Reply | Exception] = {}
     for group in _groups(session, calls):
+        given: list[Reply | Exception]
         try:
-            given: Sequence[Reply | Exception] = _answer(session, group, method, reuse_frames)
+            given = [*_answer(session, group, method, reuse_frames)]
         except Exception as error:  # of any kind: the prompts are those of others
-            alone = [group] if len(group) == 1 else [[call] for call in group]
-            given = [error] if len(group) == 1 else []
-            for one in alone if len(group) > 1 else []:
-                given = [*given, *answer_calls(session, one, method, reuse_frames)]
+            given = [error]
+            if len(group) > 1:
+                given = [answer_calls(session, [call], method, reuse_frames)[0] for call in group]
         replies.update(zip((call.number for call in group), given, strict=True))
     return [replies[call.number] for call in calls]
 
 
 def _groups(session: Session, calls: Sequence[Call]) -> list[list[Call]]:
-    """Calls of the same settings; those without a video alone."""
+    """Calls of the same settings; those that can't be pruned alone."""
     groups: dict[object, list[Call]] = {}
     for call in calls:
-        key = repr(sorted(call.settings.items())) if shows_video(session, call.prompt) else call.number
+        key = repr(sorted(call.settings.items())) if has_video(session, call.prompt) else call.number
         groups.setdefault(key, []).append(call)
     return list(groups.values())
 
 
-def shows_video(session: Session, prompt: Prompt) -> bool:
-    """Whether the inputs hold what the family takes for a video: there are prompts of images or text alone."""
+def has_video(session: Session, prompt: Prompt) -> bool:
+    """Whether a prompt has a video whose tokens can be dropped.
+
+    There are prompts of images or text alone. And where a family takes images for the frames of a video,
+    other images beside them can't be told from these.
+    """
     kind = family_of(session.config.model_type).encoded_as
-    return any("video" in name if kind == "video" else "pixel" in name for name in prompt.inputs)
+    if not any("video" in name if kind == "video" else "pixel" in name for name in prompt.inputs):
+        return False
+    try:
+        prompt_layouts(session.config, prompt)
+    except LayoutError as error:
+        logger.warning(f"a prompt is not pruned: {error}")
+        return False
+    return True
 
 
 def _answer(
     session: Session, calls: Sequence[Call], method: Method, reuse_frames: float | None
 ) -> list[Reply]:
-    settings = dict(calls[0].settings)
+    # A session is greedy where nothing is said; lmms-eval's models leave it to the checkpoint then.
+    settings = {"do_sample": bool(session.model.generation_config.do_sample), **calls[0].settings}
     longest = max(call.prompt.inputs["input_ids"].shape[1] for call in calls)
     room = session.config.get_text_config().max_position_embeddings - longest
     wanted = min(int(settings.pop("max_new_tokens", room)), max(1, room))
-    if not shows_video(session, calls[0].prompt):
+    if not has_video(session, calls[0].prompt):
         return [_without_video(session, call.prompt, wanted, settings) for call in calls]
     answers = session.answer_batch(
         [call.prompt for call in calls],

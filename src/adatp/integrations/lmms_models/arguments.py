@@ -122,6 +122,13 @@ def check_own(arguments: Arguments, taker: type | None) -> None:
 
 
 def own_parameters(taker: type) -> set[str]:
-    """The names of the arguments of lmms-eval's own model."""
-    kinds = inspect.signature(taker).parameters.values()
-    return {each.name for each in kinds if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    """The names of the arguments of lmms-eval's own model, with those that it passes on to its bases."""
+    known: set[str] = set()
+    for kind in taker.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        found = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+        known |= {each.name for each in found if each.kind is not inspect.Parameter.VAR_KEYWORD}
+        if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in found):
+            break
+    return known

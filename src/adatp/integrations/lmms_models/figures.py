@@ -42,10 +42,10 @@ def figures_of(answer: Answer, together: int) -> dict[str, float]:
             each of its documents is given its share.
 
     Returns:
-        ``prompt_tokens`` and ``prompt_visual_tokens``; ``visual_tokens``, mean of the layers after pruning, and
-        ``visual_tokens_last``, in the last layer; ``flops_ratio``, real FLOPs of the decoder's prefill over
-        vanilla's; ``prefill_tflops``, ``prefill_tflops_vanilla``, ``vision_tflops``, ``request_tflops``: real
-        FLOPs, in units of 10^12; ``milliseconds`` of ``generate``.
+        ``prompt_tokens`` and ``prompt_visual_tokens``; ``visual_tokens``, mean of the layers after pruning,
+        and ``visual_tokens_last``, in the last layer; ``flops_ratio``, real FLOPs of the decoder's prefill
+        over vanilla's; ``prefill_tflops``, ``prefill_tflops_vanilla``, ``vision_tflops``, ``request_tflops``:
+        real FLOPs, in units of 10^12; ``milliseconds`` of ``generate``.
     """
     report, row, flops = answer.report, answer.row, answer.report.flops
     visual = [layer[row] for layer in report.visual_tokens]
@@ -139,7 +139,7 @@ def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def peak_memory() -> float:
     """The most memory that this process held, in GB: of its GPU where it uses one."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

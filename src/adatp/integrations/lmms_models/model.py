@@ -15,9 +15,9 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from adatp.errors import first_line
+from adatp.errors import RefusedError, first_line
 from adatp.integrations.lmms_models.answering import Call, Reply, answer_calls
-from adatp.integrations.lmms_models.arguments import Arguments, check_own, read_arguments
+from adatp.integrations.lmms_models.arguments import check_own, read_arguments
 from adatp.integrations.lmms_models.figures import Tally, log_tallies
 from adatp.integrations.lmms_models.own import OWN_MODELS, OwnPrompts, own_class
 from adatp.integrations.lmms_models.together import Together
@@ -91,7 +91,7 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
             )
             return None
         if taker is None and wanted == "own":
-            raise NotImplementedError(f"lmms-eval has no model of the family {kind} on transformers' code")
+            raise RefusedError(f"prompts=own: lmms-eval has no model for {kind} that shows videos")
         return taker
 
     # What lmms-eval asks of a model.
@@ -113,7 +113,7 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
             RuntimeError: none could be answered.
         """
         results: list[GenerationResult] = []
-        tally, failures = Tally(), list[str]()
+        tally, failures = Tally(), []
         quiet = self.prompts.quiet() if isinstance(self.prompts, OwnPrompts) else nullcontext()
         with quiet, tqdm(total=len(requests), disable=self.rank != 0, desc="Model Responding") as bar:
             for batch in self._batches(requests):
@@ -122,12 +122,14 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
                     if isinstance(result, Exception):
                         failures.append(self._failed(request, result))
                         result = GenerationResult(text="")
-                    if not request.metadata.get("__padding_only__"):  # asked twice, so that processes keep step
+                    if not request.metadata.get("__padding_only__"):  # a copy, so that processes keep step
                         tally.add(str(request.task_name), result.token_counts, milliseconds)
                     results.append(result)
                 bar.update(len(batch))
         if requests and len(failures) == len(requests):
-            raise RuntimeError(f"none of {len(requests)} documents could be answered; the last: {failures[-1]}")
+            raise RuntimeError(
+                f"none of {len(requests)} documents could be answered; the last: {failures[-1]}"
+            )
         log_tallies(gather_object([tally]))
         return results
 

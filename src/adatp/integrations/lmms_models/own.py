@@ -30,13 +30,13 @@ class OwnModel:
 
     Attributes:
         name: its name in lmms-eval.
-        frames: its argument for the number of frames; None: it has none.
+        frames: its argument for the number of frames.
         whole_videos: whether its chat model hands every frame of a video to the processor, whatever
             ``frames`` says.
     """
 
     name: str
-    frames: str | None = "max_num_frames"
+    frames: str = "max_num_frames"
     whole_videos: bool = False
 
 
@@ -50,11 +50,12 @@ OWN_MODELS = {
     "qwen3_5_moe": OwnModel("qwen3_5"),
     "internvl": OwnModel("internvl_hf", "num_frames"),
     "gemma3": OwnModel("gemma3"),
-    "glm4v": OwnModel("glm4v", None),
-    "glm46v": OwnModel("glm4v", None),
-    "video_llava": OwnModel("video_llava", "num_frames"),
 }
-"""``model_type`` -> lmms-eval's model of that family that runs transformers' own code."""
+"""``model_type`` -> lmms-eval's model of that family that runs transformers' own code.
+
+Not among them: its ``glm4v``, which takes images alone, and its ``video_llava``, which fails with every video
+(0.7.3).
+"""
 
 
 def own_class(model_type: str, simple: bool) -> type | None:
@@ -94,7 +95,7 @@ class OwnPrompts:
             "batch_size": 1,
             "attn_implementation": arguments.attention,
             "trust_remote_code": arguments.trust_remote_code,
-            **({} if self.kind.frames is None else {self.kind.frames: arguments.frames}),
+            self.kind.frames: arguments.frames,
             **arguments.own,
         }
         known = own_parameters(taker)
@@ -102,6 +103,8 @@ class OwnPrompts:
             self.model: Any = taker(**{name: value for name, value in given.items() if name in known})
         self.model._device = torch.device(session.device)
         self.model._rank = 1  # of its own it shows no bar
+        if self.kind.name == "llava_hf":
+            self.model._image_processor = _WithoutEmptyLists(self.model._image_processor)
 
     def run(self, request: Any, tasks: Mapping[str, Any], generate: Generate) -> str:
         """Have one request answered.
@@ -138,7 +141,7 @@ class OwnPrompts:
             yield
 
     def _sampled(self, own: Any, request: Any) -> Callable[[Any], list[Any]]:
-        """``doc_to_messages`` with sampled frames in the place of videos, as the simple model samples them."""
+        """``doc_to_messages`` with sampled frames instead of videos, as the simple model samples them."""
         written = request.arguments[1]
 
         def sampled(part: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -150,6 +153,38 @@ class OwnPrompts:
             return [{**each, "content": [sampled(part) for part in each["content"]]} for each in written(doc)]
 
         return messages
+
+
+class _Placed:
+    """A model that is where it belongs, and stays there."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def to(self, *_: Any, **__: Any) -> _Placed:
+        return self
+
+    def eval(self) -> _Placed:
+        return self
+
+    def tie_weights(self) -> None:
+        pass
+
+
+class _WithoutEmptyLists:
+    """A processor that is told of no images by None: it refuses the empty list that llava_hf hands over."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, **given: Any) -> Any:
+        return self._processor(**{name: value for name, value in given.items() if value != []})
 
 
 class _Generates:
@@ -188,12 +223,12 @@ def _modules(taker: type) -> list[Any]:
 class _OneProcess:
     """What lmms-eval's models ask of accelerate, for a model that is on its device already."""
 
-    num_processes, local_process_index, process_index = 1, 0, 0
+    num_processes, process_index = 1, 0
     is_main_process = is_local_main_process = False
     distributed_type = "NO"
 
-    def __init__(self, **_: Any) -> None:
-        pass
+    def __init__(self, device: str) -> None:
+        self.local_process_index = torch.device(device).index or 0
 
     def unwrap_model(self, model: Any) -> Any:
         return model
@@ -201,12 +236,11 @@ class _OneProcess:
 
 @contextmanager
 def _weights_of(session: Session, taker: type) -> Iterator[None]:
-    """Inside, transformers loads no weights but gives the session's model, and accelerate knows one process."""
+    """Inside, transformers gives the session's model instead of loading one; accelerate knows one process."""
+    placed, accelerator = _Placed(session.model), _OneProcess(session.device)
     with ExitStack() as stack:
-        stack.enter_context(
-            patch.object(PreTrainedModel, "from_pretrained", lambda *_, **__: session.model)
-        )
+        stack.enter_context(patch.object(PreTrainedModel, "from_pretrained", lambda *_, **__: placed))
         for module in _modules(taker):
             if hasattr(module, "Accelerator"):
-                stack.enter_context(patch.object(module, "Accelerator", _OneProcess))
+                stack.enter_context(patch.object(module, "Accelerator", lambda **_: accelerator))
         yield

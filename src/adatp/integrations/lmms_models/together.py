@@ -28,7 +28,9 @@ class Together(Generic[Call, Reply, Result]):
         self._answer = answer
         self._events: SimpleQueue[tuple[int, Call, Future[Reply]] | int] = SimpleQueue()
 
-    def run(self, requests: Sequence[Callable[[Callable[[Call], Reply]], Result]]) -> list[Result | Exception]:
+    def run(
+        self, requests: Sequence[Callable[[Callable[[Call], Reply]], Result]]
+    ) -> list[Result | Exception]:
         """Run all requests to their ends.
 
         Args:
@@ -74,8 +76,8 @@ class Together(Generic[Call, Reply, Result]):
             for _, reply in waiting:
                 reply.set_exception(error)
             raise
-        for (_, future), reply in zip(waiting, replies, strict=True):
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
+        for (_, future), given in zip(waiting, replies, strict=True):
+            if isinstance(given, Exception):
+                future.set_exception(given)
             else:
-                future.set_result(reply)
+                future.set_result(given)

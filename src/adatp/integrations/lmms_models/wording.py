@@ -60,7 +60,9 @@ def media_of(request: Any, tasks: Mapping[str, Any], simple: bool) -> list[str]:
         else:
             _, written, _, number, task, split = request.arguments
             messages = written(tasks[task][split][number])
-            shown = [part.get("url") for each in messages for part in each["content"] if part["type"] != "text"]
+            shown = [
+                part.get("url") for each in messages for part in each["content"] if part["type"] != "text"
+            ]
     except Exception:  # of any kind: this may be what made the request fail
         return ["its media can't be named"]
     names = [str(each) if isinstance(each, str) else type(each).__name__ for each in shown]
