@@ -29,15 +29,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, processor = build(family), PROCESSORS[family]()
         if family.name != "llava_onevision":
             model = model.to(torch.bfloat16)
-        parts = "{% for part in message['content'] %}"
-        text = "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        template = processor.chat_template.replace(parts, text + parts)
-        processor.chat_template = template.replace(
-            "{% endfor %}<|im_end|>", "{% endfor %}{% endif %}<|im_end|>"
-        )
+        if processor.chat_template is not None:
+            processor.chat_template = _taking_texts(processor.chat_template)
         model.save_pretrained(folder / family.name)
         processor.save_pretrained(folder / family.name)
     return folder
+
+
+def _taking_texts(template: str) -> str:
+    parts, end = "{% for part in message['content'] %}", "{% endfor %}<|im_end|>"
+    text = "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    return template.replace(parts, text + parts).replace(end, end.replace("<", "{% endif %}<", 1))
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_every_family_is_pruned(checkpoints: Path, tmp_path: Path, family: str) 
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     tasks = write_task(tmp_path / "tasks", [Question("what is the red ball ?", [clip])])
     arguments = {"pretrained": checkpoints / family, "frames": FRAMES, "prompts": "adatp"}
-    results = evaluate("adatp", {**arguments, "method": "uniform-grid", "flops": 0.6}, tasks)
+    results = evaluate("adatp", {**arguments, "method": "uniform_grid", "flops": 0.6}, tasks)
     [sample] = results["samples"]["asked"]
     [counts] = sample["token_counts"]
     assert counts["visual_tokens"] < counts["prompt_visual_tokens"]

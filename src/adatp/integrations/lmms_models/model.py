@@ -127,9 +127,7 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
                     results.append(result)
                 bar.update(len(batch))
         if requests and len(failures) == len(requests):
-            raise RuntimeError(
-                f"none of {len(requests)} documents could be answered; the last: {failures[-1]}"
-            )
+            raise RuntimeError(f"none of {len(requests)} documents has an answer; the last: {failures[-1]}")
         log_tallies(gather_object([tally]))
         return results
 
