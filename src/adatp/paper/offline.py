@@ -17,13 +17,40 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from adatp.paper.plan import Model, Plan, Task
 from adatp.tiny.world import ANSWERS, benchmark, make_clip
 
 TASKS = ("adatp_mvbench", "adatp_videomme")
 """The names of the two tasks."""
 
+METRICS = ("mvbench_accuracy", "videomme_perception_score")
+"""Their metrics."""
+
+FRAMES, DOCUMENTS = 8, 8
+"""Size of what ``--offline-check`` asks."""
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HOME": "{folder}/hub", "HF_DATASETS_CACHE": "{folder}/datasets"}
+"""No hub, and no cache but one in the folder."""
+
 SPLIT = "test"
 """The split of the world that the clips come from."""
+
+
+def offline_plan(folder: Path) -> Plan:
+    """Vanilla and AdaTP on the embedded model.
+
+    Args:
+        folder: where the tasks are written.
+    """
+    write_tasks(folder / "tasks", FRAMES, DOCUMENTS)
+    tasks = (Task(name, metric, DOCUMENTS) for name, metric in zip(TASKS, METRICS, strict=True))
+    return Plan(
+        models=(Model("embedded", "embedded", 0.3),),
+        tasks=tuple(tasks),
+        frames=FRAMES,
+        budgets=(0.273,),
+        include_path=str(folder / "tasks"),
+    )
 
 
 def write_tasks(folder: Path, frames: int, documents: int) -> None:
