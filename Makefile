@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test versions versions-full lmms-eval lint types rounding fuzz bench bench-gpu results bias train clean
+.PHONY: setup dev demo test ray lmms-eval versions versions-full lint types rounding fuzz bench bench-gpu results bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -44,6 +44,20 @@ demo: setup  ## answer a question about the shipped clip with the embedded model
 
 test: lint types  ## everything that continuous integration checks
 	$(BIN)/python -m pytest --numprocesses 2
+
+# Ray pins what the rest does not want: it gets an environment beside the one it borrows everything else from.
+RAY_VENV ?= .venv-ray
+
+$(RAY_VENV)/.done: $(VENV)/.dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+		> $$($(@D)/bin/python -c "import site; print(site.getsitepackages()[0])")/beside.pth
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'ray[data]'
+	touch $@
+
+ray: $(RAY_VENV)/.done  ## Ray Data, on a cluster of two actors on this machine
+	RAY_USAGE_STATS_ENABLED=0 $(RAY_VENV)/bin/python -m pytest tests/ray
 
 # Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
 EXACT_TESTS := tests/conformance/test_keep_all.py tests/conformance/test_dropping.py tests/conformance/test_batches.py
@@ -98,7 +112,7 @@ bench: dev   ## speed of the parts, against what they replace
 bench-gpu: dev  ## time and memory of 7B shapes in bfloat16, on a GPU of 80 GB or more
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 --json docs/results/gpu-sdpa.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 \
-		--attention flash_attention_2 --json docs/results/gpu-flash.json
+		--attention flash --json docs/results/gpu-flash.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --frames 256 --repeats 3 --json docs/results/gpu-256.json
 	-$(BIN)/python benchmarks/scaling.py --shape llava-onevision-7b --json docs/results/gpu-scaling.json \
 		--plot docs/figures/gpu-scaling.png
@@ -126,4 +140,4 @@ train: dev  ## the embedded model anew, into runs/tiny (80 minutes and more; sto
 	$(BIN)/python -m training.train --out runs/tiny
 
 clean:
-	rm -rf $(VENV) $(LMMS)
+	rm -rf $(VENV) $(RAY_VENV) $(LMMS)

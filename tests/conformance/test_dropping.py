@@ -153,7 +153,7 @@ def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
     where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
-    assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
+    assert all(torch.isin(where.cpu(), layer[0]).all() for layer in run.report.kept)
     agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=limit(family))
 
 

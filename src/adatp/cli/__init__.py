@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ablate, ask, bias, demo, evaluate, flops, models, paper, show
+from adatp.cli import ablate, ask, bias, demo, evaluate, flops, models, paper, run, serve, show
 from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
@@ -83,7 +83,9 @@ app.command()(flops.flops)
 app.command()(models.models)
 app.command("eval")(evaluate.evaluate)
 app.command()(ablate.ablate)
+app.command()(run.run)
 app.command()(bias.bias)
 app.command()(show.show)
 app.command()(demo.demo)
 app.command()(paper.paper)
+app.command()(serve.serve)

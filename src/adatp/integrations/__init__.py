@@ -1,1 +1,1 @@
-"""adatp inside the tools of others; each module needs the tool that it is named after."""
+"""Other people's tools that run adatp, a module a tool; each needs an extra of its own."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatp.layout import Grid
-from adatp.models.family import TowerCall
+from adatp.models.family import Times, TowerCall
 from adatp.models.registry import register
 from adatp.models.shared import PatchGrid
+from adatp.models.shared.step_times import step_distances
 from adatp.tower_flops import packed_tower_flops
 
 
@@ -46,6 +47,14 @@ class Qwen25VL(PatchGrid):
             token=d * merge**2 * (d * merge**2 + vision.out_hidden_size),
             pairs=pairs,
         )
+
+    def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
+        """The processor says one distance of steps for each video."""
+        inputs, mean, vision = dict(inputs), inputs.get("second_per_grid_ts"), config.vision_config
+        steps = [time[:: vision.temporal_patch_size] for time in times]
+        if mean is not None:
+            inputs["second_per_grid_ts"] = step_distances(mean, steps, vision.tokens_per_second)
+        return inputs
 
 
 def _window(vision: Any) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from adatp.methods import AdaTP, Method
+from adatp.pruning import Run
 from adatp.session import loading
 from adatp.session.answer import Answer, batches, generate, read
 from adatp.session.errors import LoadError
@@ -217,6 +218,7 @@ class Session:
         max_new_tokens: int = MAX_NEW_TOKENS,
         reuse_frames: float | None = None,
         strict: bool = False,
+        watch: Callable[[Run], object] | None = None,
         **generation: Any,
     ) -> list[Answer]:
         """Answer several prompts together, each as it is answered alone.
@@ -230,6 +232,8 @@ class Session:
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
+            watch: called with each batch's `Run` before the model reads it: what the method did can be read
+                there while answers are still written.
             generation: more arguments of ``model.generate``.
 
         Returns:
@@ -252,6 +256,7 @@ class Session:
                 generation,
                 reuse_frames,
                 strict,
+                watch,
             )
             answers.update(zip(numbers, given, strict=True))
         return [answers[number] for number in range(len(prompts))]
@@ -262,6 +267,8 @@ class Session:
         method: Method | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> Stream:
         """Answer a prompt, and give the text piece by piece as it comes.
@@ -270,6 +277,8 @@ class Session:
             prompt: from `prepare`.
             method: the pruning method; None: as of `answer`.
             max_new_tokens: longest answer, in tokens.
+            reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``; without beams.
 
         Returns:
@@ -279,12 +288,14 @@ class Session:
         Raises:
             AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
         """
-        method = self._chosen([prompt], method, max_new_tokens, strict=False)
+        method = self._chosen([prompt], method, max_new_tokens, strict)
         model = self.model
 
         def run(streamer: Any) -> Answer:
             settings = {**generation, "streamer": streamer}
-            [answer] = generate(model, self.processor, [prompt], method, max_new_tokens, settings)
+            [answer] = generate(
+                model, self.processor, [prompt], method, max_new_tokens, settings, reuse_frames, strict
+            )
             return answer
 
         return Stream(self.processor, run)
@@ -309,7 +320,7 @@ class Session:
             images: as of `prepare`.
             frames: how many to sample, uniformly, from a file.
             max_new_tokens: longest answer, in tokens.
-            generation: more arguments of ``model.generate``.
+            generation: more arguments of `answer`, ``model.generate``'s among them.
 
         Raises:
             AdaTPError: as of `prepare` and `answer`.
