@@ -38,8 +38,8 @@ def figures_of(answer: Answer, together: int) -> dict[str, float]:
 
     Args:
         answer: of a prompt with a video.
-        together: how many documents were answered in its batch. FLOPs and time are known of a batch, and
-            each of its documents is given its share.
+        together: how many documents were answered in its batch. Time, and the FLOPs of all but the prefill,
+            are known of a batch, and each of its documents is given its share.
 
     Returns:
         ``prompt_tokens`` and ``prompt_visual_tokens``; ``visual_tokens``, mean of the layers after pruning,
@@ -49,14 +49,15 @@ def figures_of(answer: Answer, together: int) -> dict[str, float]:
     """
     report, row, flops = answer.report, answer.row, answer.report.flops
     visual = [layer[row] for layer in report.visual_tokens]
+    pruned, vanilla = report.prompt_flops[row]
     return {
         "prompt_tokens": report.prompt_tokens[row],
         "prompt_visual_tokens": report.prompt_visual_tokens[row],
         "visual_tokens": fmean(visual),
         "visual_tokens_last": visual[-1],
-        "flops_ratio": report.flops_ratio,
-        "prefill_tflops": flops.decoder / together / 1e12,
-        "prefill_tflops_vanilla": flops.decoder_vanilla / together / 1e12,
+        "flops_ratio": pruned / vanilla,
+        "prefill_tflops": pruned / 1e12,
+        "prefill_tflops_vanilla": vanilla / 1e12,
         "vision_tflops": flops.vision / together / 1e12,
         "request_tflops": flops.request / together / 1e12,
         "milliseconds": answer.milliseconds / together,
