@@ -126,9 +126,12 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
                         tally.add(str(request.task_name), result.token_counts, milliseconds)
                     results.append(result)
                 bar.update(len(batch))
-        if requests and len(failures) == len(requests):
-            raise RuntimeError(f"none of {len(requests)} documents has an answer; the last: {failures[-1]}")
-        log_tallies(gather_object([tally]))
+        tallies = gather_object([tally])  # all processes take part, whatever became of their shares
+        documents = sum(each.documents for each in tallies)
+        if documents and documents == sum(each.failed for each in tallies):
+            last = f"; the last: {failures[-1]}" if failures else ""
+            raise RuntimeError(f"none of {documents} documents has an answer{last}")
+        log_tallies(tallies)
         return results
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
