@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test ray versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
+.PHONY: setup dev demo test ray lmms-eval versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -76,6 +76,21 @@ versions versions-full:
 	done
 
 # The settings have other rounding: instructions, threads, libraries. About five minutes each.
+# lmms-eval asks for other versions than ours (PyAV below 16, filelock below 4), so it has an environment of its own.
+# Its torchvision may be built for another torch: tests/lmms/site makes it importable.
+LMMS := .venv-lmms-eval
+
+$(LMMS)/.setup: pyproject.toml constraints-lmms-eval.txt
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lmms-eval.txt torch
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lmms-eval.txt \
+		--editable '.[lmms-eval]' hypothesis num2words pytest pytest-socket pytest-xdist
+	touch $@
+
+lmms-eval: $(LMMS)/.setup  ## the plugin inside lmms-eval itself, without a network
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/$(LMMS)/cache PYTHONPATH=tests/lmms/site:$(PYTHONPATH) \
+		$(LMMS)/bin/python -m pytest --numprocesses 2 tests/lmms
+
 rounding: dev  ## how near comparisons come to their limits under eight settings
 	$(BIN)/python benchmarks/rounding_settings.py
 
@@ -134,4 +149,4 @@ train: dev  ## the embedded model anew, into runs/tiny (80 minutes and more; sto
 	$(BIN)/python -m training.train --out runs/tiny
 
 clean:
-	rm -rf $(VENV) $(RAY_VENV)
+	rm -rf $(VENV) $(RAY_VENV) $(LMMS)

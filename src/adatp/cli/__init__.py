@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ablate, ask, bias, convert, demo, evaluate, flops, models, run, serve, show
+from adatp.cli import ablate, ask, bias, convert, demo, evaluate, flops, models, paper, run, serve, show
 from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
@@ -93,5 +93,6 @@ app.command()(run.run)
 app.command()(bias.bias)
 app.command()(show.show)
 app.command()(demo.demo)
+app.command()(paper.paper)
 app.command()(serve.serve)
 app.command()(convert.convert)
