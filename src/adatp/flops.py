@@ -263,7 +263,7 @@ def prefill_flops(
         shape: the decoder.
         tokens: tokens that each layer processes, one count a layer.
         scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens read before that a layer still has, of all layers alike or one count a layer; a layer
+        past: tokens read before that a layer still has, one count for all layers or one a layer; a layer
             with a sliding window holds the last of them, and linear attention does not look at them again.
 
     Raises:

@@ -87,7 +87,12 @@ def test_dropping_equals_masking(
     agree.masked(model, record, run.report.kept, real, within=limit(family, dtype))
 
 
-@pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
+CONTENT = {"duplicates": "video", "ranking": "both", "shares": "distinct", "prior": "video", "soften": True}
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2}], ids=str
+)
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
 def test_frames_of_any_number_of_tokens(
     relevance: Any, setting: dict[str, Any], prune: AdaTP, agree: Agree
@@ -164,7 +169,7 @@ def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
     where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
-    assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
+    assert all(torch.isin(where.cpu(), layer[0]).all() for layer in run.report.kept)
     agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=limit(family))
 
 

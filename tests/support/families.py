@@ -47,6 +47,8 @@ from transformers import (
 )
 
 import fake_flash
+import torch_flash
+from device import DEVICE
 
 IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
 LAYERS = 6
@@ -792,11 +794,10 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     if attention != fake_flash.NAME:
         config._attn_implementation = attention
     model = family.model_class(config).eval().to(dtype)
-    if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
-        model.get_decoder().config._attn_implementation = attention
-        model.config._attn_implementation_internal = attention  # read by generate; the tower keeps its own
-    if dtype == torch.float64:
-        model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
+    if attention == fake_flash.NAME:
+        torch_flash.set_attention(model, attention)
+    if dtype == torch.float64 or DEVICE.type != "cpu":
+        model.set_experts_implementation("eager")  # the grouped kernel: bfloat16 alone on a GPU
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
         words = model.get_input_embeddings().weight
@@ -812,7 +813,7 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
                 parameter.mul_(20)
             elif name.endswith("A_log"):
                 parameter.fill_(-3)  # a state that lasts
-    return model
+    return model.to(DEVICE)
 
 
 @dataclass

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from device import DEVICE
+
 
 @contextmanager
 def hidden_columns(
@@ -69,7 +71,7 @@ def hidden_columns(
         def shortened(hidden_states: Tensor, **_: Any) -> Tensor:
             out = torch.zeros_like(hidden_states)
             for b in range(batch):
-                rows = torch.cat([kept[layer][b], torch.arange(prompt, length)])
+                rows = torch.cat([kept[layer][b].to(DEVICE), torch.arange(prompt, length)])
                 out[b, rows] = forward(hidden_states[b : b + 1, rows])[0]
             return out
 

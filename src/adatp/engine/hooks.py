@@ -18,6 +18,7 @@ from adatp.engine.cache import PrunedCache, adopt, cache_among
 from adatp.engine.call import DecoderCall
 from adatp.engine.checkpointing import HookOutside
 from adatp.engine.deepstack import DeepStack
+from adatp.engine.kernels import NoPlannedKernels, plans_lengths
 from adatp.engine.masks import remap_mask
 from adatp.engine.rows import (
     FILLER,
@@ -30,9 +31,9 @@ from adatp.engine.rows import (
     take_rows,
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
-from adatp.engine.uncopied import Uncopied
 from adatp.plan import Plan
 from adatp.threads import PerThread
+from adatp.uncopied import Uncopied
 
 _WITH_STATES = ("linear_attention", "conv")
 """Kinds of layers that have a state in the place of keys: they are handed the tokens that are left."""
@@ -118,6 +119,8 @@ class Engine:
         call, self.call = self.call, None
         if call is not None:
             call.filling.running = False
+            if call.kernels is not None:
+                call.kernels.end()
         for probe in self.probes.values():
             probe.disarm()
         return call
@@ -134,6 +137,8 @@ class Engine:
         past = int(cache.get_seq_length()) if cache is not None else 0
         plan = self.begin(named, past)
         call = self.call = DecoderCall(plan, cache, past)
+        if call.uneven and plans_lengths(named["inputs_embeds"].device):
+            call.kernels = NoPlannedKernels()
         changed: dict[str, Any] = {}
         if plan is not None or isinstance(cache, PrunedCache):
             if cache is not None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adatp.layout import Grid, VideoLayout, build_layouts
+
+Times: TypeAlias = NDArray[np.float64]
+"""Seconds at which the frames of a video were shown, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +162,13 @@ class Family(ABC):
         """Whether the checkpoint's processor takes videos. If not, it is given every frame as an image."""
         return True
 
+    def fewest_frames(self, processor: Any) -> int:
+        """The fewest frames that make a video for the processor, and one that is no image to the model.
+
+        Of a shorter video the last frame is shown again.
+        """
+        return 1
+
     def processor_options(self, processor: Any, *, every_token: bool = False) -> dict[str, Any]:
         """Keyword arguments for the processor's call, in addition to text, videos and their metadata.
 
@@ -166,3 +178,13 @@ class Family(ABC):
                 some out.
         """
         return {}
+
+    def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
+        """A prompt in which each frame stands at its own time, where the processor can't say it.
+
+        Args:
+            config: see the class.
+            inputs: what the processor has made of one prompt.
+            times: (frames,) for each video.
+        """
+        return dict(inputs)

@@ -22,6 +22,10 @@ from adatp.tower_flops import packed_tower_flops
 class Glm4v(PatchGrid):
     """A video has the placeholders of images, between brackets of its own."""
 
+    def fewest_frames(self, processor: Any) -> int:
+        """Those of one temporal step: the processor repeats the last of more, but takes no fewer."""
+        return int(processor.video_processor.temporal_patch_size)
+
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """The tower is given every temporal step as a video. What it returns is split by video."""
         if tower is None or "grid_thw" not in tower.kwargs:

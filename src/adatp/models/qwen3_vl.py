@@ -20,6 +20,10 @@ from adatp.tower_flops import packed_tower_flops
 class Qwen3VL(PatchGrid):
     """The engine handles what is peculiar inside the decoder: DeepStack, and Qwen3.5's linear attention."""
 
+    def fewest_frames(self, processor: Any) -> int:
+        """Those of one temporal step: the processor repeats the last of more, but takes no fewer."""
+        return int(processor.video_processor.temporal_patch_size)
+
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Full attention within a temporal step. Each level of DeepStack, if any, has a merger too."""
         vision = config.vision_config

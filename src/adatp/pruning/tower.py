@@ -17,6 +17,7 @@ from adatp.pruning.encoder import MethodWatch, anchor
 from adatp.pruning.timer import Timer
 from adatp.report import Stopwatch
 from adatp.threads import PerThread
+from adatp.uncopied import Uncopied
 
 _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
@@ -70,7 +71,6 @@ class _Present(PerThread):
     def __init__(self) -> None:
         self.call = _ModelCall()
         self.given: Any = None  # encoder outputs that the caller handed in
-        self.unread = False
         self.stopwatch: Stopwatch | None = None
 
 
@@ -106,18 +106,18 @@ class TowerWatch:
     def install(self) -> None:
         """Put the hooks in place."""
         keep = self._handles.append
-        keep(self.model.register_forward_pre_hook(self._note_given, with_kwargs=True, prepend=True))
-        keep(self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True))
-        keep(self.model.base_model.register_forward_hook(self._call_is_over, always_call=True))
+        keep(self.model.register_forward_pre_hook(Uncopied(self._note_given), with_kwargs=True, prepend=True))
+        keep(self.model.base_model.register_forward_pre_hook(Uncopied(self._note_call), with_kwargs=True))
+        keep(self.model.base_model.register_forward_hook(Uncopied(self._call_is_over), always_call=True))
         if self.probe is not None:
             self.probe.install()
         if isinstance(self.tower, EncoderMethod):
             keep(MethodWatch(self.tower, self._before_tower, self._after_tower))
             return
-        keep(self.tower.register_forward_pre_hook(self._before_tower))
+        keep(self.tower.register_forward_pre_hook(Uncopied(self._before_tower)))
         if self.reuse is not None:  # between these two: its time is the tower's, its output too
             self.reuse.install()
-        keep(self.tower.register_forward_hook(self._after_tower, with_kwargs=True))
+        keep(self.tower.register_forward_hook(Uncopied(self._after_tower), with_kwargs=True))
 
     def remove(self) -> None:
         """Take everything away again."""
@@ -133,10 +133,24 @@ class TowerWatch:
         """Keyword arguments of the call of the multimodal model that is running in this thread."""
         return self._present.call.arguments
 
-    def in_chunks(self) -> bool:
-        """Whether the tower has encoded something, since last asked, that the call does not carry."""
-        unread, self._present.unread = self._present.unread, False
-        return unread and not any(self.arguments.get(name) is not None for name in _VISION)
+    def forget_interrupted(self, decoder: dict[str, Any]) -> None:
+        """Forget a call that a decoder's call is no part of: torch runs no hook for a KeyboardInterrupt.
+
+        Args:
+            decoder: the keyword arguments of the decoder. The multimodal model gives it embeddings alone.
+        """
+        given = self.arguments.get("input_ids")
+        if given is None:
+            given = self.arguments.get("inputs_embeds")
+        embeds = decoder.get("inputs_embeds")
+        by_itself = decoder.get("input_ids") is not None
+        if by_itself or given is None or embeds is None or given.shape[:2] != embeds.shape[:2]:
+            self._present.call = _ModelCall()
+
+    @property
+    def is_given_vision(self) -> bool:
+        """Whether that call has pixels, or what the tower made of them."""
+        return any(self.arguments.get(name) is not None for name in _VISION)
 
     def video_call(self) -> tuple[Any, Encoding | None]:
         """What encodes the videos that the decoder is about to read, and the tower's call that made it.
@@ -186,7 +200,7 @@ class TowerWatch:
             self.probe.flops if self.probe is not None else 0,
             self.reuse.saved_flops if self.reuse is not None else 0,
         )
-        present.unread, present.call.encoded = True, output
+        present.call.encoded = output
 
 
 def _holds_pixels(value: Any) -> bool:

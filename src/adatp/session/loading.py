@@ -35,12 +35,20 @@ from adatp.checkpoint import (
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.models import UnsupportedModelError, allow_general_rule, family_of
 from adatp.session.errors import LoadError
-from adatp.tiny import CHECKPOINT  # its import also makes AutoProcessor know the embedded model's processor
+
+# Its import also makes AutoProcessor know the embedded models' processor.
+from adatp.tiny import CHECKPOINT, EMBEDDED, embedded_folder
 
 
 def source_of(source: str | os.PathLike[str] | None) -> str:
-    """The checkpoint that a request names: a folder or an id on the hub; None is the embedded model."""
-    return str(CHECKPOINT) if source is None else os.fspath(source)
+    """The checkpoint that a request names: a folder, an id on the hub, or the name of an embedded model.
+
+    None is the first embedded model.
+    """
+    if source is None:
+        return str(CHECKPOINT)
+    named = os.fspath(source)
+    return str(embedded_folder(named) or named)
 
 
 @contextmanager
@@ -74,7 +82,8 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     """Read a checkpoint's config, nothing else, and refuse what can't be pruned.
 
     Args:
-        source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+        source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model; None:
+            the first embedded model.
         trust_remote_code: whether the checkpoint's code may run.
 
     Raises:
@@ -83,6 +92,8 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     """
     source = source_of(source)
     local = bool(source) and os.path.isdir(source)
+    if not local and source in EMBEDDED:
+        raise LoadError(f"{source}: this embedded model does not ship with this version: give its folder")
     if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise LoadError(f"{source}: no such model folder")
     where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"
