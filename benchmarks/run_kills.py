@@ -3,10 +3,10 @@
     python benchmarks/run_kills.py [--clips 200] [--kills 20] [--seed 0] [--json FILE]
 
 One question or more a clip, a corrupt, an empty and a missing video among them, some rows with settings of
-their own. A kill is SIGKILL to the process, at a moment drawn uniformly from its start and its share of the
-work that is left, or once it has answered as many rows as are drawn from that share. Then: the output equals
-the undisturbed one but for times and batches; every answer that was on disk at a kill stands unchanged in the
-output, so that nothing was lost and nothing asked twice.
+their own. A kill is SIGKILL to the process. One half of the kills come at a moment drawn uniformly from its
+start and its share of the work that is left, the other half once as many rows are on disk as are drawn from
+that share. Then: the output equals the undisturbed one but for times and batches; every answer that was on
+disk at a kill stands unchanged in the output, so that nothing was lost and nothing asked twice.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ def write_input(folder: Path, clips: int) -> Path:
 
 def lines_in(out: Path) -> dict[int, str]:
     """The answers that are on disk, by row: whole lines of parts that are complete or not."""
-    found: dict[int, str] = {}
-    for file in sorted(out.glob("part-*.jsonl"), key=lambda file: ".work" in file.name, reverse=True):
-        for line in file.read_text().split("\n")[:-1]:
-            found[json.loads(line)["row"]] = line
-    return found
+    while True:
+        found: dict[int, str] = {}
+        try:
+            for file in sorted(out.glob("part-*.jsonl"), key=lambda file: ".work" in file.name, reverse=True):
+                for line in file.read_text().split("\n")[:-1]:
+                    found[json.loads(line)["row"]] = line
+            return found
+        except FileNotFoundError:  # it has got its final name just now
+            continue
 
 
 def compared(lines: dict[int, str]) -> list[dict[str, Any]]:
@@ -104,10 +108,14 @@ def main() -> None:
             left = (seconds - started_up) * (1 - len(noted) / count)
             moment = dice.uniform(0, 2 * started_up + 2 * left / (args.kills - kills + 1))
             most = len(noted) + dice.randrange(1 + 2 * (count - len(noted)) // (args.kills - kills + 1))
+            if kills % 2:  # surely amid the work
+                moment = 10 * (seconds + started_up)
             process = started(rows, disturbed, options)
             began = time.monotonic()
             while time.monotonic() - began < moment and len(lines_in(disturbed)) <= most:
                 time.sleep(dice.uniform(0, 0.05))
+                if process.poll() is not None:
+                    break
             moment = time.monotonic() - began
             if process.poll() is not None:
                 sys.exit(f"the run ended before kill {kills + 1}: more clips are needed")

@@ -5,7 +5,7 @@
 The loop is what a user of `adatp.Session` writes: read a video, ask, next. It is given the better of one and
 two threads. The run reads the next videos in one worker process, and the model has one thread. Loop and run
 take turns over the same rows; the median of the rounds' ratios counts. Both have the model loaded, and the
-worker has started. Clips are 10 s of H.264, 384 x 384 at 24 frames a second, of which 16 frames are sampled.
+worker has started. Clips are 20 s of H.264, 480 x 480 at 24 frames a second, of which 16 frames are sampled.
 
 `cpu` is processor time of all processes, which a busy machine changes little; its ratio says what batches and
 shared videos save. The ratio of `seconds` also has what is done at the same time.
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", default="1,3", help="questions a video, several numbers by commas")
     parser.add_argument("--memory", default="100,400", help="numbers of rows; nothing: no memory is measured")
@@ -126,7 +126,7 @@ def main() -> None:
     session = Session(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder, "clips")
-        asked = write_clips(clips, args.clips, 16, scale=4, repeat=15)
+        asked = write_clips(clips, args.clips, 16, scale=5, repeat=30)
         for most in map(int, args.questions.split(",")):
             videos = args.clips // most or 1
             pairs = [(f"{clips}/{n:04d}.mp4", text) for n in range(videos) for text in asked[n][:most]]

@@ -1,9 +1,9 @@
 """`adatp serve` under load for a long time: is every answer given and right, and does memory stay as it is?
 
 Clients on this machine ask it all at once: short and long answers, streamed or not, drawn or greedy, by
-several methods. Some hang up amid an answer, some send what is refused. Every request that is waited
-for has to get the answer that it got alone, before the load began. Memory is the server's resident set. Its growth
-is from the median of the first tenth of the time after the warm-up to that of the last tenth.
+several methods. Some hang up amid an answer, some send what is refused. Every request whose answer is waited
+for has to get the one that it got alone, before the load began. Memory is the resident set of the server. It
+grows from the median of the first tenth of the time after the warm-up to that of the last tenth.
 
     python benchmarks/serve_soak.py --minutes 20 --json soak.json
 """

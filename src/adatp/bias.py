@@ -25,7 +25,7 @@ from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import AdaTP, Method
-from adatp.methods.adatp import segments_of
+from adatp.methods.segments import segments_of
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Cut, Rule, TokenPlan
 from adatp.prefill import Prefill
@@ -285,6 +285,18 @@ def _sum(total: Any, value: Any) -> Any:
     return None if total is None else total + value
 
 
+def _check_layers(shape: DecoderShape, watched: Sequence[int]) -> None:
+    """Refuse layers that there are not, or whose attention is not full."""
+    if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
+        raise BiasError(
+            f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
+        )
+    if others := [layer for layer in watched if layer not in shape.full_layers]:
+        raise BiasError(
+            f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
+        )
+
+
 def measure(
     session: Session,
     clips: Iterable[tuple[Video, str]],
@@ -320,14 +332,7 @@ def measure(
     """
     shape = DecoderShape.from_config(session.config.get_text_config())
     watched = shape.full_layers if layers is None else tuple(sorted({*layers}))
-    if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
-        raise BiasError(
-            f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
-        )
-    if others := [layer for layer in watched if layer not in shape.full_layers]:
-        raise BiasError(
-            f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
-        )
+    _check_layers(shape, watched)
     recorder = AttentionRecorder(layers=watched, relevance=relevance)
     conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
     follows: dict[int, dict[str, list[float]]] = {layer: {"slot": [], "content": []} for layer in watched}

@@ -200,6 +200,7 @@ def solve(
     end: int,
     queries: int,
     first: int | None = None,
+    extra: tuple[int, ...] = (),
 ) -> Schedule:
     """The geometric schedule that spends as much of the target as it can, and never more.
 
@@ -222,6 +223,7 @@ def solve(
         end: last such layer.
         queries: query rows scored at each drop.
         first: visual tokens that the first layer processes; None: all.
+        extra: further layers that are scored if any is.
 
     Raises:
         BudgetError: if an argument is out of range, or the target below what can be reached.
@@ -241,6 +243,7 @@ def solve(
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
         n = _by_layer(read, cut, cuts, shape.layers)
         scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
+        scored.update(dict.fromkeys(extra if scored else (), queries))
         flops = prefill_flops(shape, [k + other for k in n], scored, held)
         return Schedule(tuple(n), flops, whole.vanilla_flops)
 
@@ -280,6 +283,7 @@ def solve_early(
     end: int,
     queries: int,
     survive: float,
+    extra: tuple[int, ...] = (),
 ) -> Schedule:
     """The schedule of `solve` after a cut before the first layer.
 
@@ -294,6 +298,7 @@ def solve_early(
         end: last such layer.
         queries: query rows scored at each such drop.
         survive: share of the first layer's tokens that the last one has, about, in (0, 1].
+        extra: further layers that are scored if any is.
 
     Raises:
         BudgetError: as `solve`; the lowest target is then that of a single visual token.
@@ -313,11 +318,13 @@ def solve_early(
             layer_counts=layer_counts,
             most=counts.visual,
             queries=queries,
-            scored=[cut - 1 for cut in cuts],
+            scored=[*extra, *(cut - 1 for cut in cuts)],
         ).visual[0]
     except BudgetError:  # a single token needs no scores: that may still be within reach
         found = min(1, counts.visual)
-    return solve(shape, counts, target=target, start=start, end=end, queries=queries, first=found)
+    return solve(
+        shape, counts, target=target, start=start, end=end, queries=queries, first=found, extra=extra
+    )
 
 
 def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: int) -> list[int]:

@@ -34,6 +34,8 @@ class Signal:
         finder: reads the question out of a prompt; None if there is no tokenizer.
         questions: the questions, where the caller gave them.
         embed: of ``embedding``: the language model's input embeddings (..., d) of token ids.
+        pooling: the partner whose head gives frames' embeddings to cut segments by; None: segments are cut by
+            the tower's own features.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Signal:
     finder: QuestionFinder | None
     questions: Questions
     embed: Callable[[Tensor], Tensor]
+    pooling: SiglipPartner | None = None
 
 
 def choose_signal(
@@ -50,6 +53,7 @@ def choose_signal(
     processor: Any,
     questions: Questions,
     video_intro: str = "",
+    pooled_frames: str = "mean",
 ) -> Signal:
     """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.
 
@@ -60,10 +64,11 @@ def choose_signal(
         processor: its processor or tokenizer, or None.
         questions: as the caller gave them.
         video_intro: see `QuestionFinder`.
+        pooled_frames: `AdaTP.segments`.
 
     Raises:
-        EncoderError: ``siglip`` can't be had, the checkpoint's own text encoder is broken, or questions can't
-            be embedded for want of a tokenizer.
+        EncoderError: ``siglip`` or the head can't be had, the checkpoint's own text encoder is broken, or
+            questions can't be embedded for want of a tokenizer.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
@@ -83,7 +88,22 @@ def choose_signal(
         raise EncoderError("question= has to be split into tokens: pass the processor too")
     if kind == "embedding" or (kind == "siglip" and questions is None):
         finder = QuestionFinder.of(processor, video_intro)
-    return Signal(kind, partner, finder, questions, model.get_input_embeddings())
+    pooling = _pooling(pooled_frames, model, tower, partner)
+    return Signal(kind, partner, finder, questions, model.get_input_embeddings(), pooling)
+
+
+def _pooling(
+    wanted: str, model: Any, tower: nn.Module, partner: SiglipPartner | None
+) -> SiglipPartner | None:
+    """The partner whose head pools frames, if it is wanted and to be had."""
+    if wanted == "mean":
+        return None
+    try:
+        return partner or load_partner(model, tower, download=wanted == "head")
+    except NoEncoderError:
+        if wanted == "head":
+            raise
+        return None
 
 
 @dataclass(eq=False)
@@ -112,6 +132,7 @@ class PromptRelevance:
     flops: int = 0
     _questions: Sequence[str] | None = field(default=None, init=False)
     _measured: dict[int, Tensor | None] = field(default_factory=dict, init=False)
+    _embedded: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.signal.questions is not None:
@@ -134,14 +155,30 @@ class PromptRelevance:
             return embedding_relevance(words, visual, layout.frame, layout.frames)
         if signal.partner is None:
             return None
-        self.flops += signal.partner.flops(layout.frames)
-        frames = torch.cat([signal.partner.embed_frames(self.features[v]) for v in layout.videos])
+        self.flops += signal.partner.text_flops()
+        frames = self._embedded_frames(signal.partner, sample)
         return cosine_relevance(signal.partner.embed_text(self._text(sample)), frames).to(embeds.device)
 
     @cached_property
     def _ids(self) -> list[list[int]]:
         ids: list[list[int]] = self.input_ids.tolist()
         return ids
+
+    def frame_embeddings(self, sample: int) -> Tensor | None:
+        """(frames, d) pooled output of the frames of a sample from the partner's head; None without one."""
+        pooling = self.signal.pooling
+        return None if pooling is None else self._embedded_frames(pooling, sample).to(self.embeds.device)
+
+    def _embedded_frames(self, partner: SiglipPartner, sample: int) -> Tensor:
+        while sample and self.layouts[sample - 1].videos == self.layouts[sample].videos:
+            sample -= 1  # beams of one prompt share its videos
+        if sample not in self._embedded:  # relevance and segments read the same
+            layout = self.layouts[sample]
+            self.flops += partner.frame_flops(layout.frames)
+            self._embedded[sample] = torch.cat(
+                [partner.embed_frames(self.features[v]) for v in layout.videos]
+            )
+        return self._embedded[sample]
 
     def _text(self, sample: int) -> str:
         """The question in words."""

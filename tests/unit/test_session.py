@@ -477,6 +477,8 @@ def test_generation_settings_are_passed_on(session: Session) -> None:
         session.answer(prompt, do_sample=True, num_return_sequences=2)
     with pytest.raises(PromptError, match="one answer to a prompt"):
         session.answer(prompt, return_dict_in_generate=True)
+    with pytest.raises(PromptError, match="in chunks can't be pruned"):
+        session.answer(prompt, prefill_chunk_size=16)
 
 
 def test_a_target_out_of_reach_is_met_as_far_as_the_method_goes(session: Session) -> None:

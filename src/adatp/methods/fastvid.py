@@ -14,10 +14,10 @@ budget is spent to the last token; ties are broken by order, not at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from adatp.methods.base import Method
 from adatp.methods.clustering import density_peaks, distances, nearest
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import kept_and_into, split_evenly, split_in_proportion, top
+from adatp.methods.sinks import check_damping, damped
 from adatp.methods.token_plan import Choice, Cut, Rule
 from adatp.prefill import Prefill
 
@@ -42,27 +43,35 @@ class FastVID(Method):
         context: the paper's d, the share of tokens that are density peaks.
         anchors: the paper's p, every how many frames of a segment one is an anchor.
         neighbours: nearest tokens over which density is taken.
+        sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
     name: ClassVar[str] = "fastvid"
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.8, 0.9, 0.95, 0.98),
+        "context": (0.2, 0.4, 0.6),
+        "sink": (0.01, 0.1),
+    }
 
     segments: int = 8
     tau: float = 0.9
     context: float = 0.4
     anchors: int = 4
     neighbours: int = 4
+    sink: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_damping(self.sink)
         if min(self.segments, self.anchors, self.neighbours) < 1 or not 0 <= self.context <= 1:
             raise BudgetError("segments, anchors and neighbours are at least 1, context a share, in [0, 1]")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames, then prune each segment."""
         layout, keep = prefill.layouts[sample], schedule.visual[-1]
-        attention = prefill.tower_attention(sample)
+        attention = damped(prefill.tower_attention(sample), layout, self.sink)
         features = torch.split(prefill.frame_features(sample), [grid[0] for grid in layout.grids])
         cuts = [segment_lengths(video, self.segments, self.tau) for video in features]
 

@@ -13,9 +13,9 @@ earlier where going on would put the target out of reach (there the official cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class FrameFusion(Method):
 
     name: ClassVar[str] = "framefusion"
     merges: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"similarity": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 
     similarity: float = 0.6
     least_merged: float = 0.1

@@ -15,10 +15,10 @@ the end, and if even all of them do, FLOPs come out lower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,10 @@ class PruneVid(Method):
     name: ClassVar[str] = "prunevid"
     whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.6, 0.7, 0.8, 0.9, 0.95),
+        "alpha": (0.4, 0.7, 1.0),
+    }
 
     layer: int | None = None
     alpha: float = 0.4

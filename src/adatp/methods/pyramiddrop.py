@@ -8,9 +8,9 @@ just run, as FastV does. It renumbers the positions of what is left; we keep the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -31,6 +31,9 @@ class PyramidDrop(Method):
     """
 
     name: ClassVar[str] = "pyramiddrop"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "stages": ((0.25, 0.5, 0.75), (0.1, 0.5, 0.75), (0.1, 0.3, 0.5))
+    }
 
     stages: tuple[float, ...] = (0.25, 0.5, 0.75)
 

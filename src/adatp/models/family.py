@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -26,11 +26,28 @@ class TowerCall:
         output: what it returned.
         received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`,
             in the order in which that module ran them. None: nobody asked for it.
+        shapes: of the floating-point tensors among its arguments, by name.
     """
 
     kwargs: Mapping[str, Any]
     output: Any
     received: Tensor | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderMethod:
+    """A method of a module that encodes videos, watched in the place of a vision tower.
+
+    Attributes:
+        owner: the module.
+        name: of the method.
+        read: what to remember of what it returns, at once: callers may change it afterwards.
+    """
+
+    owner: nn.Module
+    name: str
+    read: Callable[[Any], Any]
 
 
 class Family(ABC):
@@ -53,7 +70,22 @@ class Family(ABC):
     """What the model's forward is given: a video, or frames as images. With ``image``, all the images of a
     prompt are taken for the frames of its one video."""
 
+    by_rule: ClassVar[bool] = False
+    """Whether this is the general rule, and no family that somebody has registered."""
+
+    def of(self, model: Any) -> Family:
+        """The family as far as this one model goes."""
+        return self
+
+    def register_classes(self) -> None:
+        """Make transformers' auto classes know the models, where it has no classes for them."""
+        return
+
     # --- the vision tower ---
+
+    def encoder(self, model: Any) -> EncoderMethod | None:
+        """The method that is watched where the module that encodes videos is not known; None: `tower` is."""
+        return None
 
     @abstractmethod
     def tower(self, model: Any) -> nn.Module:
@@ -112,7 +144,7 @@ class Family(ABC):
             real,
             grids,
             video_token_id=config.image_token_id if images else config.video_token_id,
-            not_text=() if images else [config.image_token_id],
+            not_text=() if images else [config.image_token_id, getattr(config, "audio_token_id", -1)],
             cells=self.cells(call, grids),
         )
 

@@ -1,4 +1,4 @@
-"""GLM-4.1V and GLM-4.6V: a run of placeholders and a timestamp for every temporal step."""
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V: a run of placeholders and a timestamp for every temporal step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from adatp.tower_flops import packed_tower_flops
 
 
 @register("glm4v", checkpoint="zai-org/GLM-4.1V-9B-Thinking")
+@register("glm4v_moe", checkpoint="zai-org/GLM-4.5V")
+@register("glm_ocr", checkpoint="zai-org/GLM-OCR")
 @register("glm46v", checkpoint="zai-org/GLM-4.6V-Flash")
 class Glm4v(PatchGrid):
     """A video has the placeholders of images, between brackets of its own."""

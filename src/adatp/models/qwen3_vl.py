@@ -1,4 +1,4 @@
-"""Qwen3-VL, Qwen3.5 and their mixtures of experts: a timestamp and a run of placeholders a temporal step."""
+"""Qwen3-VL, Qwen3.5, their mixtures of experts and relatives: mostly a run for each temporal step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from adatp.tower_flops import packed_tower_flops
 
 @register("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct")
 @register("qwen3_vl_moe", checkpoint="Qwen/Qwen3-VL-30B-A3B-Instruct")
+@register("qwen3_omni_moe_thinker", checkpoint="Qwen/Qwen3-Omni-30B-A3B-Instruct")
+@register("cosmos3_omni", checkpoint="nvidia/Cosmos3-Nano")
 @register("qwen3_5", checkpoint="Qwen/Qwen3.5-27B")
 @register("qwen3_5_moe", checkpoint="Qwen/Qwen3.5-35B-A3B")
 class Qwen3VL(PatchGrid):

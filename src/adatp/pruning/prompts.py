@@ -125,6 +125,7 @@ class PromptReader:
             relevance,
             tower_attention,
             self.strict,
+            relevance.frame_embeddings,
         )
         return Reading(layouts, grids, relevance, self.method.plan(prefill), past, input_ids.shape[1])
 

@@ -72,15 +72,23 @@ class Pruner:
         stack.enter_context(claimed(model, decoder))
         stack.enter_context(clean_copies(model))
         check_decoder(decoder.config)
-        shape, tower = DecoderShape.from_config(decoder.config), family.tower(model)
+        shape, tower = _shape_of(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
         reuse = self._frame_reuse(tower)
         intro: str = getattr(family, "video_intro", "")
-        signal = choose_signal(method.relevance_signal, model, tower, self._processor, self._questions, intro)
+        signal = choose_signal(
+            method.relevance_signal,
+            model,
+            tower,
+            self._processor,
+            self._questions,
+            intro,
+            method.pooled_frames,
+        )
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         record, timer = Record(), Timer(model.device)
-        watch = TowerWatch(model, family, tower, timer, probe, reuse)
+        watch = TowerWatch(model, family, family.encoder(model) or tower, timer, probe, reuse)
         requests = Requests(
             PromptReader(method, model.config, family, shape, signal, self._strict),
             Accountant(method, model.config, family, shape, signal.kind, every_logit),
@@ -102,6 +110,13 @@ class Pruner:
             return FrameReuse(tower, self._reuse_frames)
         except ValueError as error:
             raise PruningError(str(error)) from None
+
+
+def _shape_of(config: Any) -> DecoderShape:
+    try:
+        return DecoderShape.from_config(config)
+    except AttributeError as error:
+        raise PruningError(f"the FLOPs of this decoder are not known ({error})") from None
 
 
 def _let_go(run: weakref.ref[Run]) -> None:

@@ -114,13 +114,21 @@ class Answering:
             while coming is not None and self._workers.room and self._prompts() < self._ahead:
                 self._workers.give(coming)
                 coming = next(left, None)
-            full = self._fullest(self.batch)
-            crowded = self._prompts() >= self._ahead
-            ready = self._workers.take(wait=full is None and not crowded)
+            ready = self._workers.take(wait=self._waits())
             if ready is not None:
                 yield from self._sort(ready.unit, ready.prepared)
-            else:  # nothing more comes soon enough
-                yield from self._answer_group(full if full is not None else self._fullest(1))
+            elif self._waiting:
+                yield from self._answer_fullest()
+
+    def _waits(self) -> bool:
+        """Whether the model waits for more prompts, or answers those that are there.
+
+        Where reading is what takes long, the model has time for batches that are not full, and its being busy
+        is what fills them. Where nobody reads meanwhile, a batch is filled first.
+        """
+        most = max(map(len, self._waiting.values()), default=0)
+        alone = not self._workers.count and most < self.batch and self._prompts() < self._ahead
+        return not self._waiting or alone
 
     def _prompts(self) -> int:
         """How many prompts wait for their batch."""
@@ -140,15 +148,9 @@ class Answering:
             self._waiting.setdefault(key, []).append(asked)
             self._videos[unit] += 1
 
-    def _fullest(self, least: int) -> Hashable | None:
-        """The group with most prompts that wait, if they are at least so many."""
-        key = max(self._waiting, key=lambda each: len(self._waiting[each]), default=None)
-        return key if key is not None and len(self._waiting[key]) >= least else None
-
-    def _answer_group(self, key: Hashable | None) -> Iterator[Outcome]:
-        """Answer one batch of a group."""
-        if key is None:
-            return
+    def _answer_fullest(self) -> Iterator[Outcome]:
+        """Answer one batch, of the group with most prompts that wait."""
+        key = max(self._waiting, key=lambda each: len(self._waiting[each]))
         group = self._waiting[key]
         together, rest = group[: self.batch], group[self.batch :]
         if rest:

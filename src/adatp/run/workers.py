@@ -49,11 +49,15 @@ class Workers:
         config: the model's.
         count: how many processes; 0: units are prepared in this one, when `take` asks for them.
         patience: seconds that one video may take.
+
+    Attributes:
+        count: how many processes.
+        waiting: units that were given and not yet taken.
     """
 
     def __init__(self, processor: Any, config: Any, count: int, patience: float = PATIENCE) -> None:
         self._processor, self._config = processor, config
-        self._count, self._patience = count, patience
+        self.count, self._patience = count, patience
         self._units: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Ready] = queue.SimpleQueue()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
@@ -62,7 +66,7 @@ class Workers:
         self.waiting = 0
 
     def __enter__(self) -> Workers:
-        for number in range(self._count):
+        for number in range(self.count):
             thread = Thread(target=self._work, args=(number,), name=f"adatp-worker-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -80,7 +84,7 @@ class Workers:
     @property
     def room(self) -> bool:
         """Whether another unit would be begun at once, or is the one that lies ready for the next process."""
-        return self.waiting < self._count + 1
+        return self.waiting < self.count + 1
 
     def give(self, unit: Unit) -> None:
         """Have a unit prepared."""
@@ -98,7 +102,7 @@ class Workers:
         """
         if not self.waiting:
             return None
-        if not self._count:
+        if not self.count:
             if not wait:
                 return None
             unit = self._units.get()

@@ -207,7 +207,7 @@ class Batcher:
     def _generate(self, jobs: Sequence[Job]) -> None:
         session = self._session
         rows = [row for job in jobs for row in job.rows]
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"num_beams": 1}  # a row is one answer, whatever the checkpoint's settings
         ends = session.model.generation_config.eos_token_id
         stop_at = frozenset([ends] if isinstance(ends, int) else ends or ())
         runs: list[Run] = []

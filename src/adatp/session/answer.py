@@ -85,13 +85,15 @@ def generate(
         watch: called with what the method does, before the model reads the prompts.
 
     Raises:
-        PromptError: the settings ask for several answers to a prompt.
+        PromptError: the settings ask for several answers to a prompt, or for prompts in chunks.
     """
     if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
         raise PromptError(
             "a session gives one answer to a prompt: leave num_return_sequences and "
             "return_dict_in_generate out"
         )
+    if settings.get("prefill_chunk_size") is not None:
+        raise PromptError("a prompt in chunks can't be pruned: leave prefill_chunk_size out")
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
     inputs = collate(prompts, pad_token(model, processor), model.device)
     questions = [prompt.question for prompt in prompts]

@@ -51,7 +51,8 @@ class Session:
         """Read the config and the processor.
 
         Args:
-            source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+            source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model
+                (`adatp.tiny.EMBEDDED`); None: the first embedded model.
             device: a torch device, or "auto": CUDA where there is one.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
             trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
@@ -100,7 +101,7 @@ class Session:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the small model that ships with the package."""
+        """Whether this is the first of the small models that ship with the package."""
         return self.source == str(CHECKPOINT)
 
     # Prompts.
@@ -117,8 +118,9 @@ class Session:
         """Make a prompt of videos and a question, or of a chat. Needs no weights.
 
         Args:
-            videos: one video or a list of them, each a file, a `Video`, or frames (F, H, W, 3) uint8; None
-                where a chat names all its videos itself. Frames without times count as one a second.
+            videos: one video or a list of them, each a file, a folder of frame images, an address on the web,
+                a `Video`, or frames (F, H, W, 3) uint8; None where a chat names all its videos itself. Frames
+                without times count as one a second.
             question: a text; or a chat, a list of messages with ``role`` and ``content``, of which the last
                 is the user's. The content is a text, or a list of parts of the types "text", "video" and
                 "image"; a part of type "video" names a video under "video", or leaves it to ``videos``. Where

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from adatp import Session
-from adatp.run.preparing import Unit, prepare
+from adatp.run.preparing import Unit, _remembered, prepare
 from adatp.run.rows import Row, Settings
 from clips import write_clip
 from families import FAMILIES
@@ -46,3 +47,19 @@ def test_a_processor_scales_the_frames_of_a_video_once(
         assert mine.inputs.keys() == theirs.inputs.keys()
         assert all(torch.equal(mine.inputs[name], value) for name, value in theirs.inputs.items())
     assert not any("preprocess" in vars(each) for each in calls)
+
+
+def test_only_the_same_frames_with_the_same_options_are_not_scaled_again() -> None:
+    calls = []
+
+    def scale(media: list[np.ndarray], **options: int) -> dict[str, int]:
+        calls.append(options)
+        return {"sum": int(media[0].sum())}
+
+    again, frames = _remembered(scale), np.ones((2, 3), np.uint8)
+    assert again([frames], size=1) == again([frames[:]], size=1) == {"sum": 6}
+    assert len(calls) == 1
+    assert again([frames[:1]], size=1) == {"sum": 3}
+    assert again([frames + 1], size=1) == {"sum": 12}
+    assert again([frames + 1], size=2) == {"sum": 12}
+    assert len(calls) == 4

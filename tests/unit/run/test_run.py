@@ -27,6 +27,7 @@ from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
 from adatp.run.workers import Workers
 from run_clips import write_rows
+from run_kills import lines_in
 from run_rows import FRAMES, answers
 from running import Run
 
@@ -138,12 +139,12 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\n"
         "import adatp.run.preparing as made\n"
-        "read = made.read_video\n"
+        "read = made.read_source\n"
         "def stand_in(path, frames):\n"
         "    if 'killer' in path: os.kill(os.getpid(), 11)\n"
         "    if 'slow' in path: time.sleep(1000)\n"
         "    return read(path, frames)\n"
-        "made.read_video = stand_in\n"
+        "made.read_source = stand_in\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.pathsep.join(filter(None, sys.path))}")
     path = rows.parent / "clips"
@@ -172,38 +173,37 @@ def test_shards_together_are_the_whole(rows: Path, whole: Path, run: Run, tmp_pa
     assert answers(out) == answers(whole)
 
 
-def killed(rows: Path, out: Path, seconds: float) -> None:
-    """Run in a process that is killed after so many seconds. It is a fork, so that it need not import all."""
+def killed(rows: Path, out: Path, wanted: int, then: float) -> None:
+    """Run in a process that is killed some seconds after so many rows are on disk.
+
+    The process is a fork, so that it need not import everything again.
+    """
     child = os.fork()
     if not child:
         os.close(2)
         main(["run", str(rows), "--out", str(out), *map(str, QUICK), "--rows-per-file", "4", "--batch", "1"])
         os._exit(0)
-    time.sleep(seconds)
+    while len(lines_in(out)) < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.005)
+    time.sleep(then)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-
-
-def noted(out: Path) -> dict[int, str]:
-    files = sorted(out.glob("part-*.jsonl"), key=lambda file: ".work" in file.name, reverse=True)
-    lines = [line for file in files for line in file.read_text().split("\n")[:-1]]
-    return {json.loads(line)["row"]: line for line in lines}
 
 
 def test_a_killed_run_goes_on_and_loses_nothing(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     """``benchmarks/run_kills.py`` does it twenty times, with two hundred clips and real processes."""
     out, dice, before = tmp_path / "out", random.Random(0), dict[int, str]()
-    for _ in range(3):
-        began, wanted = time.monotonic(), len(before) + dice.choice((1, 2, 3))
-        while len(noted(out)) < wanted and time.monotonic() - began < 60:
-            killed(rows, out, dice.uniform(0.3, 3))
-        there = noted(out)
+    for more in (0, 2, 3):  # the first time, amid its start
+        killed(rows, out, len(before) + more, dice.uniform(0, 0.1))
+        there = lines_in(out)
+        assert len(there) >= len(before) + more
         assert {number: there.get(number) for number in before} == before
         before = there
+    assert len(before) < 12
     code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4)
     assert code == 1
     assert answers(out) == answers(whole)
-    there = noted(out)
+    there = lines_in(out)
     assert {number: there[number] for number in before} == before  # nothing was asked twice
     assert sorted(file.name for file in out.iterdir()) == sorted(file.name for file in whole.iterdir())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import time
@@ -81,8 +80,14 @@ def said(response: httpx.Response) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_answers_as_adatp_ask(
-    client: openai.OpenAI, clip: str, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+    client: openai.OpenAI,
+    clip: str,
+    tmp_path: Path,
+    method: str,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("adatp.cli.ask.open_session", lambda *_: session)  # loaded once
     flops = None if METHODS[method].flops is None else 0.4
     options = [] if flops is None else ["--flops", str(flops)]
     file = tmp_path / "ask.json"
@@ -392,18 +397,17 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
     assert (code, err) == (0, "")
 
 
-def test_the_command_gives_up_answers_that_take_too_long(clip: str) -> None:
-    command = Command(["--max-tokens", "3000", "--shutdown-seconds", "1"])
+def test_answers_that_take_too_long_are_given_up(session: Session, clip: str) -> None:
+    """When the server is stopped; those who wait are told."""
     with ThreadPoolExecutor(1) as pool:
-        body = question(clip, ignore_eos=True, max_tokens=3000)
-        running = pool.submit(post, command.address, body)
-        time.sleep(1.5)
-        begun = time.monotonic()
-        code, err = command.stop(signal.SIGINT)
-        assert time.monotonic() - begun < 10
+        with served(session, replace(SETTINGS, shutdown_seconds=0.3)) as small:
+            running = pool.submit(post, small, question(clip, ignore_eos=True, max_tokens=3000))
+            while gauge(small, "adatp_answers_running") == 0:
+                time.sleep(0.02)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5
         assert running.result().status_code == 503
         assert running.result().json()["error"]["message"] == "the server is being stopped"
-    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(
