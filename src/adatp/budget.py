@@ -59,7 +59,7 @@ def default_range(layers: int) -> tuple[int, int]:
 
 
 def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
-    """The layers start .. end before which tokens can be dropped by scores: those behind full attention.
+    """The layers start .. end before which tokens can be dropped by scores: those after full attention.
 
     Raises:
         BudgetError: unless 1 <= start <= end < layers and there is one; the layer before a drop has to score.
@@ -279,10 +279,10 @@ def solve_early(
     survive: float,
     extra: tuple[int, ...] = (),
 ) -> Schedule:
-    """The schedule of `solve` behind a cut in front of the first layer.
+    """The schedule of `solve` after a cut before the first layer.
 
     The first layer gets as many tokens as the target allows if the share `survive` of them is to be left
-    behind `end`; then the decay is solved for what is left of the budget.
+    after `end`; then the decay is solved for what is left of the budget.
 
     Args:
         shape: the decoder.

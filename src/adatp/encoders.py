@@ -35,8 +35,8 @@ def partner_of(model: Any) -> str | None:
     name = model.config._name_or_path
     if name and (beside := Path(name) / "relevance").is_dir():
         return str(beside)
-    vision = model.config.vision_config
-    if vision.model_type != "siglip_vision_model":
+    vision: Any = getattr(model.config, "vision_config", None)
+    if getattr(vision, "model_type", None) != "siglip_vision_model":
         return None
     return PARTNERS.get((vision.hidden_size, vision.image_size, vision.patch_size))
 

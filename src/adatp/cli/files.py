@@ -102,6 +102,17 @@ def model_files(model: str | None) -> Iterator[Named]:
             yield "a file of the model", Path(folder) / name
 
 
+def video_files(video: str | None) -> Iterator[Named]:
+    """The files of the video that a command reads: one, the images of a folder, or none of an address."""
+    if video is None:
+        return
+    if os.path.isdir(video):
+        with suppress(OSError):
+            yield from (("an image of the video", path) for path in Path(video).iterdir())
+    else:
+        yield "the video", Path(video)
+
+
 def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
     """Refuse an output that is an input, or another output, under whatever name.
 

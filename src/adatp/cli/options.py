@@ -42,7 +42,13 @@ TrustOption = Annotated[
         help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
     ),
 ]
-VideoArgument = Annotated[str | None, typer.Argument(help="A video file.", show_default="a clip of ours")]
+VideoArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A video file, a folder of frame images, or an address (https://...).",
+        show_default="a clip of ours",
+    ),
+]
 QuestionArgument = Annotated[
     str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
 ]
@@ -52,6 +58,12 @@ TargetOption = Annotated[
         "--flops",
         help="Real FLOPs of the decoder's prefill, as a fraction of vanilla, in (0, 1].",
         show_default="0.273",
+    ),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse a --flops out of reach; else the least that the method can do is run."
     ),
 ]
 FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]

@@ -55,7 +55,7 @@ class AdaTP(Method):
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
-            some layers have linear attention or a window, tokens are dropped behind the others alone.
+            some layers have linear attention or a window, tokens are dropped after the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
@@ -66,8 +66,8 @@ class AdaTP(Method):
             FLOPs come out lower on redundant videos.
         relevance: what tells relevant segments. ``siglip``: the tower's partner text encoder; ``embedding``:
             words against visual tokens in the decoder's input space; ``attention``: the mass that a segment
-            receives in the layer scored last; ``none``: all alike; ``auto``: siglip if the partner is at hand
-            without a download, else embedding.
+            receives in the layer scored last; ``none``: all the same; ``auto``: siglip if the partner is at
+            hand without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
             far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than

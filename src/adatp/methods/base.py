@@ -106,7 +106,7 @@ class Method:
         if lacking := [cut for cut in cuts if cut not in shape.cut_layers]:
             raise BudgetError(
                 f"tokens can't be dropped before layers {lacking}: the decoder has {shape.layers}, and only "
-                "those behind full attention have scores to drop by"
+                "those that follow full attention have scores to drop by"
             )
         return tuple(cut - 1 for cut in cuts)
 

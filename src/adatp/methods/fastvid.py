@@ -1,15 +1,15 @@
 """FastVID (arXiv 2503.11187): dynamic segments, then salient tokens and density peaks. Knows no question.
 
-As in the official code for LLaVA-OneVision: the video is cut at its least alike neighbouring frames and
-wherever they are less alike than a threshold (DySeg); each frame keeps the tokens of most attention in the
+As in the official code for LLaVA-OneVision: the video is cut at its least similar neighbouring frames and
+wherever they are less similar than a threshold (DySeg); each frame keeps the tokens of most attention in the
 vision tower (ATS); the rest of a segment's budget goes to anchor frames, every fourth back from its last one,
 which keep their density peaks, and the segment's other tokens are merged into those (DTM).
 
-What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention
-that they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is
-merged into the most alike anchor token of its segment, not into one of every anchor frame, and anchors become
-the plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that
-the budget is spent to the last token; ties are broken by order, not at random.
+What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention that
+they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is merged
+into the most similar anchor token of its segment, not into one of every anchor frame, and anchors become the
+plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that the
+budget is spent to the last token; ties are broken by order, not at random.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FastVID(Method):
 
     Attributes:
         segments: the paper's c, segments that a video is cut into at least.
-        tau: neighbouring frames less alike than this are in different segments.
+        tau: neighbouring frames less similar than this are in different segments.
         context: the paper's d, the share of tokens that are density peaks.
         anchors: the paper's p, every how many frames of a segment one is an anchor.
         neighbours: nearest tokens over which density is taken.

@@ -47,7 +47,7 @@ class PyramidDrop(Method):
         return tuple(sorted({nearest_cut(shape, round(stage * shape.layers)) for stage in self.stages}))
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """lambda = x / visual, to the power of the stages behind a layer."""
+        """lambda = x / visual, to the power of the stages that end before a layer."""
         cuts = self.cuts(shape)
         stage_of = [sum(cut <= layer for cut in cuts) for layer in range(shape.layers)]
         return [max(1, visual * x**stage // visual**stage) for stage in stage_of]

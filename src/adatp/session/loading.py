@@ -14,7 +14,14 @@ from adatp.torchvision_guard import BROKEN  # before transformers
 
 # isort: split
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+)
 
 from adatp.checkpoint import (
     CheckpointError,
@@ -26,7 +33,7 @@ from adatp.checkpoint import (
     check_weights,
 )
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
-from adatp.models import UnsupportedModelError, family_of
+from adatp.models import UnsupportedModelError, allow_general_rule, family_of
 from adatp.session.errors import LoadError
 
 # Its import also makes AutoProcessor know the embedded models' processor.
@@ -100,9 +107,11 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
-        family_of(raw["model_type"])
+        family_of(raw["model_type"]).register_classes()
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{source}: {error}") from None
+        if not (trust_remote_code and raw.get("auto_map")):
+            raise UnsupportedModelError(f"{source}: {error}") from None
+        allow_general_rule(raw["model_type"])  # tried on what the checkpoint's own code makes of videos
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_config(config)
@@ -157,7 +166,7 @@ def load_model(
         if os.path.isdir(source) and not trust_remote_code:
             config = load_config(source)
             check_weights(Path(source), config, lambda: _without_weights(config))
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = _auto_class(source, trust_remote_code).from_pretrained(
             source,
             dtype=dtype,
             output_loading_info=True,
@@ -168,6 +177,16 @@ def load_model(
             raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
         check_generation(model.generation_config)
     return model.to(place).eval()
+
+
+def _auto_class(source: str, trust_remote_code: bool) -> Any:
+    """The class that loads it: the one that a checkpoint's own code stands for, or that transformers has."""
+    if not trust_remote_code:
+        return AutoModelForImageTextToText
+    raw, _ = PreTrainedConfig.get_config_dict(source)
+    own = raw.get("auto_map") or {}
+    classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
+    return next((each for each in classes if each.__name__ in own), AutoModelForImageTextToText)
 
 
 def _without_weights(config: Any) -> Any:
