@@ -88,7 +88,7 @@ $(LMMS)/.setup: pyproject.toml constraints-lmms-eval.txt
 	touch $@
 
 lmms-eval: $(LMMS)/.setup  ## the plugin inside lmms-eval itself, without a network
-	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/$(LMMS)/cache PYTHONPATH=tests/lmms/site:$(PYTHONPATH) \
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/$(LMMS)/cache PYTHONPATH=$(CURDIR)/tests/lmms/site \
 		$(LMMS)/bin/python -m pytest --numprocesses 2 tests/lmms
 
 rounding: dev  ## how near comparisons come to their limits under eight settings

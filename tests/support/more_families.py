@@ -494,6 +494,7 @@ class MiniCPMV46(Qwen35):
     tower_known = False
     model_class = of_transformers("MiniCPMV4_6ForConditionalGeneration")
     configuration = of_transformers("MiniCPMV4_6Config")
+    step = 1
     tokens_a_frame = 16
     several_videos = False
     multimodal_rope = False

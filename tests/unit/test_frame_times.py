@@ -12,10 +12,12 @@ import transformers
 
 import chats
 from adatp import AdaTP, PromptError, Session
+from adatp.models import family_of
 from adatp.session.frame_times import metadata
 from adatp.session.prompt import build_prompt
 from adatp.video import Video, read_video
-from families import Glm4v, Glm46V, Qwen3VL, Qwen25VL, SmolVLM, VideoLlama3, build
+from families import Glm4v, Glm46V, Prompt, Qwen3VL, Qwen25VL, SmolVLM, VideoLlama3, batch, build
+from more_families import Qwen3OmniMoeThinker, Qwen25OmniThinker
 from processors import PROCESSORS
 
 EVEN = (0.0, 3.32, 6.64, 9.96)  # four frames of a clip of ten seconds
@@ -98,6 +100,27 @@ def test_qwen_places_uneven_frames_at_their_own_times() -> None:
     alone = session.answer(prompt, method, max_new_tokens=4)
     assert session.answer_batch([prompt, prompt], method, max_new_tokens=4)[1].token_ids == alone.token_ids
     session.answer(prompt, method, max_new_tokens=4, num_beams=2)
+
+
+@pytest.mark.parametrize("family", [Qwen25OmniThinker, Qwen3OmniMoeThinker], ids=lambda family: family.name)
+def test_omni_models_place_uneven_frames_at_their_own_times(family: Any) -> None:
+    """Their processors say one second or two, whatever the video."""
+    model, inputs = build(family), batch(family, [Prompt(frames=4)])  # four steps of two frames
+    for shown_at in (np.array([*UNEVEN, 102.0]), np.arange(8) * 1.5):
+        placed = family_of(family.name).place_in_time(model.config, inputs, [shown_at])
+        positions, _ = model.get_rope_index(
+            placed["input_ids"],
+            video_grid_thw=placed["video_grid_thw"],
+            second_per_grids=placed["video_second_per_grid"],
+            attention_mask=placed["attention_mask"],
+        )
+        of_video = positions[0, 0][placed["input_ids"][0] == family.token]
+        rate = model.config.position_id_per_seconds
+        found = (of_video.unique() - of_video[0]).tolist()
+        # One model cuts to full positions, the other does not.
+        exact = all(abs(a - rate * t) < 0.05 for a, t in zip(found, shown_at[::2], strict=True))
+        assert exact or found == [int(rate * t) for t in shown_at[::2]]
+        assert model(**placed).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,12 @@ class GeneralRule(Family):
         """If it has a video processor."""
         return getattr(processor, "video_processor", None) is not None
 
+    def fewest_frames(self, processor: Any) -> int:
+        """Those of one temporal step, and more than one where a lone frame looks the same as an image."""
+        reader = getattr(processor, "video_processor", None)
+        step = getattr(reader, "temporal_patch_size", 1)
+        return max(step if isinstance(step, int) else 1, 2 if self.encoded_as == "image" else 1)
+
 
 _MARK = -1
 

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from adatp.models.family import Times
+
+_MEAN, _SAME = "second_per_grid_ts", "video_second_per_grid"
+
+
+def place_steps(config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
+    """A processor's inputs with the distances of temporal steps, seconds, where a model takes such.
+
+    Processors of Qwen2.5-VL say the mean distance of each video's steps, those of the omni models the same
+    for every video.
+
+    Args:
+        config: the model's.
+        inputs: what the processor has made of one prompt.
+        times: (frames,) for each video.
+    """
+    inputs, vision = dict(inputs), getattr(config, "vision_config", None)
+    every = getattr(vision, "temporal_patch_size", 1)
+    steps = [time[::every] for time in times]
+    if inputs.get(_MEAN) is not None:
+        rate = cast(Any, vision).tokens_per_second
+        inputs[_MEAN] = step_distances(inputs[_MEAN], steps, rate)
+    if inputs.get(_SAME) is not None:
+        means = [every * float(time[-1] - time[0]) / max(1, len(time) - 1) or 1.0 for time in times]
+        inputs[_SAME] = step_distances(torch.tensor(means), steps, config.position_id_per_seconds)
+    return inputs
 
 
 def step_distances(mean: Tensor, steps: Sequence[Times], positions_a_second: float) -> Tensor:
@@ -29,12 +55,12 @@ def step_distances(mean: Tensor, steps: Sequence[Times], positions_a_second: flo
     if len({len(each) for each in steps}) > 1 or not _takes_each():
         return mean
     number = torch.arange(len(steps[0]))
-    own = (torch.stack([torch.from_numpy(each - each[0]) for each in steps]) * positions_a_second).floor()
-    even = (number * mean[:, None] * positions_a_second).floor()
-    if (own - even).abs().max() <= 1:
+    own = torch.stack([torch.from_numpy(each - each[0]) for each in steps]) * positions_a_second
+    even = number * mean[:, None] * positions_a_second
+    if (own.floor() - even.floor()).abs().max() <= 1:
         return mean
-    # The middle of a position: no rounding leads into the next.
-    seconds: Tensor = (own + 0.5) / positions_a_second
+    # A little more, as models cut to full positions: no rounding leads to the one before.
+    seconds: Tensor = (own + 0.02) / positions_a_second
     return (seconds / number.clamp(min=1)).float()
 
 
