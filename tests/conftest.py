@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adatp.methods.token_plan import TokenPlan
     from adatp.plan import Selection
 
-pytest_plugins = ["agreement", "browser", "pytester"]
+pytest_plugins = ["agreement", "browser", "pytester", "run_rows"]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no fault
 hypothesis.settings.load_profile("suite")

@@ -130,7 +130,7 @@ def test_accelerates_hooks_do_not_matter(family: Any, agree: Agree, tmp_path: Pa
     last = {id(module) for layer in model.get_decoder().layers[3:] for module in layer.modules()}
     parts: dict[str, str] = {}
     for name, module in model.named_modules():
-        if list(module.parameters(recurse=False)):
+        if list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):
             parts[name] = "disk" if id(module) in last else "cpu"
     parts |= {name: "cpu" for name, _ in model.named_parameters() if name.rpartition(".")[0] not in parts}
     accelerate.dispatch_model(model, parts, main_device="cpu", offload_dir=tmp_path)

@@ -21,6 +21,7 @@ from adatp.cli.options import (
     ModelOption,
     NewTokensOption,
     QuestionArgument,
+    StrictOption,
     TargetOption,
     TrustOption,
     VideoArgument,
@@ -50,6 +51,7 @@ def ask(
     max_new_tokens: NewTokensOption = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    strict: StrictOption = False,
     trusted: TrustOption = False,
 ) -> None:
     """Ask a Video LLM a question about a video.
@@ -67,7 +69,7 @@ def ask(
         chosen = method_named(method, flops)
         session = open_session(model, device, dtype, trusted)
         request = prepare(session, video, question, frames, max_new_tokens)
-        request.check(chosen, flops)
+        request.check(chosen, strict)
         load_weights(session)
         vanilla = None
         if compare:

@@ -71,19 +71,18 @@ class Request:
             return False
         return True
 
-    def check(self, method: Method, flops: float | None) -> None:
+    def check(self, method: Method, strict: bool = False) -> None:
         """Refuse what can't be answered.
 
         Args:
             method: as it would be run.
-            flops: the target that was asked for, if one was. A default target out of reach is no error: the
-                run takes the least that the method can do, and warns.
+            strict: whether a FLOPs target out of reach is refused too. If not, the run takes the least that
+                the method can do, and warns.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
-            BudgetError: the target asked for is out of reach.
+            BudgetError: the target is out of reach, and ``strict`` was asked for.
         """
-        strict = flops is not None
         self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens, strict=strict)
 
     def warm_up(self, method: Method) -> None:

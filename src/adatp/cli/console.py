@@ -131,6 +131,13 @@ def progress(doing: str, shown: bool = True) -> Iterator[None]:
 @contextmanager
 def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, if that is a terminal; to be told how many are done, and of how many."""
+    with progress_bar(doing) as update:
+        yield lambda done, total: update(done, total, "")
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Callable[[int, int, str], None]]:
+    """The same; to be told something that stands at its end too, such as a rate."""
     columns = (
         TextColumn(doing),
         BarColumn(),
@@ -138,14 +145,15 @@ def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task("", total=None)
+        bar = bars.add_task("", total=None, note="")
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, note: str) -> None:
             Interrupts.check()
-            bars.update(bar, completed=done, total=total)
+            bars.update(bar, completed=done, total=total, note=note)
 
         yield update
 

@@ -48,6 +48,7 @@ def show(
     max_new_tokens: options.NewTokensOption = 64,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
     trusted: options.TrustOption = False,
 ) -> None:
     """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
@@ -76,11 +77,11 @@ def show(
         depth = DecoderShape.from_config(session.config.get_text_config()).layers
         if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
             raise RefusedError(f"--layers are some of 0 to {depth - 1}, not {layers}")
-        request.check(chosen, flops)
+        request.check(chosen, strict)
         if other is None:
             other = _beside(request, chosen, flops)
         try:
-            request.check(other, flops)
+            request.check(other, strict)
         except BudgetError as error:
             raise RefusedError(f"--against {other.name}: {error}") from error
         load_weights(session)

@@ -18,7 +18,7 @@ from adatp.report import Report
 from adatp.serve.errors import RequestError
 from adatp.serve.rows import Row, RowKeeper, RowSampler
 from adatp.session import Prompt, Session
-from adatp.session.answer import batch_key
+from adatp.session.answer import kind_of
 
 STOPPED = "the server is being stopped"
 
@@ -60,7 +60,7 @@ class Job:
     @property
     def key(self) -> Hashable:
         """What jobs have in common that can be answered together."""
-        return self.method, batch_key(self.prompt)
+        return self.method, kind_of(self.prompt)
 
 
 class Batcher:

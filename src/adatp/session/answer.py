@@ -44,6 +44,12 @@ class Answer:
         """Number of tokens generated, the end-of-turn token included."""
         return len(self.token_ids)
 
+    @property
+    def flops_ratio(self) -> float:
+        """Real FLOPs of the decoder's prefill of this prompt over vanilla's, whatever stands in the batch."""
+        spent, vanilla = self.report.prompt_flops[self.row]
+        return spent / vanilla
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
         return {
@@ -79,13 +85,15 @@ def generate(
         watch: called with what the method does, before the model reads the prompts.
 
     Raises:
-        PromptError: the settings ask for several answers to a prompt.
+        PromptError: the settings ask for several answers to a prompt, or for prompts in chunks.
     """
     if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
         raise PromptError(
             "a session gives one answer to a prompt: leave num_return_sequences and "
             "return_dict_in_generate out"
         )
+    if settings.get("prefill_chunk_size") is not None:
+        raise PromptError("a prompt in chunks can't be pruned: leave prefill_chunk_size out")
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
     inputs = collate(prompts, pad_token(model, processor), model.device)
     questions = [prompt.question for prompt in prompts]
@@ -150,12 +158,12 @@ def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The numbers of the prompts, those together whose frames can stand in one batch."""
     groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        groups.setdefault(batch_key(prompt), []).append(number)
+        groups.setdefault(kind_of(prompt), []).append(number)
     return list(groups.values())
 
 
-def batch_key(prompt: Prompt) -> Hashable:
-    """What prompts have in common whose frames can stand in one batch."""
+def kind_of(prompt: Prompt) -> Hashable:
+    """What prompts that can stand in one batch have in common."""
     of_text, others = _split(prompt)
     shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
     return tuple(sorted(of_text)), shapes

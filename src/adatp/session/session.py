@@ -51,7 +51,8 @@ class Session:
         """Read the config and the processor.
 
         Args:
-            source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+            source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model
+                (`adatp.tiny.EMBEDDED`); None: the first embedded model.
             device: a torch device, or "auto": CUDA where there is one.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
             trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
@@ -100,7 +101,7 @@ class Session:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the small model that ships with the package."""
+        """Whether this is the first of the small models that ship with the package."""
         return self.source == str(CHECKPOINT)
 
     # Prompts.
@@ -268,6 +269,8 @@ class Session:
         method: Method | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> Stream:
         """Answer a prompt, and give the text piece by piece as it comes.
@@ -276,6 +279,8 @@ class Session:
             prompt: from `prepare`.
             method: the pruning method; None: as of `answer`.
             max_new_tokens: longest answer, in tokens.
+            reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``; without beams.
 
         Returns:
@@ -285,12 +290,14 @@ class Session:
         Raises:
             AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
         """
-        method = self._chosen([prompt], method, max_new_tokens, strict=False)
+        method = self._chosen([prompt], method, max_new_tokens, strict)
         model = self.model
 
         def run(streamer: Any) -> Answer:
             settings = {**generation, "streamer": streamer}
-            [answer] = generate(model, self.processor, [prompt], method, max_new_tokens, settings)
+            [answer] = generate(
+                model, self.processor, [prompt], method, max_new_tokens, settings, reuse_frames, strict
+            )
             return answer
 
         return Stream(self.processor, run)
@@ -315,7 +322,7 @@ class Session:
             images: as of `prepare`.
             frames: how many to sample, uniformly, from a file.
             max_new_tokens: longest answer, in tokens.
-            generation: more arguments of ``model.generate``.
+            generation: more arguments of `answer`, ``model.generate``'s among them.
 
         Raises:
             AdaTPError: as of `prepare` and `answer`.

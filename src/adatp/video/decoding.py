@@ -18,6 +18,8 @@ from adatp.video.upright import orientation
 
 Shrink = Callable[[np.ndarray], np.ndarray]
 
+_OLD, _BT601 = int(av.__version__.split(".")[0]) < 17, 5
+
 
 class UntrueError(Exception):
     """The packets of a file do not hold what they say. It never leaves the package."""
@@ -147,7 +149,7 @@ def collect(
         stored = (frame.width, frame.height)
         size = size or (stored[::-1] if lay.transposed else stored)
         stored = size[::-1] if lay.transposed else size
-        image = lay.apply(reformatter.reformat(frame, *stored, format="rgb24").to_ndarray())
+        image = lay.apply(_rgb(reformatter, frame, stored))
         if shrink is not None:
             image = shrink(image)
         if images is None:
@@ -173,3 +175,10 @@ def _check_refusal(error: av.FFmpegError, stream: VideoStream, most_pixels: floa
         raise too_large(width, height, most_pixels)
     if not isinstance(error, av.InvalidDataError):
         raise UnreadableError(GROWS)
+
+
+def _rgb(reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """A frame's pixels (H, W, 3), resized to ``size`` (width, height)."""
+    # Before 17 PyAV takes the colours of every frame for those of BT.601, where nothing is said.
+    said = {"src_colorspace": frame.colorspace, "dst_colorspace": _BT601} if _OLD else {}
+    return reformatter.reformat(frame, *size, format="rgb24", **said).to_ndarray()

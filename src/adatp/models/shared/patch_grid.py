@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from adatp.layout import Grid, LayoutError
-from adatp.models.family import Family, TowerCall
+from adatp.models.family import Family, Times, TowerCall
+from adatp.models.shared.step_times import place_steps
 
 
 class PatchGrid(Family):
@@ -52,6 +53,10 @@ class PatchGrid(Family):
         """Grids of tokens as grids of patches."""
         merge = self.merge(config)
         return [(t, h * merge, w * merge) for t, h, w in grids]
+
+    def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
+        """Steps stand at their own times where a model takes their distances."""
+        return place_steps(config, inputs, times)
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """Hidden states before the merger. The patches of a token lie next to each other."""
