@@ -22,6 +22,13 @@ def demo(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this machine.")
     ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name that the page may be opened under, such as that of a proxy. May be repeated.",
+            show_default="localhost, this machine's name, --host",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trusted: TrustOption = False,
@@ -41,8 +48,8 @@ def demo(
             load_weights(session)
             at = f"[{host}]" if ":" in host else host
             address = f"http://{at}:{listener.getsockname()[1]}"
-            serve(session, listener, lambda: print(address, flush=True))
-    raise typer.Exit(0)  # Ctrl-C is how it is stopped: no failure
+            names = ["localhost", socket.gethostname(), host, *(allow_host or ())]
+            serve(session, listener, names, lambda: print(address, flush=True))
 
 
 def _listen(host: str, port: int) -> socket.socket:
