@@ -11,7 +11,7 @@ from adatp.budget import BudgetError
 from adatp.errors import RefusedError
 from adatp.methods import METHODS, Method, Vanilla
 from adatp.session import Answer, Session
-from adatp.video import Video, read_video
+from adatp.video import Video
 
 MOST_BYTES = 200 * 2**20
 """Largest upload."""
@@ -85,7 +85,7 @@ def compare(
     if not names:
         raise RefusedError("No method is chosen: choose one to compare with vanilla.")
     progress(0, "reading the video")
-    video = read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
+    video = session.read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
     prompt = session.prepare(video, question)
     refused: dict[str, str] = {}
     methods: list[Method] = [Vanilla()]

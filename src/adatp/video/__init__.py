@@ -7,7 +7,8 @@ told the truth. A file whose packets do not tell which frame they hold, or tell 
 twice: to count, then to pick. Either way only the picked frames are ever held.
 """
 
+from adatp.video.decoding import Fit
 from adatp.video.errors import VideoError
 from adatp.video.reading import Video, read_video
 
-__all__ = ["Video", "VideoError", "read_video"]
+__all__ = ["Fit", "Video", "VideoError", "read_video"]

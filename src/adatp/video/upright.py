@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from av.buffer import Buffer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 
 
@@ -26,7 +27,8 @@ class Orientation:
 
 def orientation(frame: VideoFrame) -> Orientation:
     """How `frame` is to be laid, by its display matrix; as stored if it has none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    # frame.side_data would make a cycle: frames of 4K would stay in memory until a garbage collection.
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if not isinstance(data, Buffer) or data.buffer_size < 36:
         return Orientation()
     return of_matrix(np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3))
