@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LIMIT ?= 200
+WORLD ?= tiny
 MINUTES ?= 60
 SEED ?= 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test versions versions-full lint types rounding fuzz bench bench-gpu results bias train clean
+.PHONY: setup dev demo test ray lmms-eval versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -45,6 +46,20 @@ demo: setup  ## answer a question about the shipped clip with the embedded model
 test: lint types  ## everything that continuous integration checks
 	$(BIN)/python -m pytest --numprocesses 2
 
+# Ray pins what the rest does not want: it gets an environment beside the one it borrows everything else from.
+RAY_VENV ?= .venv-ray
+
+$(RAY_VENV)/.done: $(VENV)/.dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+		> $$($(@D)/bin/python -c "import site; print(site.getsitepackages()[0])")/beside.pth
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'ray[data]'
+	touch $@
+
+ray: $(RAY_VENV)/.done  ## Ray Data, on a cluster of two actors on this machine
+	RAY_USAGE_STATS_ENABLED=0 $(RAY_VENV)/bin/python -m pytest tests/ray
+
 # Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
 EXACT_TESTS := tests/conformance/test_keep_all.py tests/conformance/test_dropping.py tests/conformance/test_batches.py
 EXACT := (keep_all and ragged) or (dropping and ragged and late and not float64) or (padded and late)
@@ -61,6 +76,21 @@ versions versions-full:
 	done
 
 # The settings have other rounding: instructions, threads, libraries. About five minutes each.
+# lmms-eval asks for other versions than ours (PyAV below 16, filelock below 4), so it has an environment of its own.
+# Its torchvision may be built for another torch: tests/lmms/site makes it importable.
+LMMS := .venv-lmms-eval
+
+$(LMMS)/.setup: pyproject.toml constraints-lmms-eval.txt
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lmms-eval.txt torch
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lmms-eval.txt \
+		--editable '.[lmms-eval]' hypothesis num2words pytest pytest-socket pytest-xdist
+	touch $@
+
+lmms-eval: $(LMMS)/.setup  ## the plugin inside lmms-eval itself, without a network
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/$(LMMS)/cache PYTHONPATH=tests/lmms/site:$(PYTHONPATH) \
+		$(LMMS)/bin/python -m pytest --numprocesses 2 tests/lmms
+
 rounding: dev  ## how near comparisons come to their limits under eight settings
 	$(BIN)/python benchmarks/rounding_settings.py
 
@@ -83,7 +113,7 @@ bench: dev   ## speed of the parts, against what they replace
 bench-gpu: dev  ## time and memory of 7B shapes in bfloat16, on a GPU of 80 GB or more
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 --json docs/results/gpu-sdpa.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --vision --batch 1,4 \
-		--attention flash_attention_2 --json docs/results/gpu-flash.json
+		--attention flash --json docs/results/gpu-flash.json
 	-$(BIN)/python benchmarks/prefill.py --shape llava-onevision-7b --frames 256 --repeats 3 --json docs/results/gpu-256.json
 	-$(BIN)/python benchmarks/scaling.py --shape llava-onevision-7b --json docs/results/gpu-scaling.json \
 		--plot docs/figures/gpu-scaling.png
@@ -91,7 +121,9 @@ bench-gpu: dev  ## time and memory of 7B shapes in bfloat16, on a GPU of 80 GB o
 # The claim asks 2,000 questions of vanilla and AdaTP, the comparison LIMIT of everyone: about an hour and a half of one core
 # with 200, five times that and more with 2000. Stop it and run it again: it goes on. What was asked with another LIMIT
 # or checkpoint is refused: remove docs/results/*.work.jsonl first.
-results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded model, into the README
+results: results-$(WORLD)  ## tables and figures of accuracy at equal FLOPs, into the documentation (WORLD=tiny or scenes)
+
+results-tiny: dev  ## of the first world, by its embedded model, into the README
 	mkdir -p docs/results docs/figures
 	$(BIN)/adatp eval --frames 32 --limit 2000 --methods vanilla,adatp --flops 0.273 --json docs/results/claim.json
 	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) --flops 0.273,0.15,0.10 \
@@ -99,6 +131,12 @@ results: dev  ## tables and figures of accuracy at equal FLOPs, by the embedded 
 	$(BIN)/adatp ablate --frames 16 --flops 0.10 --limit 120 \
 		--json docs/results/ablations.json --plot docs/figures/ablations.png
 	$(BIN)/python benchmarks/result_tables.py
+
+# How long it takes here, `benchmarks/proof.py --estimate` says; MODEL is a folder until the second model ships.
+MODEL ?= scenes
+results-scenes: dev  ## of the second world, by its embedded model, into docs/proof.md (stopped, it goes on)
+	$(BIN)/python benchmarks/segments.py --model $(MODEL) --json docs/results/scenes-segments.json
+	$(BIN)/python benchmarks/proof.py --model $(MODEL)
 
 bias: dev  ## attention bias of the embedded model and of real language weights, into the documentation (about 15 minutes)
 	$(BIN)/adatp bias --limit 90 --json docs/results/bias-embedded.json --plot docs/figures/bias-embedded
@@ -111,4 +149,4 @@ train: dev  ## the embedded model anew, into runs/tiny (80 minutes and more; sto
 	$(BIN)/python -m training.train --out runs/tiny
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(RAY_VENV) $(LMMS)

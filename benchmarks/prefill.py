@@ -45,7 +45,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--vision", action="store_true", help="the vision tower in its real shape")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--attention", default="sdpa", help="as transformers calls it")
+    parser.add_argument("--attention", default="sdpa", help="as transformers calls it, or flash")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of torch, on a CPU")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")

@@ -1,4 +1,4 @@
-"""What not encoding alike frames does to accuracy, and how many are left, on the embedded model's world.
+"""What not encoding similar frames does to accuracy, and how many are left, on the embedded model's world.
 
 Vanilla, AdaTP, and AdaTP with `reuse_frames` at several thresholds answer the same questions, as in
 `adatp eval`.

@@ -15,6 +15,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+import torch_flash
+
 BEFORE, QUESTION = 14, 20  # text tokens in front of a video and behind it
 WORD = 9
 
@@ -190,7 +192,8 @@ class Case:
         batch: prompts at once, each with a video of its own.
         dtype: name of a torch dtype.
         device: torch's name of it.
-        attention: as transformers calls it.
+        attention: as transformers calls it; "flash": the package flash_attn's, or if it is not installed the
+            kernels that PyTorch ships, in the decoder.
         vision: whether the vision tower has its real shape; otherwise a small one stands in.
         threads: of torch on a CPU; None: as it decides.
     """
@@ -212,7 +215,8 @@ class Case:
         family, text = SHAPES[self.shape]
         text = {**text, "num_hidden_layers": self.layers or text["num_hidden_layers"]}
         config = family.config(text, family.tower if self.vision else {**family.tower, **family.stand_in})
-        config._attn_implementation = self.attention
+        attention = torch_flash.choose() if self.attention == "flash" else self.attention
+        config._attn_implementation = "sdpa" if attention == torch_flash.NAME else attention
         like = {"dtype": getattr(torch, self.dtype), "device": self.device}
         torch.manual_seed(0)
         before = torch.get_default_dtype()
@@ -222,6 +226,8 @@ class Case:
                 model = family.model_class(config).eval().requires_grad_(False)
         finally:
             torch.set_default_dtype(before)
+        if attention == torch_flash.NAME:
+            torch_flash.set_attention(model, attention)
         prompt = [WORD] * BEFORE + family.placeholders(self.frames) + [WORD + 1] * QUESTION
         ids = torch.tensor([prompt] * self.batch, device=self.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import torch
 
+import device
 from running import Run
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from adatp.methods.token_plan import TokenPlan
     from adatp.plan import Selection
 
-pytest_plugins = ["agreement", "browser", "pytester"]
+pytest_plugins = ["agreement", "browser", "pytester", "run_rows"]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no fault
 hypothesis.settings.load_profile("suite")
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))  # `make rounding` tries other settings
+device.use()
 torch.backends.mkldnn.enabled = os.environ.get("TEST_ONEDNN", "1") != "0"
 
 BESIDE = Path(sys.prefix) / "torchvision"

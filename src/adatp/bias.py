@@ -25,7 +25,7 @@ from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import AdaTP, Method
-from adatp.methods.adatp import segments_of
+from adatp.methods.segments import segments_of
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Cut, Rule, TokenPlan
 from adatp.prefill import Prefill
@@ -56,7 +56,8 @@ class Statistics:
         mass_by_frame: (T,) share of the attention on visual tokens that each frame receives; sums to 1.
         mass_by_position: (rows, columns) mean over frames of the attention at each spatial position; 1 is the
             mean over positions.
-        entropy: of the attention over visual tokens, as a fraction of the highest possible: 1 is all alike.
+        entropy: of the attention over visual tokens, as a fraction of the highest possible: 1 is an even
+            spread.
     """
 
     top10_by_frame: Tensor
@@ -284,6 +285,18 @@ def _sum(total: Any, value: Any) -> Any:
     return None if total is None else total + value
 
 
+def _check_layers(shape: DecoderShape, watched: Sequence[int]) -> None:
+    """Refuse layers that there are not, or whose attention is not full."""
+    if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
+        raise BiasError(
+            f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
+        )
+    if others := [layer for layer in watched if layer not in shape.full_layers]:
+        raise BiasError(
+            f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
+        )
+
+
 def measure(
     session: Session,
     clips: Iterable[tuple[Video, str]],
@@ -308,7 +321,7 @@ def measure(
     Returns:
         Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (the
         share of the question's attention that visual tokens receive) and the means over clips of
-        `Statistics`, and under ``debiased`` the same behind AdaTP's rules. ``controls``: the same for each
+        `Statistics`, and under ``debiased`` the same after AdaTP's rules. ``controls``: the same for each
         control; under ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a
         clip's ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each
         frame with itself. The maps by position are None where clips differ in format.
@@ -319,14 +332,7 @@ def measure(
     """
     shape = DecoderShape.from_config(session.config.get_text_config())
     watched = shape.full_layers if layers is None else tuple(sorted({*layers}))
-    if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
-        raise BiasError(
-            f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
-        )
-    if others := [layer for layer in watched if layer not in shape.full_layers]:
-        raise BiasError(
-            f"only layers with full attention can be looked at, not {', '.join(map(str, others))}"
-        )
+    _check_layers(shape, watched)
     recorder = AttentionRecorder(layers=watched, relevance=relevance)
     conditions = {name: {layer: _Layer() for layer in watched} for name in ("original", *controls)}
     follows: dict[int, dict[str, list[float]]] = {layer: {"slot": [], "content": []} for layer in watched}
@@ -335,7 +341,9 @@ def measure(
     signal = ""
     for video, question in clips:
         if frames and len(video.frames) != frames:
-            raise BiasError(f"a clip has {len(video.frames)} frames, the first {frames}: they must be alike")
+            raise BiasError(
+                f"a clip has {len(video.frames)} frames, the first {frames}: all clips need the same number"
+            )
         frames, unit = len(video.frames), 1
         profiles: dict[tuple[str, int], Tensor] = {}
         for condition in conditions:

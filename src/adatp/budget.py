@@ -59,7 +59,7 @@ def default_range(layers: int) -> tuple[int, int]:
 
 
 def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
-    """The layers start .. end before which tokens can be dropped by scores: those behind full attention.
+    """The layers start .. end before which tokens can be dropped by scores: those after full attention.
 
     Raises:
         BudgetError: unless 1 <= start <= end < layers and there is one; the layer before a drop has to score.
@@ -194,6 +194,7 @@ def solve(
     end: int,
     queries: int,
     first: int | None = None,
+    extra: tuple[int, ...] = (),
 ) -> Schedule:
     """The geometric schedule that spends as much of the target as it can, and never more.
 
@@ -216,6 +217,7 @@ def solve(
         end: last such layer.
         queries: query rows scored at each drop.
         first: visual tokens that the first layer processes; None: all.
+        extra: further layers that are scored if any is.
 
     Raises:
         BudgetError: if an argument is out of range, or the target below what can be reached.
@@ -235,6 +237,7 @@ def solve(
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
         n = _by_layer(read, cut, cuts, shape.layers)
         scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
+        scored.update(dict.fromkeys(extra if scored else (), queries))
         flops = prefill_flops(shape, [k + other for k in n], scored, held)
         return Schedule(tuple(n), flops, whole.vanilla_flops)
 
@@ -274,11 +277,12 @@ def solve_early(
     end: int,
     queries: int,
     survive: float,
+    extra: tuple[int, ...] = (),
 ) -> Schedule:
-    """The schedule of `solve` behind a cut in front of the first layer.
+    """The schedule of `solve` after a cut before the first layer.
 
     The first layer gets as many tokens as the target allows if the share `survive` of them is to be left
-    behind `end`; then the decay is solved for what is left of the budget.
+    after `end`; then the decay is solved for what is left of the budget.
 
     Args:
         shape: the decoder.
@@ -288,6 +292,7 @@ def solve_early(
         end: last such layer.
         queries: query rows scored at each such drop.
         survive: share of the first layer's tokens that the last one has, about, in (0, 1].
+        extra: further layers that are scored if any is.
 
     Raises:
         BudgetError: as `solve`; the lowest target is then that of a single visual token.
@@ -307,11 +312,13 @@ def solve_early(
             layer_counts=layer_counts,
             most=counts.visual,
             queries=queries,
-            scored=[cut - 1 for cut in cuts],
+            scored=[*extra, *(cut - 1 for cut in cuts)],
         ).visual[0]
     except BudgetError:  # a single token needs no scores: that may still be within reach
         found = min(1, counts.visual)
-    return solve(shape, counts, target=target, start=start, end=end, queries=queries, first=found)
+    return solve(
+        shape, counts, target=target, start=start, end=end, queries=queries, first=found, extra=extra
+    )
 
 
 def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: int) -> list[int]:

@@ -35,8 +35,8 @@ def partner_of(model: Any) -> str | None:
     name = model.config._name_or_path
     if name and (beside := Path(name) / "relevance").is_dir():
         return str(beside)
-    vision = model.config.vision_config
-    if vision.model_type != "siglip_vision_model":
+    vision: Any = getattr(model.config, "vision_config", None)
+    if getattr(vision, "model_type", None) != "siglip_vision_model":
         return None
     return PARTNERS.get((vision.hidden_size, vision.image_size, vision.patch_size))
 
@@ -100,13 +100,20 @@ class SiglipPartner(nn.Module):
 
     def flops(self, frames: int) -> int:
         """Real FLOPs of embedding one question and a video's frames, given the tower's hidden states."""
+        return self.text_flops() + self.frame_flops(frames)
+
+    def text_flops(self) -> int:
+        """Real FLOPs of embedding one question."""
         text: Any = self.text.config
+        return siglip_text_flops(text, 1, text.max_position_embeddings)
+
+    def frame_flops(self, frames: int) -> int:
+        """Real FLOPs of embedding a video's frames, given the tower's hidden states."""
         complete = siglip_vision_flops(self.vision_config, frames)
         tower = copy(self.vision_config)  # what the Video LLM has run already
         tower.num_hidden_layers -= len(self.rest)
         tower.vision_use_head = False
-        words = siglip_text_flops(text, 1, text.max_position_embeddings)
-        return complete - siglip_vision_flops(tower, frames) + words
+        return complete - siglip_vision_flops(tower, frames)
 
 
 def _load_siglip(source: str, dtype: torch.dtype) -> Any:

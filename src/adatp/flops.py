@@ -14,72 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from adatp.mixers import CHUNK, DeltaNet, LatentAttention, ShortConvolution
+
 PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 
 _DYCOKE_STEPS = 100
-# Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention.
-_CHUNK = 64
-# What a config calls the sizes of a `DeltaNet`.
-_DELTA_NET = {
-    "key_heads": "linear_num_key_heads",
-    "value_heads": "linear_num_value_heads",
-    "key_dim": "linear_key_head_dim",
-    "value_dim": "linear_value_head_dim",
-    "kernel": "linear_conv_kernel_dim",
-}
-# With one of these a config says that some layers of a mixture of experts are dense.
-_DENSE_LAYERS = ("mlp_only_layers", "mlp_layer_types", "first_k_dense_replace", "num_dense_layers")
-
-
-@dataclass(frozen=True)
-class DeltaNet:
-    """The sizes of linear attention by a gated delta net: a state for each value head, no keys of the past.
-
-    Attributes:
-        layers: the decoder layers that have it in the place of full attention, ascending.
-        key_heads: query and key heads.
-        value_heads: value heads.
-        key_dim: width of a query or key head.
-        value_dim: width of a value head.
-        kernel: tokens that the causal convolution over queries, keys and values sees.
-    """
-
-    layers: tuple[int, ...]
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    kernel: int
-
-    @classmethod
-    def from_config(cls, config: Any, layers: Sequence[int]) -> "DeltaNet":
-        """Read the sizes from a text config of transformers.
-
-        Raises:
-            ValueError: the config lacks one of them, so its linear attention is of another kind.
-        """
-        if not all(hasattr(config, name) for name in _DELTA_NET.values()):
-            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
-        sizes = {size: getattr(config, name) for size, name in _DELTA_NET.items()}
-        return cls(layers=tuple(layers), **sizes)
-
-    def macs(self, hidden: int, chunk: int) -> int:
-        """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
-
-        The rule takes whole chunks as matrices, and what it computes between a chunk's tokens is counted as
-        dense as it is computed; the triangular systems it solves there (0.1 % of a layer of Qwen3.5-9B) are
-        left out, as FlopCounterMode does, and so is what fills up the last chunk.
-
-        Args:
-            hidden: width of the hidden states.
-            chunk: tokens of a chunk; 0: one token updates the state by itself.
-        """
-        keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
-        linear = hidden * (2 * keys + 3 * values + 2 * self.value_heads)
-        convolution = self.kernel * (2 * keys + values)
-        state = 3 * self.key_dim * self.value_dim  # read by key, written, read by query
-        within = chunk * (2 * self.key_dim + self.value_dim)
-        return linear + convolution + self.value_heads * (state + within)
+# What configs call the parts of a mixture of experts.
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+_VISITED = ("num_experts_per_tok", "moe_k", "top_k_experts")
+_SHARED = ("n_shared_experts", "moe_num_shared_experts")
+_FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")
 
 
 @dataclass(frozen=True)
@@ -96,8 +40,15 @@ class DecoderShape:
         vocab: entries of the vocabulary.
         windows: of each layer the sliding window, None where it attends to everything; empty: all do.
         experts: experts that each layer's router chooses among; 0: there is none.
-        delta_net: the linear attention of some layers, if any. Full attention is then gated by a second query
-            projection, as in every model of transformers that has both and reads video.
+        delta_net: what some layers have in the place of attention, if any: linear attention or a short
+            convolution.
+        dense: of a mixture of experts the layers that are none.
+        dense_intermediate: width of the MLP in these.
+        mlp_maps: linear maps of an MLP: three if it is gated, else two.
+        gated: whether full attention is gated by a second query projection.
+        beside: width of the inputs that each layer has of its own besides the hidden states; 0: none.
+        latent: how keys and values are made, where they are cached in a compressed form.
+        uneven: key/value heads and head width of each layer, where layers differ; empty: they do not.
     """
 
     layers: int
@@ -109,7 +60,14 @@ class DecoderShape:
     vocab: int
     windows: tuple[int | None, ...] = ()
     experts: int = 0
-    delta_net: DeltaNet | None = None
+    delta_net: DeltaNet | ShortConvolution | None = None
+    dense: tuple[int, ...] = ()
+    dense_intermediate: int = 0
+    mlp_maps: int = 3
+    gated: bool = False
+    beside: int = 0
+    latent: LatentAttention | None = None
+    uneven: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_config(cls, config: Any) -> "DecoderShape":
@@ -118,30 +76,44 @@ class DecoderShape:
         A mixture of experts counts the experts that a token visits, a shared one among them.
 
         Raises:
-            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or some of its
-                layers are mixtures of experts and others are not.
+            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or does not say
+                which of its layers are mixtures of experts.
         """
         kinds = layer_types(config)
         linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
+        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
         windows = tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds)
         heads, experts, intermediate = config.num_attention_heads, 0, 0
-        if getattr(config, "num_experts_per_tok", None):
-            if not _sparse_everywhere(config):
-                raise ValueError(f"FLOPs of dense among sparse layers ({config.model_type}) are not known")
-            experts = config.num_experts
-            intermediate = config.num_experts_per_tok * config.moe_intermediate_size
+        sizes = _attention_sizes(config)
+        dense: tuple[int, ...] = ()
+        if visited := _named(config, _VISITED):
+            dense, experts = _dense_layers(config), _named(config, _EXPERTS)
+            width = config.moe_intermediate_size
+            width = width if isinstance(width, int) else width[0]
+            intermediate = (visited + _named(config, _SHARED)) * width
+            if narrow := _named(config, ("moe_hidden_size",)):  # experts between two maps to fewer numbers
+                intermediate = intermediate * narrow // config.hidden_size + -(-2 * narrow // 3)
             intermediate += getattr(config, "shared_expert_intermediate_size", 0)
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=sizes[0][0],
+            head_dim=sizes[0][1],
             intermediate=intermediate or config.intermediate_size,
             vocab=config.vocab_size,
             windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=DeltaNet.from_config(config, linear) if linear else None,
+            delta_net=ShortConvolution(short, config.conv_L_cache)
+            if short
+            else (DeltaNet.from_config(config, linear) if linear else None),
+            dense=dense,
+            dense_intermediate=config.intermediate_size if dense else 0,
+            mlp_maps=2 if getattr(config, "hidden_act", None) == "relu2" else 3,
+            gated=hasattr(config, "qk_scale_factor"),  # Muse's, as no other's
+            beside=getattr(config, "hidden_size_per_layer_input", None) or 0,
+            latent=LatentAttention.from_config(config),
+            uneven=tuple(sizes) if len({*sizes}) > 1 else (),
         )
 
     def held(self, layer: int, tokens: int) -> int:
@@ -167,16 +139,42 @@ class DecoderShape:
 
     @property
     def width(self) -> int:
-        """Query heads times head width."""
+        """Query heads times head width, of the first layer."""
         return self.heads * self.head_dim
+
+    def width_of(self, layer: int) -> int:
+        """Query heads times head width of this layer."""
+        if self.latent is not None:
+            return self.heads * self.latent.key
+        return self.heads * (self.uneven[layer][1] if self.uneven else self.head_dim)
 
     @cached_property
     def linear_macs(self) -> int:
-        """Multiply-accumulates of a full-attention layer's linear maps for one token: q, k, v, o and MLP."""
-        gate = 0 if self.delta_net is None else self.hidden * self.width
+        """Multiply-accumulates of a full-attention layer's linear maps for one token: q, k, v, o and MLP.
+
+        Of a mixture of experts, in a layer that is one.
+        """
+        if self.latent is not None:
+            return self.latent.macs(self.hidden, self.heads) + self._mlp_macs
+        gate = self.hidden * self.width if self.gated or isinstance(self.delta_net, DeltaNet) else 0
+        gate += (
+            3 * self.hidden * self.beside
+        )  # made for all layers at once, scaled by the states, mapped back
         return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
 
-    def delta_macs(self, tokens: Sequence[int], chunk: int = _CHUNK) -> int:
+    def key_macs(self, layer: int) -> int:
+        """Multiply-accumulates that make a key and its value of what is cached, where that is compressed."""
+        return 0 if self.latent is None else self.latent.expanding(self.heads)
+
+    def pair_macs(self, layer: int) -> int:
+        """Multiply-accumulates of one query and one key, value included."""
+        return (
+            2 * self.width_of(layer)
+            if self.latent is None
+            else self.heads * (self.latent.key + self.latent.value)
+        )
+
+    def delta_macs(self, tokens: Sequence[int], chunk: int = CHUNK) -> int:
         """Multiply-accumulates of the layers with a delta net, MLP included, see `DeltaNet.macs`.
 
         Args:
@@ -186,11 +184,25 @@ class DecoderShape:
         if self.delta_net is None:
             return 0
         one = self.delta_net.macs(self.hidden, chunk) + self._mlp_macs
-        return one * sum(tokens[layer] for layer in self.delta_net.layers)
+        return sum(tokens[layer] * (one + self._dense_more(layer)) for layer in self.delta_net.layers)
+
+    def attention_layer_macs(self, layer: int) -> int:
+        """`linear_macs` of this layer, which may be dense among mixtures of experts or differ in width."""
+        macs = self.linear_macs + self._dense_more(layer)
+        if self.uneven:
+            kv_heads, head_dim = self.uneven[layer]
+            more = (self.heads + kv_heads) * head_dim - (self.heads + self.kv_heads) * self.head_dim
+            macs += 2 * self.hidden * more
+        return macs
+
+    def _dense_more(self, layer: int) -> int:
+        if layer not in self.dense:
+            return 0
+        return self.hidden * self.mlp_maps * self.dense_intermediate - self._mlp_macs
 
     @property
     def _mlp_macs(self) -> int:
-        return self.hidden * (3 * self.intermediate + self.experts)
+        return self.hidden * (self.mlp_maps * self.intermediate + self.experts)
 
 
 def layer_types(config: Any) -> list[str]:
@@ -251,7 +263,7 @@ def prefill_flops(
         shape: the decoder.
         tokens: tokens that each layer processes, one count a layer.
         scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens read before that a layer still has, of all layers alike or one count a layer; a layer
+        past: tokens read before that a layer still has, one count for all layers or one a layer; a layer
             with a sliding window holds the last of them, and linear attention does not look at them again.
 
     Raises:
@@ -262,7 +274,7 @@ def prefill_flops(
     _check_layers(shape, past)
     macs = _prefill_macs(shape, tokens, past)
     keys = {layer: tokens[layer] + shape.held(layer, past[layer]) for layer in scored or {}}
-    macs += sum(rows * keys[layer] * shape.width for layer, rows in (scored or {}).items())
+    macs += sum(rows * keys[layer] * shape.width_of(layer) for layer, rows in (scored or {}).items())
     return 2 * macs
 
 
@@ -285,8 +297,9 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
     for layer in shape.key_layers:
         held = shape.held(layer, context[layer])
         growing = shape.held(layer, context[layer] + steps) - held  # steps until a sliding window is full
-        keys += steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
-    macs = steps * len(shape.key_layers) * shape.linear_macs + 2 * keys * shape.width
+        read = steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
+        keys += read * (shape.pair_macs(layer) + shape.key_macs(layer))
+    macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + keys
     macs += shape.delta_macs([steps] * shape.layers, chunk=0)
     return 2 * macs + lm_head_flops(shape, steps)
 
@@ -296,21 +309,54 @@ def lm_head_flops(shape: DecoderShape, positions: int) -> int:
     return 2 * positions * shape.hidden * shape.vocab
 
 
-def _sparse_everywhere(config: Any) -> bool:
-    """Whether every layer is a mixture of experts.
+def _attention_sizes(config: Any) -> list[tuple[int, int]]:
+    """Key/value heads and head width of each layer of a config."""
+    layers = range(config.num_hidden_layers)
+    if getattr(config, "is_heterogeneous", False):
+        return [_attention_size(config.per_layer_config[layer]) for layer in layers]
+    return [_attention_size(config)] * len(layers)
 
-    A config says so with a step of 1. Where it has no step (Qwen3.5), it has a shared expert.
+
+def _attention_size(config: Any) -> tuple[int, int]:
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+def _named(config: Any, names: Sequence[str]) -> int:
+    """The number that a config has under one of these names, or 0."""
+    found = [getattr(config, name, None) for name in names]
+    return next((value for value in found if isinstance(value, int) and value), 0)
+
+
+def _dense_layers(config: Any) -> tuple[int, ...]:
+    """The layers of a mixture of experts that are none.
+
+    Configs have a list of layers, a kind for each layer, or how many come first. With a step of 1, or a
+    shared expert and no step (Qwen3.5), every layer is one.
+
+    Raises:
+        ValueError: the config says nothing of them.
     """
-    if any(getattr(config, name, None) for name in _DENSE_LAYERS):
-        return False
+    layers = range(config.num_hidden_layers)
+    if kinds := getattr(config, "mlp_layer_types", None):
+        return tuple(layer for layer in layers if kinds[layer] == "dense")
+    if first := _named(config, _FIRST_DENSE):
+        return tuple(layers[:first])
     step = getattr(config, "decoder_sparse_step", None)
-    return step == 1 if step is not None else hasattr(config, "shared_expert_intermediate_size")
+    known = step == 1 if step is not None else hasattr(config, "shared_expert_intermediate_size")
+    if not known and not any(hasattr(config, name) for name in (*_FIRST_DENSE, "enable_moe_block")):
+        raise ValueError(f"FLOPs of dense among sparse layers ({config.model_type}) are not known")
+    return tuple(getattr(config, "mlp_only_layers", None) or ())
 
 
 def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: Sequence[int]) -> int:
-    linear, width = shape.linear_macs, 2 * shape.width
-    full = [(tokens[layer], tokens[layer] + shape.held(layer, past[layer])) for layer in shape.key_layers]
-    return sum(n * (linear + keys * width) for n, keys in full) + shape.delta_macs(tokens)
+    macs = shape.delta_macs(tokens)
+    for layer in shape.key_layers:
+        keys = tokens[layer] + shape.held(layer, past[layer])
+        macs += tokens[layer] * (shape.attention_layer_macs(layer) + keys * shape.pair_macs(layer))
+        macs += keys * shape.key_macs(layer)
+    return macs
 
 
 def _check_layers(shape: DecoderShape, counts: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adatp.threads import PerThread
 from adatp.tower_flops import siglip_vision_flops
+from adatp.uncopied import Uncopied
 
 # Towers that are given images (n, channels, height, width) and look at each by itself.
 _FRAME_BY_FRAME = ("siglip_vision_model",)
@@ -50,8 +51,8 @@ class FrameReuse:
     def install(self) -> None:
         """Put the hooks in place."""
         keep = self.handles.append
-        keep(self.tower.register_forward_pre_hook(self._before, with_kwargs=True))
-        keep(self.tower.register_forward_hook(self._after))
+        keep(self.tower.register_forward_pre_hook(Uncopied(self._before), with_kwargs=True))
+        keep(self.tower.register_forward_hook(Uncopied(self._after)))
 
     def remove(self) -> None:
         """Take them away."""

@@ -67,7 +67,7 @@ class VideoLayout:
             (Qwen2.5-VL: two) this is the merged frame.
         row: (n,) int64: row in the frame's token grid.
         column: (n,) int64: column in the frame's token grid.
-        question: (q,) int64, ascending: the text tokens behind the last visual token, template included.
+        question: (q,) int64, ascending: the text tokens after the last visual token, template included.
         real: (r,) int64, ascending: every token that is not padding.
         tokens_by_frame: (frames,) int64, on the CPU whatever the device of the rest: number of visual tokens
             of each frame.
@@ -248,8 +248,8 @@ def _layout(
         first_frame += frames
         first_cell += frames * rows * columns
     empty = torch.zeros(0, dtype=torch.int64)
-    behind = torch.zeros_like(text)
-    behind[int(where[-1]) + 1 if len(where) else 0 :] = True
+    after = torch.zeros_like(text)
+    after[int(where[-1]) + 1 if len(where) else 0 :] = True
 
     def joined(parts: list[Tensor]) -> Tensor:
         return torch.cat([empty, *parts]).to(device, non_blocking=True)
@@ -261,7 +261,7 @@ def _layout(
         frame=joined(frame),
         row=joined(row),
         column=joined(column),
-        question=joined([(text & behind).nonzero().squeeze(1)]),
+        question=joined([(text & after).nonzero().squeeze(1)]),
         real=joined([real.nonzero().squeeze(1)]),
         tokens_by_frame=torch.cat([empty, *frame]).bincount(minlength=first_frame),
         videos=tuple(videos),

@@ -27,6 +27,9 @@ class Prefill:
         tower_attention: for a sample, the (n,) float32 attention that each visual token's patches receive in
             the layer of the vision tower whose output is projected: the softmax's mean over heads and query
             patches, and over the patches that make up a token. Only for methods that set ``tower_attention``.
+        frame_embeddings: for a sample, the (frames, d) pooled output of its frames from the head of the
+            tower's SigLIP, the space of that SigLIP's texts; None where it is not at hand. Only for methods
+            whose ``pooled_frames`` asks for it.
         strict: whether a prompt that can't be brought down to the FLOPs target is an error. If not, it is
             pruned as far as the method goes, with a warning.
     """
@@ -37,6 +40,7 @@ class Prefill:
     relevance: Callable[[int], Tensor | None]
     tower_attention: Callable[[int], Tensor]
     strict: bool = False
+    frame_embeddings: Callable[[int], Tensor | None] = lambda _: None
 
 
 class PruningMethod(Protocol):
@@ -55,6 +59,11 @@ class PruningMethod(Protocol):
     @property
     def merges(self) -> bool:
         """Whether tokens are averaged into kept ones, not only dropped."""
+        ...
+
+    @property
+    def pooled_frames(self) -> str:
+        """Whether ``plan`` reads the pooled output of frames: "mean": no, "head": yes, "auto": if at hand."""
         ...
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class Signal:
         finder: reads the question out of a prompt; None if there is no tokenizer.
         questions: the questions, where the caller gave them.
         embed: of ``embedding``: the language model's input embeddings (..., d) of token ids.
+        pooling: the partner whose head gives frames' embeddings to cut segments by; None: segments are cut by
+            the tower's own features.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Signal:
     finder: QuestionFinder | None
     questions: Questions
     embed: Callable[[Tensor], Tensor]
+    pooling: SiglipPartner | None = None
 
 
 def choose_signal(
@@ -49,6 +53,7 @@ def choose_signal(
     processor: Any,
     questions: Questions,
     video_intro: str = "",
+    pooled_frames: str = "mean",
 ) -> Signal:
     """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.
 
@@ -59,10 +64,11 @@ def choose_signal(
         processor: its processor or tokenizer, or None.
         questions: as the caller gave them.
         video_intro: see `QuestionFinder`.
+        pooled_frames: `AdaTP.segments`.
 
     Raises:
-        EncoderError: ``siglip`` can't be had, the checkpoint's own text encoder is broken, or questions can't
-            be embedded for want of a tokenizer.
+        EncoderError: ``siglip`` or the head can't be had, the checkpoint's own text encoder is broken, or
+            questions can't be embedded for want of a tokenizer.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
@@ -82,12 +88,29 @@ def choose_signal(
         raise EncoderError("question= has to be split into tokens: pass the processor too")
     if kind == "embedding" or (kind == "siglip" and questions is None):
         finder = QuestionFinder.of(processor, video_intro)
-    return Signal(kind, partner, finder, questions, model.get_input_embeddings())
+    pooling = _pooling(pooled_frames, model, tower, partner)
+    return Signal(kind, partner, finder, questions, model.get_input_embeddings(), pooling)
+
+
+def _pooling(
+    wanted: str, model: Any, tower: nn.Module, partner: SiglipPartner | None
+) -> SiglipPartner | None:
+    """The partner whose head pools frames, if it is wanted and to be had."""
+    if wanted == "mean":
+        return None
+    try:
+        return partner or load_partner(model, tower, download=wanted == "head")
+    except NoEncoderError:
+        if wanted == "head":
+            raise
+        return None
 
 
 @dataclass(eq=False)
 class PromptRelevance:
-    """Relevance of the frames of one call's prompts, by sample, computed when asked for.
+    """Relevance of the frames of one call's prompts, by sample, computed when asked for, of copies once.
+
+    Beams and several return sequences read each prompt several times, in rows side by side.
 
     Attributes:
         signal: what the run settled on.
@@ -108,18 +131,22 @@ class PromptRelevance:
     features: Sequence[Tensor]
     flops: int = 0
     _questions: Sequence[str] | None = field(default=None, init=False)
+    _measured: dict[int, Tensor | None] = field(default_factory=dict, init=False)
+    _embedded: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.signal.questions is not None:
             self._questions = self._one_each(self.signal.questions)
 
-    @property
-    def questions(self) -> Sequence[str] | None:
-        """What the caller gave, one question for each row of the batch; None: they are in the prompts."""
-        return self._questions
-
     def __call__(self, sample: int) -> Tensor | None:
         """(frames,) relevance in the signal's own scale; None if it gives none before the decoder runs."""
+        while sample and self._asks_the_same(sample):
+            sample -= 1
+        if sample not in self._measured:
+            self._measured[sample] = self._measure(sample)
+        return self._measured[sample]
+
+    def _measure(self, sample: int) -> Tensor | None:
         signal, layout, embeds = self.signal, self.layouts[sample], self.embeds
         if signal.kind == "embedding":
             words = self._embedded_words(sample)
@@ -128,9 +155,30 @@ class PromptRelevance:
             return embedding_relevance(words, visual, layout.frame, layout.frames)
         if signal.partner is None:
             return None
-        self.flops += signal.partner.flops(layout.frames)
-        frames = torch.cat([signal.partner.embed_frames(self.features[v]) for v in layout.videos])
+        self.flops += signal.partner.text_flops()
+        frames = self._embedded_frames(signal.partner, sample)
         return cosine_relevance(signal.partner.embed_text(self._text(sample)), frames).to(embeds.device)
+
+    @cached_property
+    def _ids(self) -> list[list[int]]:
+        ids: list[list[int]] = self.input_ids.tolist()
+        return ids
+
+    def frame_embeddings(self, sample: int) -> Tensor | None:
+        """(frames, d) pooled output of the frames of a sample from the partner's head; None without one."""
+        pooling = self.signal.pooling
+        return None if pooling is None else self._embedded_frames(pooling, sample).to(self.embeds.device)
+
+    def _embedded_frames(self, partner: SiglipPartner, sample: int) -> Tensor:
+        while sample and self.layouts[sample - 1].videos == self.layouts[sample].videos:
+            sample -= 1  # beams of one prompt share its videos
+        if sample not in self._embedded:  # relevance and segments read the same
+            layout = self.layouts[sample]
+            self.flops += partner.frame_flops(layout.frames)
+            self._embedded[sample] = torch.cat(
+                [partner.embed_frames(self.features[v]) for v in layout.videos]
+            )
+        return self._embedded[sample]
 
     def _text(self, sample: int) -> str:
         """The question in words."""
@@ -155,10 +203,7 @@ class PromptRelevance:
         return layout.question if finder is None else finder.positions(layout, self.input_ids[sample])
 
     def _one_each(self, questions: str | Sequence[str]) -> Sequence[str]:
-        """A question for each row, where one was given for all prompts or for each.
-
-        Of beams and several return sequences each prompt has several rows, side by side.
-        """
+        """A question for each row, where one was given for all prompts or for each."""
         rows = len(self.layouts)
         if isinstance(questions, str):
             return [questions] * rows
@@ -167,7 +212,7 @@ class PromptRelevance:
             return questions
         prompts: list[int] = []  # the rows of each
         for row in range(rows):
-            if row and self._copied(row):
+            if row and self._is_copy(row):
                 prompts[-1] += 1
             else:
                 prompts.append(1)
@@ -179,12 +224,21 @@ class PromptRelevance:
             )
         return [question for question in questions for _ in range(copies)]
 
-    def _copied(self, row: int) -> bool:
-        """Whether a row is what the one before it is."""
-        if not torch.equal(self.input_ids[row - 1], self.input_ids[row]):
+    def _asks_the_same(self, row: int) -> bool:
+        """Whether a row has the features and the question of the one before it too, not only similar ones."""
+        questions = self._questions
+        shares = self.layouts[row - 1].videos == self.layouts[row].videos
+        return shares and (not questions or questions[row - 1] == questions[row]) and self._is_copy(row)
+
+    def _is_copy(self, row: int) -> bool:
+        """Whether a row is the prompt of the one before it, with the same videos."""
+        one, other = self.layouts[row - 1], self.layouts[row]
+        if not torch.equal(one.real, other.real) or self._ids[row - 1] != self._ids[row]:
             return False
+        if one.videos == other.videos:
+            return True
         before, here = self.embeds[row - 1].float(), self.embeds[row].float()
-        # A tower may round copies differently; two videos differ by far more.
+        # The tower has encoded each, and may round copies differently; two videos differ by far more.
         return bool((here - before).norm() <= _ROUNDING * before.norm())
 
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -148,6 +148,7 @@ class Report:
         past: length of the sequence before the prefill, pads included; an earlier video of it may have been
             pruned.
         decode_steps: tokens that the decoder has processed since the prefill, one a step.
+        prompt_flops: of each sample what `Flops` adds up as ``decoder`` and ``decoder_vanilla``.
     """
 
     method: str
@@ -163,6 +164,12 @@ class Report:
     stopwatch: Stopwatch
     past: int = 0
     decode_steps: int = 0
+    prompt_flops: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def flops_ratios(self) -> list[float]:
+        """Per sample, `flops_ratio` of its prompt alone."""
+        return [pruned / vanilla for pruned, vanilla in self.prompt_flops]
 
     @property
     def flops(self) -> Flops:

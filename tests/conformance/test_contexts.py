@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DeepseekV2Config
 
 import fake_flash
 from adatp import AdaTP
@@ -92,13 +91,14 @@ def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, p
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["kv_lora_rank", "index_topk"])
-def test_latent_and_indexed_attention_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"), [("index_topk", "indexed"), ("num_kv_shared_layers", "share the keys")]
+)
+def test_indexed_and_shared_keys_are_refused(name: str, reason: str) -> None:
     model = build(LlavaOnevision)
     setattr(model.get_decoder().config, name, 16)
-    with pytest.raises(PruningError, match="latent"):
+    with pytest.raises(PruningError, match=reason):
         LATE(model).__enter__()
-    assert DeepseekV2Config().kv_lora_rank  # what such configs call it
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 

@@ -15,7 +15,6 @@ from adatp.methods.vanilla import Vanilla
 from agreement import Agree
 from families import (
     ENGINE,
-    FAMILIES,
     IMAGE,
     VIDEO,
     Prompt,
@@ -28,7 +27,19 @@ from families import (
 )
 from oracle import recorded
 from rounding import limit, no_float32_islands
-from suite import GREEDY, ONE, RAGGED, STEPS, batches, dropped, engine, feature, skip_broken_cache
+from suite import (
+    BY_TOKEN,
+    EVERY,
+    GREEDY,
+    ONE,
+    RAGGED,
+    STEPS,
+    batches,
+    dropped,
+    engine,
+    feature,
+    skip_broken_cache,
+)
 
 
 def dropping_cases() -> list[Any]:
@@ -46,7 +57,7 @@ def dropping_cases() -> list[Any]:
     ]
     return [
         pytest.param(family, *case, id="-".join([family.name, *map(str, case)]))
-        for family in FAMILIES
+        for family in EVERY
         for case in (every if family in (*ENGINE, Qwen3VL, Qwen35) else some)
         if case[0] in family.attentions
     ]
@@ -76,7 +87,12 @@ def test_dropping_equals_masking(
     agree.masked(model, record, run.report.kept, real, within=limit(family, dtype))
 
 
-@pytest.mark.parametrize("setting", [{}, {"adaptive": True}, {"global_debias": False}], ids=str)
+CONTENT = {"duplicates": "video", "ranking": "both", "shares": "distinct", "prior": "video", "soften": True}
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2}], ids=str
+)
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
 def test_frames_of_any_number_of_tokens(
     relevance: Any, setting: dict[str, Any], prune: AdaTP, agree: Agree
@@ -153,7 +169,7 @@ def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)
     where = (inputs["input_ids"][0] == IMAGE).nonzero().squeeze(1)
-    assert all(torch.isin(where, layer[0]).all() for layer in run.report.kept)
+    assert all(torch.isin(where.cpu(), layer[0]).all() for layer in run.report.kept)
     agree.masked(model, record, run.report.kept, inputs["attention_mask"].bool(), within=limit(family))
 
 
@@ -161,8 +177,13 @@ def test_images_beside_videos_are_kept(family: Any, agree: Agree) -> None:
 def test_several_videos_in_a_prompt(family: Any, prune: AdaTP, agree: Agree) -> None:
     model = build(family)
     one, two = batch(family, [Prompt(seed=1, question=0)]), batch(family, [Prompt(seed=2)])
-    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
-    inputs = {name: torch.cat([one[name], two[name]], int(name in texts)) for name in one}
+    texts = ("input_ids", "attention_mask", *BY_TOKEN)
+    inputs = {
+        name: torch.cat([one[name], two[name]], 1)
+        if name in texts
+        else family.joined(name, [one[name], two[name]])
+        for name in one
+    }
     with prune(model) as run, recorded(model) as record:
         model.generate(**inputs, **GREEDY)
     assert dropped(run)

@@ -13,7 +13,6 @@ from families import (
     FAMILIES,
     InternVL,
     Prompt,
-    VideoLlama3Whole,
     batch,
     build,
 )
@@ -23,6 +22,7 @@ from suite import (
     GREEDY,
     ONE,
     RAGGED,
+    REPEATED,
     STEPS,
     VERSION,
     continued,
@@ -33,7 +33,7 @@ from suite import (
 )
 
 
-@feature("beams", [*FAMILIES, VideoLlama3Whole])
+@feature("beams", REPEATED)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 @pytest.mark.parametrize("cache", [None, "static"], ids=["dynamic", "static"])
 def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: AdaTP, agree: Agree) -> None:
@@ -59,7 +59,7 @@ def test_beams(family: Any, prompts: list[Prompt], cache: str | None, prune: Ada
     agree(output.sequences_scores, expected, within=STEPS * limit(family))
 
 
-@feature("sampling", [*FAMILIES, VideoLlama3Whole])
+@feature("sampling", REPEATED)
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
 def test_sampling_and_return_sequences(
     family: Any, prompts: list[Prompt], prune: AdaTP, agree: Agree

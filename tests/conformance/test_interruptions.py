@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 from typing import Any
 
 import pytest
@@ -74,20 +73,49 @@ def test_what_comes_after_a_keyboard_interrupt_is_right(
     model, inputs = build(family), batch(family, RAGGED)
     text = {"input_ids": torch.arange(1, 4)[None]}
     expected = model(**text).logits
+    states = model.get_decoder()(**text).last_hidden_state
     with prune(model):
         pruned = generated_logits(model.generate(**inputs, **GREEDY))
     with prune(model) as run:
         scored = min(run.method.scored_layers(shape_of(model)))
         for layer in (0, scored, len(family.layers) - 1):
             interrupted(model, layer, KeyboardInterrupt, where, **inputs)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "not pruned: the prompt comes in chunks")
-                agree(model(**text).logits, expected)
+            agree(model(**text).logits, expected)
             interrupted(model, layer, KeyboardInterrupt, where, **inputs)
             agree(generated_logits(model.generate(**inputs, **GREEDY)), pruned)
             assert dropped(run)
         interrupted(model, scored, KeyboardInterrupt, where, **inputs)
+        agree(model.get_decoder()(**text).last_hidden_state, states)
+        assert not run.not_pruned
     agree(model(**text).logits, expected)
+
+
+@engine
+@pytest.mark.parametrize("ending", ENDINGS)
+@torch.no_grad()
+def test_a_request_that_ends_once_its_video_is_encoded_leaves_nothing(
+    family: Any, ending: type[BaseException], prune: AdaTP, agree: Agree
+) -> None:
+    """Between the tower and the decoder. What comes next is no part of it."""
+    model, inputs = build(family), batch(family, ONE)
+    text = {"input_ids": torch.arange(1, 20)[None]}
+    expected = model(**text).logits
+    with prune(model):
+        pruned = model(**inputs).logits
+
+    def end(*_: Any) -> None:
+        raise ending
+
+    with prune(model) as run:
+        for call in (model, model.generate):
+            hook = model.get_decoder().register_forward_pre_hook(end, prepend=True)
+            with pytest.raises(ending):
+                call(**inputs)
+            hook.remove()
+            agree(model(**text).logits, expected)
+            assert not run.not_pruned
+        agree(model(**inputs).logits, pruned)
+    assert len(run.reports) == 1
 
 
 @engine
@@ -133,7 +161,7 @@ def test_a_saved_cache_goes_on(family: Any, static: bool, prune: AdaTP, agree: A
 def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune: AdaTP, agree: Agree) -> None:
     """Not there, not afterwards; it can be pruned by itself."""
     model, inputs = build(family), batch(family, ONE)
-    expected = model(**inputs).logits
+    expected, before = model(**inputs).logits, vars(model).keys() - {"_compiled_call_impl"}
     with prune(model) as run:
         pruned = model(**inputs).logits
         if part == "model":
@@ -148,8 +176,7 @@ def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune:
         agree(twin(**inputs).logits, expected)
         assert len(run.reports) == 1
         if part == "model":
-            with pytest.warns(UserWarning, match="not compiled"):
-                assert twin.get_compiled_call(None).__self__ is twin
+            assert vars(twin).keys() == before
         agree(model(**inputs).logits, pruned)
         with prune(twin) as own:
             agree(twin(**inputs).logits, pruned)

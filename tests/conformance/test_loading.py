@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+import fake_flash
 from adatp import AdaTP
 from agreement import Agree
-from families import (
-    batch,
-    build,
-)
+from device import DEVICE
+from families import FAMILIES, Prompt, batch, build
 from oracle import masked_logits, recorded
 from rounding import limit, wide, widened
-from suite import EARLY, GREEDY, RAGGED, dropped, feature, generated_logits
+from suite import EARLY, GREEDY, RAGGED, batches, dropped, feature, generated_logits, skip_broken_cache
 
 
 def keep_all(model: Any, inputs: dict[str, torch.Tensor], agree: Agree) -> None:
@@ -38,8 +37,43 @@ def drop(model: Any, inputs: dict[str, torch.Tensor], agree: Agree, within: floa
 @feature("bfloat16")
 @torch.no_grad()
 def test_dropping_equals_masking_as_far_as_bfloat16_goes(family: Any, agree: Agree) -> None:
+    drop_in_bfloat16(family, "sdpa", RAGGED, None, agree)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="PyTorch has flash attention's kernels for GPUs alone")
+@pytest.mark.parametrize("cache", [None, "static"])
+@batches
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if fake_flash.NAME in f.attentions], ids=lambda family: family.name
+)
+@torch.no_grad()
+def test_with_the_kernels_of_flash_attention(
+    family: Any, prompts: list[Prompt], cache: str | None, agree: Agree
+) -> None:
+    skip_broken_cache(family, cache)
+    drop_in_bfloat16(family, fake_flash.NAME, prompts, cache, agree)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="PyTorch has flash attention's kernels for GPUs alone")
+@pytest.mark.parametrize(("queries", "keys"), [(48, 48), (1, 48), (7, 48)])
+def test_the_kernels_of_flash_attention_are_plain_attention(queries: int, keys: int) -> None:
+    """Causal as seen from the last key; several query heads on one key."""
+    q, k, v = torch.randn(2, queries, 4, 16), torch.randn(2, keys, 2, 16), torch.randn(2, keys, 2, 16)
+    found = fake_flash.flash_attn_func(*(x.bfloat16() for x in (q, k, v)), causal=True)
+    expected = fake_flash.flash_attn_func(*(x.bfloat16().float() for x in (q, k, v)), causal=True)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+    starts = [torch.tensor([0, n, 2 * n], dtype=torch.int32) for n in (queries, keys)]
+    packed = fake_flash.flash_attn_varlen_func(
+        *(x.bfloat16().flatten(0, 1) for x in (q, k, v)), *starts, queries, keys, causal=True
+    )
+    torch.testing.assert_close(packed.view_as(found), found, rtol=0, atol=0.02)
+
+
+def drop_in_bfloat16(
+    family: Any, attention: str, prompts: list[Prompt], cache: str | None, agree: Agree
+) -> None:
     """The two may lie apart by what rounding takes each of them from the truth, as it takes vanilla."""
-    model, inputs = build(family, dtype=torch.bfloat16), batch(family, RAGGED, torch.bfloat16)
+    model, inputs = build(family, attention, torch.bfloat16), batch(family, prompts, torch.bfloat16)
     for layer in model.get_decoder().layers:
         if hasattr(layer, "self_attn"):  # as sharp as it is, attention makes rounding as large as the logits
             layer.self_attn.scaling /= 8
@@ -48,7 +82,7 @@ def test_dropping_equals_masking_as_far_as_bfloat16_goes(family: Any, agree: Agr
     exact = widened(model, torch.float32)(**wide(inputs, torch.float32)).logits[real]
     noise = root_mean_square(model(**inputs).logits[real], exact)
     with EARLY(model) as run, recorded(model) as record:
-        model.generate(**inputs, **GREEDY)
+        model.generate(**inputs, **GREEDY, cache_implementation=cache)
     assert dropped(run)
     masked = masked_logits(model, record, run.report.kept, real)[:, record.ends]
     agree.error(root_mean_square(torch.stack(record.logits, 1), masked), BFLOAT16 * noise, torch.bfloat16)
@@ -96,7 +130,7 @@ def test_accelerates_hooks_do_not_matter(family: Any, agree: Agree, tmp_path: Pa
     last = {id(module) for layer in model.get_decoder().layers[3:] for module in layer.modules()}
     parts: dict[str, str] = {}
     for name, module in model.named_modules():
-        if list(module.parameters(recurse=False)):
+        if list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):
             parts[name] = "disk" if id(module) in last else "cpu"
     parts |= {name: "cpu" for name, _ in model.named_parameters() if name.rpartition(".")[0] not in parts}
     accelerate.dispatch_model(model, parts, main_device="cpu", offload_dir=tmp_path)

@@ -13,19 +13,18 @@ from adatp.methods.vanilla import Vanilla
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
-    FAMILIES,
     LlavaOnevision,
     batch,
     build,
 )
-from suite import GREEDY, LATE, ONE, VERSION, engine, feature, generated_logits
+from suite import BY_TOKEN, EVERY, GREEDY, LATE, ONE, VERSION, engine, feature, generated_logits
 
 
 @pytest.mark.skipif(
     VERSION in [(5, 5), (5, 12), (5, 16), (5, 18)],
     reason="in these versions of transformers a prompt in chunks loses its video, pruned or not",
 )
-@feature("warned", [family for family in FAMILIES if family.found])
+@feature("warned", [family for family in EVERY if family.found and family.in_chunks])
 def test_a_prompt_in_chunks_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     expected = model.generate(**inputs, **GREEDY, prefill_chunk_size=16)
@@ -47,11 +46,11 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP, agree: Agree) -> No
             _ = run.report
 
 
-@feature("warned")
+@feature("warned", [family for family in EVERY if family.may_end_with_video])
 def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
+    for name in ("input_ids", "attention_mask", *BY_TOKEN):
         if name in inputs:
             inputs[name] = inputs[name][:, :cut]
     expected = model(**inputs).logits

@@ -12,6 +12,7 @@ import torch
 
 import adatp
 from adatp import AdaTP
+from adatp.methods import METHODS, FastVID, HoliTom, VisionZip
 from adatp.report import Stopwatch
 from agreement import Agree
 from families import FAMILIES, LlavaOnevision, Prompt, Qwen3VL, batch, build
@@ -50,6 +51,31 @@ def test_what_the_cpu_does_and_no_layer_waits(
     assert not {place for place in waiting if place.startswith("engine/")}
     assert waiting.isdisjoint({"methods/token_plan.py", "adatp_steps/debias.py"})
     assert max(Counter(gpu.waits).values()) <= max(2, len(prompts))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"duplicates": "video", "ranking": "both", "early": "on"},
+    {"ranking": "random", "prior": "video", "first_layers": 2, "start": 3},
+    {"shares": "distinct", "soften": True, "merge": 0.5, "early": "off"},
+]
+OTHERS = [kind(flops=0.8) for kind in METHODS.values() if kind.flops is not None and kind is not AdaTP]
+EVERY = [*OTHERS, *(kind(flops=0.8, sink=0.1) for kind in (VisionZip, FastVID, HoliTom))]
+EVERY += [AdaTP(flops=0.6, **option) for option in OPTIONS]
+
+
+@pytest.mark.parametrize("method", EVERY, ids=lambda method: method.name)
+def test_every_method_chooses_what_it_chooses_on_the_cpu(method: Any) -> None:
+    model, inputs = build(LlavaOnevision), batch(LlavaOnevision, [Prompt(frames=12, question=8)])
+    with method(model) as run, torch.no_grad():
+        model(**inputs)
+    expected = run.report
+    with PretendedGPU(watched=SOURCE) as gpu, torch.no_grad():
+        gpu.put(model)
+        there = gpu.put(inputs)
+        with method(model) as run:
+            model(**there)
+        found = [[row.cpu().tolist() for row in layer] for layer in run.report.kept]
+    assert found == [[row.tolist() for row in layer] for layer in expected.kept]
 
 
 def launched(family: Any, prompts: list[Prompt], method: AdaTP) -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ from families import (
     batch,
     build,
 )
-from oracle import hidden_columns
+from oracle import hidden_columns, seeing_each_other
 from rounding import limit
 from suite import LATE, RAGGED, feature, shape_of
 from test_merging import Merge
@@ -50,7 +50,7 @@ def test_scores_equal_eager_rows(
     with prune(model) as run:
         model(**inputs)
     eager, real = build(family, "eager"), inputs["attention_mask"].bool()
-    types = inputs.get("token_type_ids")
+    types = seeing_each_other(eager, inputs)
     with hidden_columns(eager, run.report.kept, real.shape[1], real, types):
         rows = attentions_scored_first(model, run, eager(**inputs, output_attentions=True))
     assert len(first_scores) == len(RAGGED)
@@ -101,14 +101,14 @@ class Look(Merge):
 told: list[tuple[Tensor, Tensor]] = []
 
 
-@feature("scores")
+@feature("tower")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
 def test_methods_see_the_visual_tokens_and_the_towers_attention(
     family: Any, attention: str, agree: Agree
 ) -> None:
     model, prompts = sharp_tower(family, attention), [Prompt(frames=3, seed=1), Prompt(frames=3, seed=2)]
-    inputs = wide_videos(prompts) if family is Qwen25VL else batch(family, prompts)
+    inputs = wide_videos(family, prompts) if issubclass(family, Qwen25VL) else batch(family, prompts)
     expected = model(**inputs).logits
     with Vanilla()(model) as vanilla:
         model(**inputs)
@@ -136,7 +136,7 @@ def sharp_tower(family: Any, attention: str) -> Any:
     return model
 
 
-def wide_videos(prompts: list[Prompt]) -> dict[str, Tensor]:
+def wide_videos(family: Any, prompts: list[Prompt]) -> dict[str, Tensor]:
     """Qwen2.5-VL's inputs of videos of 4 x 6 tokens a frame: its windows of 2 x 2 are not in raster order."""
     pixels, rows, grids = [], [], []
     for prompt in prompts:
@@ -147,12 +147,12 @@ def wide_videos(prompts: list[Prompt]) -> dict[str, Tensor]:
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     return {
+        **{name: part for name, part in batch(family, prompts).items() if "second_per" in name},
         "input_ids": ids,
         "attention_mask": (ids > 0).long(),
-        "mm_token_type_ids": (ids == VIDEO).long() * 2,
+        **family.more(ids),
         "pixel_values_videos": torch.cat(pixels),
         "video_grid_thw": torch.tensor(grids),
-        "second_per_grid_ts": torch.ones(len(prompts)),
     }
 
 

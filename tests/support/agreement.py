@@ -8,6 +8,7 @@ mark (``suite.feature``). The summary prints the largest error of each feature, 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,11 @@ def agree(record_property: Callable[[str, object], None]) -> Agree:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--every-setting",
+        action="store_true",
+        help="run all settings of the families that take turns in them",
+    )
+    parser.addoption(
         "--families", action="store_true", help="write the table of families and features: docs/families.md"
     )
 
@@ -90,11 +96,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.every_setting:
+        left_out = taking_turns(items)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in set(left_out)]
     for item in items:
         for mark in item.iter_markers("feature"):
             family = item.callspec.params["family"].name  # type: ignore[attr-defined]
             item.user_properties.append(("feature", [mark.args[0], family]))
+
+
+def taking_turns(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """What is left out where families share the settings of a test: each runs one of them, of dropping two.
+
+    The settings (attention, cache, batch, when tokens are cut) go round: the next family runs another one, so
+    that all of a test's settings, and with them all pairs of their values, run on one family or another.
+    """
+    from more_families import MORE  # not before torchvision is on the path
+
+    turn = {family: number for number, family in enumerate(MORE)}
+    groups: dict[tuple[str, Any], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("family")  # type: ignore[attr-defined]
+        if isinstance(family, type) and family in turn and item.get_closest_marker("feature"):
+            groups[item.nodeid.split("[")[0], family].append(item)
+    left_out: list[pytest.Item] = []
+    tests = {test: number for number, test in enumerate(dict.fromkeys(test for test, _ in groups))}
+    for (test, family), settings in groups.items():
+        count = len(settings)
+        step = next(step for step in range(round(0.618 * count), 2 * count + 2) if math.gcd(step, count) == 1)
+        runs = 2 if settings[0].get_closest_marker("feature").args[0] == "drop" else 1  # type: ignore[union-attr]
+        chosen = {((runs * turn[family] + run) * step + tests[test]) % count for run in range(runs)}
+        left_out += [item for number, item in enumerate(settings) if number not in chosen]
+    return left_out
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -139,8 +175,7 @@ def families_seen(results: Results) -> dict[str, Any]:
     """What ``adatp models`` and the page of families tell: by family and feature ``yes``, or why not."""
     import transformers  # not before torchvision is on the path
 
-    from families import FAMILIES
-    from suite import FEATURES
+    from suite import EVERY, FEATURES
 
     def cell(family: Any, feature: str) -> str:
         told = {"passed": "yes", "failed": "fails in the suite"}
@@ -150,28 +185,33 @@ def families_seen(results: Results) -> dict[str, Any]:
     return {
         "transformers": transformers.__version__,
         "features": FEATURES,
-        "families": {family.name: {name: cell(family, name) for name in FEATURES} for family in FAMILIES},
+        "families": {family.name: {name: cell(family, name) for name in FEATURES} for family in EVERY},
     }
 
 
 def families_section(seen: Mapping[str, Any]) -> str:
-    """A row a family and a column a feature, and the reasons where one is not there."""
+    """The types that do all, the others with what they do not do, and the reasons."""
     reasons: list[str] = []
 
-    def cell(told: str) -> str:
-        if told != "yes" and told not in reasons:
-            reasons.append(told)
-        return "yes" if told == "yes" else f"– [{reasons.index(told) + 1}]"
+    def missing(told: Mapping[str, str]) -> str:
+        found = {feature: why for feature, why in told.items() if why != "yes"}
+        reasons.extend(why for why in dict.fromkeys(found.values()) if why not in reasons)
+        return ", ".join(f"{feature} [{reasons.index(why) + 1}]" for feature, why in found.items())
 
+    lacking = {name: missing(told) for name, told in seen["families"].items()}
+    whole = ", ".join(f"`{name}`" for name, but in lacking.items() if not but)
     rows = [
-        ["", *seen["features"]],
-        ["---", *("---" for _ in seen["features"])],
-        *([f"`{name}`", *map(cell, told.values())] for name, told in seen["families"].items()),
+        ["Model type", "all but"],
+        ["---", "---"],
+        *([f"`{name}`", but] for name, but in lacking.items() if but),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- [{number}] {why}." for number, why in enumerate(reasons, 1))
     told = "\n".join(f"- **{name}**: {meaning}." for name, meaning in seen["features"].items())
-    return f"{table}\n\n{notes}\n\n{told}\n\nSeen with transformers {seen['transformers']}."
+    return (
+        f"{len(lacking)} model types. These have every feature: {whole}.\n\n{table}\n\n{notes}\n\n"
+        f"The features:\n\n{told}\n\nSeen with transformers {seen['transformers']}."
+    )
 
 
 def write_page(results: Results) -> None:

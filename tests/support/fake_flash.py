@@ -1,7 +1,8 @@
 """Flash attention on a CPU: transformers' own code over kernels in plain arithmetic.
 
 Only what the package `flash_attn` would bring is replaced, `flash_attn_func` and `flash_attn_varlen_func`.
-Masks, padding, caches and packed sequences go the way they go on a GPU.
+Masks, padding, caches and packed sequences go the way they go on a GPU. There, in half precision, the
+kernels are those that PyTorch ships.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, modeling_flash_attention_utils
+from transformers import AttentionInterface
 from transformers.integrations.flash_attention import flash_attention_forward
-from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
+import torch_flash
+
 NAME = "fake_flash_attention"
+
+
+def kernels_of_a_gpu(q: Tensor) -> bool:
+    """Whether PyTorch's kernels can take a tensor."""
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
 
 
 def flash_attn_func(
@@ -32,6 +39,8 @@ def flash_attn_func(
     """Attention of (batch, length, heads, width) tensors, causal as seen from the last key."""
     assert dropout_p == softcap == 0
     assert window_size == (-1, -1)
+    if kernels_of_a_gpu(q):
+        return torch_flash.flash_attn_func(q, k, v, 0.0, softmax_scale, causal)
     query, key, value = (x.transpose(1, 2) for x in (q, k, v))
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
@@ -58,6 +67,9 @@ def flash_attn_varlen_func(
     deterministic: bool = False,
 ) -> Tensor:
     """The same of sequences laid side by side, (tokens, heads, width)."""
+    if kernels_of_a_gpu(q):
+        places = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+        return torch_flash.flash_attn_varlen_func(q, k, v, *places, 0.0, softmax_scale, causal)
     queries, keys = cu_seqlens_q.diff().tolist(), cu_seqlens_k.diff().tolist()
     assert max(queries) <= max_seqlen_q
     assert max(keys) <= max_seqlen_k
@@ -79,14 +91,5 @@ def _attention(
     return flash_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-def _imports(implementation: str | None, *rest: Any, **more: Any) -> Any:
-    if implementation != NAME:
-        return _lazy_imports(implementation, *rest, **more)
-    pads = modeling_flash_attention_utils._pad_input, modeling_flash_attention_utils._unpad_input
-    return flash_attn_func, flash_attn_varlen_func, None, *pads
-
-
-_lazy_imports = modeling_flash_attention_utils._lazy_imports
-modeling_flash_attention_utils._lazy_imports = _imports
+torch_flash.register(NAME, (flash_attn_func, flash_attn_varlen_func))
 AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, flash_attention_mask)

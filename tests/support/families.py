@@ -47,6 +47,8 @@ from transformers import (
 )
 
 import fake_flash
+import torch_flash
+from device import DEVICE
 
 IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
 LAYERS = 6
@@ -65,6 +67,11 @@ class Family:
     any_size = False  # whether a frame's tokens follow its size
     side = 16  # of the smallest frame that shows a grid of tokens, in pixels
     several_videos = images_beside = True  # in one prompt
+    louder_projector = False  # where its tokens would be lost beside what they are added to
+    tower_known = True  # whether methods can read what the vision tower's tokens receive
+    static_cache = True  # whether transformers gives it the masks of a dynamic one
+    in_chunks = True  # whether transformers can read its prompts in chunks
+    may_end_with_video = True  # whether transformers can read a prompt that ends with a video's last token
     found = True  # by transformers' generate, which counts and cuts videos by video_token_id
     unfound = "transformers' `generate` counts a video's tokens by `video_token_id`, these are others"
     compresses = False  # whether the processor leaves out tokens of what stands still
@@ -79,6 +86,8 @@ class Family:
         why: dict[str, str] = {}
         if not cls.found:
             why |= dict.fromkeys(["beams", "sampling"], cls.unfound)
+        if not cls.tower_known:
+            why["tower"] = "its vision tower's attention is not known to us"
         if not cls.several_videos:
             why["videos"] = "frames are pictures: all those of a prompt are its one video"
         if not cls.images_beside:
@@ -107,6 +116,11 @@ class Family:
     def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Inputs of a turn behind another one."""
         return {name: part for name, part in second.items() if name != "attention_mask"}
+
+    @staticmethod
+    def joined(name: str, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Pixels, or what else goes with them, of a batch's videos."""
+        return torch.cat(parts)
 
     @classmethod
     def position(cls, ids: torch.Tensor) -> torch.Tensor:
@@ -780,11 +794,10 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     if attention != fake_flash.NAME:
         config._attn_implementation = attention
     model = family.model_class(config).eval().to(dtype)
-    if attention == fake_flash.NAME:  # from_config would look for a kernel of that name
-        model.get_decoder().config._attn_implementation = attention
-        model.config._attn_implementation_internal = attention  # read by generate; the tower keeps its own
-    if dtype == torch.float64:
-        model.set_experts_implementation("eager")  # the grouped kernel knows no such precision
+    if attention == fake_flash.NAME:
+        torch_flash.set_attention(model, attention)
+    if dtype == torch.float64 or DEVICE.type != "cpu":
+        model.set_experts_implementation("eager")  # the grouped kernel: bfloat16 alone on a GPU
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     with torch.no_grad():
         words = model.get_input_embeddings().weight
@@ -796,9 +809,11 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
                 parameter.mul_(5)
             elif "mm_input_projection" in name:  # Gemma 3 makes it zero
                 parameter.normal_()
+            elif "projector" in name and parameter.ndim == 2 and family.louder_projector:
+                parameter.mul_(20)
             elif name.endswith("A_log"):
                 parameter.fill_(-3)  # a state that lasts
-    return model
+    return model.to(DEVICE)
 
 
 @dataclass
@@ -823,6 +838,6 @@ def batch(family: Any, prompts: list[Prompt], dtype: torch.dtype = torch.float32
     ids = torch.tensor([[PAD] * (length - len(row)) + row for row in rows])
     real = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     pixels = [family.pixels(prompt.frames, prompt.seed) for prompt in prompts]
-    inputs = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
+    inputs = {name: family.joined(name, [p[name] for p in pixels]) for name in pixels[0]}
     inputs = {name: part.to(dtype) if part.is_floating_point() else part for name, part in inputs.items()}
     return {"input_ids": ids, "attention_mask": real, **family.more(ids), **inputs}

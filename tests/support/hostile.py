@@ -31,17 +31,29 @@ class Call:
     code: int = 2
 
 
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def _digest(path: Path, status: os.stat_result) -> str:
+    """What a file holds; hard links and files that nobody has written to since are read once."""
+    key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if key not in _digests:
+        _digests[key] = hashlib.sha1(path.read_bytes()).hexdigest()
+    return _digests[key]
+
+
 def snapshot(*folders: Path) -> dict[str, tuple[str, str]]:
     """Every file under folders with what it is and holds."""
     found = {}
     for top in folders:
         for folder, names, files in os.walk(top):
             for path in (Path(folder) / name for name in (*names, *files)):
-                mode = path.lstat().st_mode
+                status = path.lstat()
+                mode = status.st_mode
                 if stat.S_ISLNK(mode):
                     found[str(path)] = ("link", os.readlink(path))
                 elif stat.S_ISREG(mode):
-                    found[str(path)] = ("file", hashlib.sha1(path.read_bytes()).hexdigest())
+                    found[str(path)] = ("file", _digest(path, status))
                 else:
                     found[str(path)] = (str(stat.S_IFMT(mode)), "")
     return found

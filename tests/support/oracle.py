@@ -5,7 +5,7 @@ Linear attention has no mask that hides: there each sample's kept tokens are rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from device import DEVICE
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def hidden_columns(
         kept: ``kept[l][b]`` positions, as a report tells them.
         prompt: length of the prompt, pads included; everything behind it is seen.
         real: (B, S) bool, False on padding.
-        types: (B, S), 1 on the tokens of pictures that see each other; None: no tokens do.
+        types: (B, S), tokens of one number above 0, side by side, see each other; None: no tokens do.
     """
     batch, length = real.shape
     itself = torch.eye(length, dtype=torch.bool)
@@ -69,16 +71,18 @@ def hidden_columns(
         def shortened(hidden_states: Tensor, **_: Any) -> Tensor:
             out = torch.zeros_like(hidden_states)
             for b in range(batch):
-                rows = torch.cat([kept[layer][b], torch.arange(prompt, length)])
+                rows = torch.cat([kept[layer][b].to(DEVICE), torch.arange(prompt, length)])
                 out[b, rows] = forward(hidden_states[b : b + 1, rows])[0]
             return out
 
         return shortened
 
     layers = model.get_decoder().layers
-    linear = [
-        (number, layer.linear_attn) for number, layer in enumerate(layers) if hasattr(layer, "linear_attn")
-    ]
+    mixers = (
+        (number, getattr(layer, "linear_attn", None) or getattr(layer, "conv", None))
+        for number, layer in enumerate(layers)
+    )
+    linear = [(number, mixer) for number, mixer in mixers if mixer is not None]
     handles = [
         layer.register_forward_pre_hook(hook(number), with_kwargs=True) for number, layer in enumerate(layers)
     ]
@@ -94,9 +98,29 @@ def hidden_columns(
 
 
 def in_one_picture(types: Tensor) -> Tensor:
-    """(B, S, S) bool, of types (B, S) that are 1 on the tokens of pictures."""
-    number = (types.diff(dim=1, prepend=torch.zeros_like(types[:, :1])) == 1).cumsum(1)
-    return (number[:, :, None] == number[:, None]) & (types[:, :, None] == 1) & (types[:, None] == 1)
+    """(B, S, S) bool: tokens that see each other, whichever comes first.
+
+    Args:
+        types: (B, S), above 0 on the tokens of pictures: each run is one, or with ``ONE_BLOCK`` all are.
+    """
+    shown = types > 0
+    number = (types.diff(dim=1, prepend=torch.zeros_like(types[:, :1])) != 0).cumsum(1)
+    number = number.masked_fill(types == ONE_BLOCK, -1)
+    return (number[:, :, None] == number[:, None]) & shown[:, :, None] & shown[:, None]
+
+
+ONE_BLOCK = 9
+
+
+def seeing_each_other(model: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Types as `in_one_picture` takes them, of a call of the multimodal model; None: no tokens do."""
+    types = kwargs.get("mm_token_type_ids")
+    if types is None:
+        return kwargs.get("token_type_ids")
+    if hasattr(model.config, "adapter_config"):  # Molmo 2
+        return ONE_BLOCK * (types == 1)
+    text = model.config.get_text_config()
+    return types if getattr(text, "use_bidirectional_attention", None) == "vision" else None
 
 
 @dataclass
@@ -106,6 +130,9 @@ class Record:
     embeds: list[Tensor] = field(default_factory=list)
     positions: list[Tensor | None] = field(default_factory=list)
     deepstack: list[tuple[Tensor, list[Tensor]] | None] = field(default_factory=list)
+    beside: list[dict[str, Tensor]] = field(
+        default_factory=list
+    )  # what else the decoder was told of each token
     types: Tensor | None = None  # of the whole sequence's tokens, as the call that had most was told
     logits: list[Tensor] = field(default_factory=list)
 
@@ -113,6 +140,22 @@ class Record:
     def ends(self) -> list[int]:
         """Where in the whole sequence each call's last token is."""
         return [end - 1 for end in accumulate(part.shape[1] for part in self.embeds)]
+
+
+PLACED = {"inputs_embeds", "input_ids", "attention_mask", "position_ids", "visual_pos_masks"}
+
+
+def beside_of(record: Record) -> dict[str, Tensor]:
+    """What else the decoder was told of each token of the whole sequence; zeros where a call said nothing."""
+    found: dict[str, Tensor] = {}
+    for name in {name for each in record.beside for name in each}:
+        like = next(each[name] for each in record.beside if name in each)
+        parts = [
+            each.get(name, like.new_zeros(*embeds.shape[:2], *like.shape[2:]))
+            for each, embeds in zip(record.beside, record.embeds, strict=True)
+        ]
+        found[name] = torch.cat(parts, 1)
+    return found
 
 
 @contextmanager
@@ -123,16 +166,29 @@ def recorded(model: Any) -> Iterator[Record]:
     def before(_: Any, args: Any, kwargs: Any) -> None:
         record.embeds.append(kwargs["inputs_embeds"])
         record.positions.append(kwargs.get("position_ids"))
+        record.beside.append(
+            {
+                name: value
+                for name, value in kwargs.items()
+                if name not in PLACED
+                and isinstance(value, Tensor)
+                and value.shape[:2] == record.embeds[-1].shape[:2]
+            }
+        )
         features = kwargs.get("deepstack_visual_embeds")
         record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
     def told(_: Any, args: Any, kwargs: Any) -> None:
-        types = kwargs.get("token_type_ids")  # transformers 5.5 tells a decode step of its own token alone
-        if types is not None and (record.types is None or types.shape[1] > record.types.shape[1]):
-            record.types = types
+        types, length = seeing_each_other(model, kwargs), kwargs["input_ids"].shape[1]
+        if types is None and record.types is not None:
+            types = record.types.new_zeros(len(kwargs["input_ids"]), length)
+        if types is not None and (record.types is None or types.shape[1] > length):
+            record.types = types  # Gemma 3's are of the whole sequence
+        elif types is not None:
+            record.types = torch.cat([record.types, types], 1)
 
     def after(_: Any, args: Any, output: Tensor) -> None:
-        record.logits.append(output[:, -1])
+        record.logits.append(finished(model, output[:, -1]))
 
     handles = [
         model.base_model.register_forward_pre_hook(told, with_kwargs=True),
@@ -191,10 +247,22 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
         types = F.pad(types, (0, embeds.shape[1] - types.shape[1]))
     with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1), types):
         hidden = model.get_decoder()(
-            inputs_embeds=embeds, position_ids=positions, use_cache=False, **deepstack_of(record)
+            inputs_embeds=embeds,
+            position_ids=positions,
+            use_cache=False,
+            **deepstack_of(record),
+            **beside_of(record),
         )
     config._attn_implementation = attention
-    return model.lm_head(hidden.last_hidden_state)
+    return finished(model, model.lm_head(hidden.last_hidden_state))
+
+
+def finished(model: Any, logits: Tensor) -> Tensor:
+    """What a model makes of the numbers that come out of its last linear map."""
+    text = model.config.get_text_config()
+    logits = logits * getattr(text, "output_multiplier", 1.0)
+    cap = getattr(text, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def masking_error(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], real: Tensor) -> float:

@@ -12,16 +12,22 @@ from torch import Tensor
 
 from adatp import AdaTP
 from adatp.flops import DecoderShape
-from families import ENGINE, FAMILIES, IMAGE, VIDEO, Gemma3, Prompt, Qwen35
+from families import ENGINE, FAMILIES, IMAGE, VIDEO, Gemma3, Prompt, Qwen35, VideoLlama3Whole
+from more_families import MORE
 
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
+
+EVERY = [*FAMILIES, *MORE]
+"""Families that the suite asks everything of. Of the second part it runs few settings of each test."""
+REPEATED = [*EVERY, VideoLlama3Whole]
 
 FEATURES = {
     "keep all": "keeping every token changes no bit of what `generate` and a single call give",
     "drop": "dropping equals, in prefill and decode, whole caches whose dropped tokens each layer's own mask "
     "hides; eager, SDPA, flash attention's conventions; dynamic and static caches",
     "batch": "rows of a left-padded batch equal their single runs, rows of equal length need no mask",
-    "scores": "the scores that tokens are chosen by are rows of eager attention, in the tower as well",
+    "scores": "the scores that tokens are chosen by are rows of eager attention",
+    "tower": "methods that choose by the vision tower's attention are told what each token received there",
     "merge": "averaging tokens equals averaging them in a masked run",
     "beams": "beam search",
     "sampling": "sampling, several return sequences",
@@ -58,7 +64,7 @@ batches = pytest.mark.parametrize("prompts", [ONE, RAGGED, EQUAL], ids=["one", "
 
 
 def feature(
-    name: str, among: Sequence[Any] = FAMILIES, *, every_attention: bool = False
+    name: str, among: Sequence[Any] = EVERY, *, every_attention: bool = False
 ) -> Callable[[Any], Any]:
     """A test of this feature, of every family that has it, and with every attention of each if asked."""
     assert FEATURES[name]
@@ -80,8 +86,16 @@ def skip_broken_cache(family: Any, cache: str | None) -> None:
     """Static ones that transformers itself could not fill yet."""
     if cache == "static" and issubclass(family, Qwen35) and VERSION <= (5, 12):
         pytest.skip("transformers up to 5.12 has no static cache beside states, pruned or not")
+    if cache == "static" and not family.static_cache:
+        pytest.skip(
+            "transformers' masks for a static cache forget which tokens see each other, pruned or not"
+        )
     if cache == "static" and family is Gemma3 and VERSION == (5, 16):
         pytest.skip("transformers 5.16 writes beyond the end of a static cache's window, pruned or not")
+
+
+BY_TOKEN = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
+"""Inputs that say something of each token."""
 
 
 def shape_of(model: Any) -> DecoderShape:
@@ -107,7 +121,7 @@ def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]
     new = sequences.shape[1] - inputs["input_ids"].shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
     more = {"input_ids": sequences, "attention_mask": mask}
-    for name in ("mm_token_type_ids", "token_type_ids"):
+    for name in BY_TOKEN:
         if name in inputs:
             more[name] = torch.nn.functional.pad(inputs[name], (0, new))
     return {**inputs, **more}

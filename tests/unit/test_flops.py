@@ -126,7 +126,12 @@ def test_shapes_whose_layers_differ_are_refused() -> None:
         assert shape.intermediate == 2 * 32 + says.get("shared_expert_intermediate_size", 0)
     dense: list[dict[str, Any]] = [{"mlp_only_layers": [0]}, {"first_k_dense_replace": 1}]
     dense = [{**says, **some} for says in everywhere for some in dense]
-    for some in [*dense, {}, {"decoder_sparse_step": 2}, {**everywhere[1], "decoder_sparse_step": 2}]:
+    for some in [*dense, {"mlp_layer_types": ["dense", "sparse"]}]:
+        shape = DecoderShape.from_config(SimpleNamespace(**experts, **some))
+        assert (shape.dense, shape.dense_intermediate) == ((0,), sizes["intermediate_size"])
+        more = shape.attention_layer_macs(0) - shape.attention_layer_macs(1)
+        assert more == shape.hidden * (3 * (shape.dense_intermediate - shape.intermediate) - shape.experts)
+    for some in [{}, {"decoder_sparse_step": 2}, {**everywhere[1], "decoder_sparse_step": 2}]:
         with pytest.raises(ValueError, match=r"dense among sparse layers \(sparse\)"):
             DecoderShape.from_config(SimpleNamespace(**experts, **some))
 

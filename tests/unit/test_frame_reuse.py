@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from adatp import AdaTP
 from adatp.frame_reuse import reference_frames
+from adatp.methods import VisionZip
 from adatp.pruning import PruningError
 from adatp.tower_flops import siglip_vision_flops
+from adatp.uncopied import no_hook
 from agreement import Agree
 from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
 from rounding import limit
@@ -131,3 +134,31 @@ def test_a_tower_that_merges_frames_is_refused() -> None:
 def test_a_negative_difference_is_refused() -> None:
     with pytest.raises(ValueError, match="reuse_frames"):
         AdaTP()(build(LlavaOnevision), reuse_frames=-0.1)
+
+
+@pytest.mark.parametrize("part", ["model", "tower"])
+@torch.no_grad()
+def test_a_copy_made_in_the_block_encodes_every_frame(part: str) -> None:
+    """There and afterwards, as the model does that is not pruned."""
+    model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
+    expected = model(**inputs).logits
+    with VisionZip(flops=0.5)(model, reuse_frames=0.0) as run:
+        model(**inputs)
+        twin = copy.deepcopy(model) if part == "model" else build(LlavaOnevision)
+        if part == "tower":
+            twin.base_model.vision_tower = copy.deepcopy(model.base_model.vision_tower)
+        counts = encoded_frames(twin)
+        assert torch.equal(twin(**inputs).logits, expected)
+        assert len(run.reports) == 1
+    assert torch.equal(twin(**inputs).logits, expected)
+    assert counts == [8, 8]
+    watching = [hook for module in twin.modules() for hook in hooks_of(module) if ours(hook)]
+    assert all(hook.hook is no_hook for hook in watching)
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def ours(hook: Any) -> bool:
+    return type(hook).__module__.startswith("adatp") or getattr(hook, "__module__", "").startswith("adatp")

@@ -511,10 +511,13 @@ def test_show_of_any_family(run: Run, hub: Path, tmp_path: Path, family: Any) ->
     assert data["grid"][0] == len(data["images"]) == -(-7 // family.step)
 
 
-def test_a_prompt_whose_target_is_out_of_reach_is_shown(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [(), ("--flops", 0.273)], ids=["default", "asked for"])
+def test_a_prompt_whose_target_is_out_of_reach_is_shown(
+    run: Run, tmp_path: Path, target: tuple[object, ...]
+) -> None:
     clip = write_clip(tmp_path / "one.mp4", 1)
     out = tmp_path / "out"
-    code, _, err = run("show", clip, "what moves " * 9 + "?", "--out", out, *QUICK)
+    code, _, err = run("show", clip, "what moves " * 9 + "?", "--out", out, *target, *QUICK)
     assert code == 0
     assert re.fullmatch(
         r"adatp: warning: the prompt takes .* of vanilla FLOPs, the least that adatp can do.*\n", err
@@ -557,9 +560,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a layer too deep": (["--layers", "3,12", "--out", "{tmp}"], "some of 0 to 11, not 3,12"),
     "a layer below 0": (["--layers", "-1,3", "--out", "{tmp}"], "some of 0 to 11"),
     "FLOPs of 0": (["--flops", "0", "--out", "{tmp}"], "(0, 1]"),
-    "unreachable FLOPs": (["--flops", "0.0001", "--out", "{tmp}"], "out of reach"),
+    "unreachable FLOPs": (["--strict", "--flops", "0.0001", "--out", "{tmp}"], "out of reach"),
     "FLOPs out of the other's reach": (
-        ["--flops", "0.05", "--against", "fastv", "--out", "{tmp}"],
+        ["--strict", "--flops", "0.05", "--against", "fastv", "--out", "{tmp}"],
         "--against fastv: ",
     ),
     "unknown dtype": (["--dtype", "int3", "--out", "{tmp}"], "--dtype"),

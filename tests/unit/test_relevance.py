@@ -195,7 +195,7 @@ def test_autocast_rounds_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(torch.is_autocast_enabled("cpu"))
         return novelty(*arguments)
 
-    monkeypatch.setattr("adatp.methods.adatp.novelty", look)
+    monkeypatch.setattr("adatp.methods.debiasing.novelty", look)
     with AdaTP(flops=0.5, early="on")(model), torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         model(**batch(LlavaOnevision, [Prompt()]))
         assert torch.is_autocast_enabled("cpu")

@@ -376,6 +376,14 @@ def test_a_stream_is_the_answer_in_pieces(of_hub: Any, family: Any) -> None:
     assert stream.answer.report.flops_ratio == answer.report.flops_ratio
 
 
+def test_frames_are_reused_in_a_stream_as_in_an_answer(session: Session) -> None:
+    frames = np.repeat(read_video(CLIP, 2).frames, 4, axis=0)
+    prompt = session.prepare(frames, QUESTION)
+    answer = session.answer(prompt, max_new_tokens=2, reuse_frames=0.0)
+    stream = session.stream(prompt, max_new_tokens=2, reuse_frames=0.0)
+    assert stream.answer.report.flops.vision_saved == answer.report.flops.vision_saved > 0
+
+
 class Slow:
     """In place of a model's streamed run: hands over tokens one by one."""
 
@@ -469,6 +477,8 @@ def test_generation_settings_are_passed_on(session: Session) -> None:
         session.answer(prompt, do_sample=True, num_return_sequences=2)
     with pytest.raises(PromptError, match="one answer to a prompt"):
         session.answer(prompt, return_dict_in_generate=True)
+    with pytest.raises(PromptError, match="in chunks can't be pruned"):
+        session.answer(prompt, prefill_chunk_size=16)
 
 
 def test_a_target_out_of_reach_is_met_as_far_as_the_method_goes(session: Session) -> None:
@@ -479,6 +489,10 @@ def test_a_target_out_of_reach_is_met_as_far_as_the_method_goes(session: Session
     assert 0.273 < answer.report.flops_ratio <= 1
     with pytest.raises(BudgetError):
         session.answer(prompt, AdaTP(), max_new_tokens=2, strict=True)
+    with pytest.raises(BudgetError):
+        session.stream(prompt, AdaTP(), max_new_tokens=2, strict=True)
+    with pytest.warns(UserWarning, match="the least that adatp can do"):
+        assert session.stream(prompt, max_new_tokens=2).answer.token_ids == answer.token_ids
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert session.ask(CLIP, QUESTION, frames=8).report.settings["flops"] == AdaTP().flops

@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take one step; `closure` must be None."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[torch.Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
@@ -61,10 +61,11 @@ class Muon(torch.optim.Optimizer):
                 for p in parameters:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
-                momenta = torch.stack([self.state[p]["momentum"] for p in parameters])
+                stored = [self.state[p]["momentum"] for p in parameters]
+                momenta = torch.stack(stored)
                 momenta.lerp_(gradients, 1 - group["momentum"])
                 updates = orthogonalise(gradients.lerp(momenta, group["momentum"]))
                 size = 0.2 * max(shape) ** 0.5 * group["lr"]
-                for p, momentum, update in zip(parameters, momenta, updates, strict=True):
-                    self.state[p]["momentum"].copy_(momentum)
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(p.dtype), alpha=-size)
+                torch._foreach_copy_(stored, list(momenta.unbind()))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-size)

@@ -101,3 +101,31 @@ def pool_by_segment(relevance: Tensor, segment: Tensor, *, weight: Tensor | None
     # A masked sum, not a scatter: its order, and so its rounding, is fixed on a GPU too.
     share = member * (torch.ones_like(relevance) if weight is None else weight)
     return (share * relevance).sum(1) / share.sum(1).clamp_min(torch.finfo(share.dtype).tiny)
+
+
+def reliability(relevance: Tensor, segment: Tensor) -> float:
+    """How far differences of relevance between segments can be trusted, by how much it varies within them.
+
+    The share of the variance between segments' means that is not what frames of one segment vary among
+    themselves would bring about: 1 - (variance within / mean length) / variance between means, at least 0.
+
+    Args:
+        relevance: (T,) of each frame.
+        segment: (T,) int64 segment of each frame, from 0, ascending.
+
+    Returns:
+        In [0, 1]; 1 where no segment has two frames, 0 where all segments have the same mean.
+
+    Source: ours (the intraclass correlation of an analysis of variance).
+    """
+    sizes = segment.bincount().to(relevance.device)
+    frames, segments = len(relevance), len(sizes)
+    if segments < 2 or frames == segments:
+        return 1.0
+    values = relevance.double()
+    means = pool_by_segment(values, segment.to(relevance.device))
+    within = (values - means[segment]).square().sum() / (frames - segments)
+    between = (sizes * (means - values.mean()).square()).sum() / (segments - 1)
+    if not float(between) > 0:
+        return 0.0
+    return float((1 - within / between).clamp(0, 1))

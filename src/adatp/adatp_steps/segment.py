@@ -1,4 +1,4 @@
-"""Cut a video into segments of alike frames."""
+"""Cut a video into segments of similar frames."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,11 @@ from torch.nn import functional as F
 
 
 def segment_frames(features: Tensor, tau_s: float) -> Tensor:
-    """Segment id of each frame: neighbours whose features are alike belong together.
+    """Segment id of each frame: neighbours whose features are similar belong together.
 
     Frames t and t+1 are joined when cos(g_t, g_t+1) >= tau_s, or when they are equal (so that blank frames,
     whose cosine is undefined, and tau_s = 1 behave). Only neighbours are compared: a scene that returns later
-    is a new segment. A frame with non-finite features is alike to no other.
+    is a new segment. A frame with non-finite features is similar to no other.
 
     Args:
         features: (T, d), one vector a frame, of any floating type: the mean of the vision tower's features.

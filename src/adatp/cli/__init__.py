@@ -6,12 +6,13 @@ Answers go to stdout; progress, warnings and errors to stderr.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from adatp.cli import ablate, ask, bias, demo, evaluate, flops, models, show
+from adatp.cli import ablate, ask, bias, convert, demo, evaluate, flops, models, paper, run, serve, show
 from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
@@ -36,11 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
 
 
+@cache
+def _command() -> Any:
+    """All commands, as click knows them: Typer reads every signature for it, which takes a while."""
+    return typer.main.get_command(app)
+
+
 def _run(argv: Sequence[str] | None) -> int:
-    command: Any = typer.main.get_command(app)
     try:
         with Interrupts.noted():
-            code = command.main(args=argv, prog_name="adatp", standalone_mode=False)
+            code = _command().main(args=argv, prog_name="adatp", standalone_mode=False)
             flush()
         return 130 if code is None and Interrupts.pressed else code or 0
     except RefusedError as error:
@@ -83,6 +89,10 @@ app.command()(flops.flops)
 app.command()(models.models)
 app.command("eval")(evaluate.evaluate)
 app.command()(ablate.ablate)
+app.command()(run.run)
 app.command()(bias.bias)
 app.command()(show.show)
 app.command()(demo.demo)
+app.command()(paper.paper)
+app.command()(serve.serve)
+app.command()(convert.convert)

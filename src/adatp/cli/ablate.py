@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from adatp.cli.evaluating import (
+    DisturbOption,
     Evaluation,
     FramesOption,
     JsonOption,
@@ -12,6 +15,7 @@ from adatp.cli.evaluating import (
     PlotOption,
     SplitOption,
     ThreadsOption,
+    WorldOption,
 )
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 
@@ -24,6 +28,12 @@ def ablate(
     targets: TargetsOption = "0.273",
     frames: FramesOption = "16",
     split: SplitOption = "test",
+    world: WorldOption = None,
+    disturb: DisturbOption = "none",
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Change the paper's method, without the early stage, not the default."),
+    ] = False,
     limit: LimitOption = 200,
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -38,8 +48,21 @@ def ablate(
     def entrants(layers: int) -> list[Entrant]:
         from adatp import evaluation
 
-        return evaluation.ablations(ratios, layers)
+        return evaluation.ablations(ratios, layers, paper)
 
-    Evaluation("ablate", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
-        entrants
+    asked = Evaluation(
+        "ablate",
+        model,
+        frames,
+        split,
+        limit,
+        json_file,
+        plot,
+        threads,
+        device,
+        dtype,
+        trusted,
+        world,
+        disturb,
     )
+    asked.run(entrants)

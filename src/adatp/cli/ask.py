@@ -12,7 +12,7 @@ from rich.console import Console
 
 from adatp.cli.asking import Request, load_weights, open_session, prepare
 from adatp.cli.console import PRESET, importing, working_on
-from adatp.cli.files import check_writable, keep_inputs, model_files, write
+from adatp.cli.files import check_writable, keep_inputs, model_files, video_files, write
 from adatp.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -21,6 +21,7 @@ from adatp.cli.options import (
     ModelOption,
     NewTokensOption,
     QuestionArgument,
+    StrictOption,
     TargetOption,
     TrustOption,
     VideoArgument,
@@ -50,6 +51,7 @@ def ask(
     max_new_tokens: NewTokensOption = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    strict: StrictOption = False,
     trusted: TrustOption = False,
 ) -> None:
     """Ask a Video LLM a question about a video.
@@ -59,8 +61,7 @@ def ask(
     check_question("ask", video, question)
     if json_file is not None:
         json_file = check_writable(json_file)
-        read = [] if video is None else [("the video", Path(video))]
-        keep_inputs([("--json", json_file)], [*read, *model_files(model)])
+        keep_inputs([("--json", json_file)], [*video_files(video), *model_files(model)])
     check_dtype(dtype)
     with importing():
         from adatp.methods import Vanilla
@@ -68,7 +69,7 @@ def ask(
         chosen = method_named(method, flops)
         session = open_session(model, device, dtype, trusted)
         request = prepare(session, video, question, frames, max_new_tokens)
-        request.check(chosen, flops)
+        request.check(chosen, strict)
         load_weights(session)
         vanilla = None
         if compare:

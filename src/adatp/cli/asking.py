@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from adatp.cli.console import progress
+from adatp.cli.console import downloading, progress
 from adatp.cli.terminal import plain
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Request:
 
     Attributes:
         session: of the model.
-        path: of the video file.
+        path: of the video: a file, a folder of frame images, or an address on the web.
         prompt: the video and the question.
         max_new_tokens: longest answer, in tokens.
     """
@@ -71,19 +71,18 @@ class Request:
             return False
         return True
 
-    def check(self, method: Method, flops: float | None) -> None:
+    def check(self, method: Method, strict: bool = False) -> None:
         """Refuse what can't be answered.
 
         Args:
             method: as it would be run.
-            flops: the target that was asked for, if one was. A default target out of reach is no error: the
-                run takes the least that the method can do, and warns.
+            strict: whether a FLOPs target out of reach is refused too. If not, the run takes the least that
+                the method can do, and warns.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
-            BudgetError: the target asked for is out of reach.
+            BudgetError: the target is out of reach, and ``strict`` was asked for.
         """
-        strict = flops is not None
         self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens, strict=strict)
 
     def warm_up(self, method: Method) -> None:
@@ -104,16 +103,21 @@ def prepare(
 
     Args:
         session: of the model.
-        video: a file; None: the shipped clip.
+        video: a file, a folder of frame images or an address; None: the shipped clip.
         question: about it; None: the clip's own.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
     """
     from adatp.tiny import CLIP, QUESTION
+    from adatp.video import local_file
 
     path = video if video is not None else str(CLIP)
-    with progress("reading the video"):
-        prompt = session.prepare(path, question or QUESTION, frames=frames)
+    with (
+        downloading(path) as update,
+        local_file(path, progress=update) as file,
+        progress("reading the video"),
+    ):
+        prompt = session.prepare(file, question or QUESTION, frames=frames)
     return Request(session, path, prompt, max_new_tokens)
 
 

@@ -42,7 +42,7 @@ def bias(
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="A text file, a question a line, each asked about every video; behind a file's name and a "
+            help="A text file, a question a line, each asked about every video; after a file's name and a "
             "tab, about that video alone.",
             show_default=QUESTION,
         ),
@@ -68,7 +68,7 @@ def bias(
 ) -> None:
     """Measure where a model's attention on videos lies, by frame and by spatial position, and debiased.
 
-    The same clips are also shown with their frames shuffled, all alike, and black: what stays is due to
+    The same clips are also shown with their frames shuffled, all the same, and black: what stays is due to
     position, not content.
     """
     if videos is not None and synthetic:

@@ -16,12 +16,14 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -129,6 +131,13 @@ def progress(doing: str, shown: bool = True) -> Iterator[None]:
 @contextmanager
 def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, if that is a terminal; to be told how many are done, and of how many."""
+    with progress_bar(doing) as update:
+        yield lambda done, total: update(done, total, "")
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Callable[[int, int, str], None]]:
+    """The same; to be told something that stands at its end too, such as a rate."""
     columns = (
         TextColumn(doing),
         BarColumn(),
@@ -136,16 +145,51 @@ def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task("", total=None)
+        bar = bars.add_task("", total=None, note="")
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, note: str) -> None:
             Interrupts.check()
-            bars.update(bar, completed=done, total=total)
+            bars.update(bar, completed=done, total=total, note=note)
 
         yield update
+
+
+@contextmanager
+def downloading(source: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr while a video is downloaded, if that is a terminal.
+
+    Args:
+        source: where from.
+
+    Returns:
+        To be called with the bytes that have come, and how many there are, if that is known.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    bar = bars.add_task(plain(f"downloading {source}"), total=None)
+
+    def update(done: int, total: int | None) -> None:
+        Interrupts.check()
+        if not bars.live.is_started and not bars.disable:  # of a file on this machine there is no bar
+            bars.start()
+        bars.update(bar, completed=done, total=total)
+        if done == total:
+            bars.stop()
+
+    try:
+        yield update
+    finally:
+        bars.stop()
 
 
 def wide_console() -> Console:

@@ -10,6 +10,7 @@ import typer
 
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.console import importing, working_on
+from adatp.cli.listening import address_of, listen
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TrustOption, check_dtype
 from adatp.errors import RefusedError
 
@@ -40,32 +41,12 @@ def demo(
     if find_spec("gradio") is None or find_spec("PIL") is None:
         raise RefusedError('adatp demo needs gradio and pillow: pip install "adatp[demo]"')
     check_dtype(dtype)
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         with importing():
             from adatp.demo.server import serve
         with working_on(model):
             session = open_session(model, device, dtype, trusted)
             load_weights(session)
-            at = f"[{host}]" if ":" in host else host
-            address = f"http://{at}:{listener.getsockname()[1]}"
+            address = address_of(host, listener)
             names = ["localhost", socket.gethostname(), host, *(allow_host or ())]
             serve(session, listener, names, lambda: print(address, flush=True))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound, before anything slow, to where the page will be."""
-    try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise RefusedError(f"--host {host}: no such address ({error.strerror})") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed may be had again
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise RefusedError(
-            f"{host}:{port} can't be listened on ({error.strerror}): choose another --port (or --host)"
-        ) from error
-    return listener

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adatp.cli.evaluating import (
+    DisturbOption,
     Evaluation,
     FramesOption,
     JsonOption,
@@ -14,6 +17,7 @@ from adatp.cli.evaluating import (
     PlotOption,
     SplitOption,
     ThreadsOption,
+    WorldOption,
 )
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 from adatp.errors import RefusedError
@@ -30,6 +34,15 @@ def evaluate(
     targets: TargetsOption = "0.5,0.273,0.15,0.10",
     frames: FramesOption = "16,32",
     split: SplitOption = "test",
+    world: WorldOption = None,
+    disturb: DisturbOption = "none",
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON file of parameters, method -> parameter -> value, as benchmarks/tune.py writes it.",
+            show_default="each method's own",
+        ),
+    ] = None,
     limit: LimitOption = 200,
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -38,8 +51,9 @@ def evaluate(
     dtype: DtypeOption = "auto",
     trusted: TrustOption = False,
 ) -> None:
-    """Compare methods at equal FLOPs on the questions of the embedded model's world."""
+    """Compare methods at equal FLOPs on the questions of a synthetic world."""
     ratios = fractions(targets)
+    tuned = None if settings is None else read_settings(settings)
 
     def entrants(_: int) -> list[Entrant]:
         from adatp import evaluation
@@ -49,8 +63,26 @@ def evaluate(
         for name in wanted:
             if name not in known:
                 raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
-        return evaluation.entrants(wanted, ratios)
+        return evaluation.entrants(wanted, ratios, tuned)
 
-    Evaluation("eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted).run(
-        entrants
+    asked = Evaluation(
+        "eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted, world, disturb
     )
+    asked.run(entrants)
+
+
+def read_settings(path: Path) -> Any:
+    """The parameters in a file of --settings; of a file that benchmarks/tune.py wrote, the tuned ones."""
+    from adatp.evaluation import SettingsError, check_settings
+
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no JSON"
+        raise RefusedError(f"--settings: {path} can't be read ({reason})") from None
+    if isinstance(found, dict) and "tuned" in found:
+        found = found["tuned"]
+    try:
+        return check_settings(found)
+    except SettingsError as error:
+        raise RefusedError(f"--settings: {path}: {error}") from None

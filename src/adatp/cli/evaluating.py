@@ -33,12 +33,28 @@ from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
     from adatp import Session
-    from adatp.evaluation import Entrant, Results
+    from adatp.evaluation import Disturbance, Entrant, Results, World
 
 MOST_THREADS = 1024
 """CPU threads that may be asked for: torch starts as many as it is told to, and dies of too many."""
 
-SplitOption = Annotated[str, typer.Option(help="A split of the embedded model's world.")]
+SplitOption = Annotated[str, typer.Option(help="A split of the world: validation, test or shifted.")]
+WorldOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose questions are asked: tiny or scenes. Without --model, the embedded model of "
+        "that name answers.",
+        show_default="the one that the model knows",
+    ),
+]
+DisturbOption = Annotated[
+    str,
+    typer.Option(
+        help="What is done to every clip, several separated by commas: none, noise, pan, compression, dim, "
+        "features[:AMOUNT] (noise on the projected tokens), relevance[:AMOUNT] (noise on the frames' "
+        "relevance)."
+    ),
+]
 FramesOption = Annotated[str, typer.Option(help="Frames of the clips; several numbers separated by commas.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=MOST, help="Questions for each number of frames.")]
 JsonOption = Annotated[
@@ -72,7 +88,7 @@ class Evaluation:
         command: "eval" or "ablate".
         model: a folder or an id on the hub; None: the embedded model.
         frames: lengths of the clips, separated by commas.
-        split: a split of the embedded model's world.
+        split: a split of the world.
         limit: how many questions of each length.
         json_file: where the rows are written; the work file stands beside it.
         plot: where the figures are drawn.
@@ -80,6 +96,8 @@ class Evaluation:
         device: a torch device, or "auto".
         dtype: name of a dtype, or "auto".
         trusted: whether the checkpoint's code may run.
+        world: name of the world; None: the one that the model knows.
+        disturb: disturbances, separated by commas.
     """
 
     command: str
@@ -93,6 +111,8 @@ class Evaluation:
     device: str
     dtype: str
     trusted: bool
+    world: str | None = None
+    disturb: str = "none"
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
         """Run or resume it, write and show what it found.
@@ -104,12 +124,15 @@ class Evaluation:
         counts = list(dict.fromkeys(numbers("--frames", self.frames, int)))
         json_file, plot, held = self._check_outputs()
         with importing():
-            from adatp.evaluation import Results, summarise
-        self._check_clips(counts)
+            from adatp.evaluation import Results, disturbed, summarise
+        disturbances = self._disturbances()
+        model = self._check_world()
         with working_on(self.model), ExitStack() as stack:
             stack.enter_context(_threads(self.threads))
-            session = open_session(self.model, self.device, self.dtype, self.trusted)
-            competing = entrants(session.config.get_text_config().num_hidden_layers)
+            session = open_session(model, self.device, self.dtype, self.trusted)
+            world = self._world_of(session)
+            self._check_clips(world, counts)
+            competing = disturbed(entrants(session.config.get_text_config().num_hidden_layers), disturbances)
             if held is None:
                 work = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "work.jsonl"
             else:
@@ -118,7 +141,7 @@ class Evaluation:
             results = stack.enter_context(Results(work))
             results.pin("command", self.command)
             load_weights(session)
-            self._ask(session, competing, counts, results)
+            self._ask(session, world, competing, counts, results)
             rows, skipped = summarise(results)
             if json_file is not None:
                 write(json_file, json.dumps(self._facts(results, rows, skipped), indent=1) + "\n")
@@ -140,25 +163,59 @@ class Evaluation:
         keep_inputs(outputs, model_files(self.model))
         return json_file, plot, held
 
-    def _check_clips(self, counts: Sequence[int]) -> None:
-        """Refuse clips that the world does not make."""
-        from adatp.tiny.world import benchmark
+    def _disturbances(self) -> list[Disturbance]:
+        """What --disturb names."""
+        from adatp.evaluation import Disturbance
 
         try:
+            return [Disturbance.named(name.strip()) for name in self.disturb.split(",")]
+        except ValueError as error:
+            raise RefusedError(f"--disturb: {error}") from None
+
+    def _check_world(self) -> str | None:
+        """Refuse a world that there is not; the model that is asked."""
+        from adatp.evaluation import WORLDS
+
+        if self.world is not None and self.world not in WORLDS:
+            raise RefusedError(f"no world {self.world!r}; there are {', '.join(WORLDS)}")
+        return self.world if self.model is None else self.model
+
+    def _world_of(self, session: Session) -> World:
+        """The world whose questions are asked; refuses an embedded model of another one."""
+        from adatp.evaluation import WORLDS, lacks_words, world_of
+
+        if self.world is None:
+            return world_of(session.processor)
+        world = WORLDS[self.world]
+        if lacking := lacks_words(session.processor, world):
+            raise RefusedError(
+                f"{session.source} does not know the world {world.name!r}: its tokenizer lacks "
+                f"{len(lacking)} words ({lacking[0]!r}, ...)"
+            )
+        return world
+
+    def _check_clips(self, world: World, counts: Sequence[int]) -> None:
+        """Refuse clips that the world does not make."""
+        try:
             for count in counts:
-                next(benchmark(self.split, count, 1))
+                next(world.benchmark(self.split, count, 1))
         except ValueError as error:
             raise RefusedError(str(error)) from None
 
     def _ask(
-        self, session: Session, competing: Sequence[Entrant], counts: Sequence[int], results: Results
+        self,
+        session: Session,
+        world: World,
+        competing: Sequence[Entrant],
+        counts: Sequence[int],
+        results: Results,
     ) -> None:
         """Ask what is not answered yet; where that is interrupted, say how to go on."""
         from adatp.evaluation import evaluate
 
         try:
             with _counted(results, competing, counts, self.limit) as told:
-                evaluate(session, competing, counts, self.split, self.limit, results, told)
+                evaluate(session, competing, counts, self.split, self.limit, results, told, world)
         except KeyboardInterrupt:
             file = self.json_file
             hint = "give --json next time, and it can go on" if file is None else "run it again to go on"
@@ -172,7 +229,7 @@ class Evaluation:
         return {
             "version": version("adatp"),
             "command": self.command,
-            "model": self.model or "embedded",
+            "model": self.model or self.world or "embedded",
             **{name: value for name, value in results.pins.items() if not name.startswith("run ")},
             "rows": rows,
             "skipped": skipped,

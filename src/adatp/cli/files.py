@@ -22,7 +22,7 @@ Named = tuple[str, Path]
 """A file with what it is: of an output its option, of an input some words."""
 
 EMBEDDED = Path(__file__).parents[1] / "tiny"
-"""The folder of the embedded model and its clip."""
+"""The folder of the embedded models and the clip."""
 
 
 @contextmanager
@@ -94,10 +94,23 @@ def thirds_beside(plot: Path) -> Path:
 def model_files(model: str | None) -> Iterator[Named]:
     """The files of the model that --model names; none of a model on the hub."""
     if model is not None and not os.path.isdir(model):
-        return
+        if "/" in model:
+            return
+        model = None  # by its name: an embedded one
     for folder, _, names in os.walk(EMBEDDED if model is None else model):
         for name in names:
             yield "a file of the model", Path(folder) / name
+
+
+def video_files(video: str | None) -> Iterator[Named]:
+    """The files of the video that a command reads: one, the images of a folder, or none of an address."""
+    if video is None:
+        return
+    if os.path.isdir(video):
+        with suppress(OSError):
+            yield from (("an image of the video", path) for path in Path(video).iterdir())
+    else:
+        yield "the video", Path(video)
 
 
 def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:

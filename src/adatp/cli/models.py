@@ -11,11 +11,16 @@ from rich.text import Text
 
 from adatp.cli.console import importing, one_line_warnings, table_of
 
+GENERAL_RULE = (
+    "General rule: no family file knows the type. Its videos are found by transformers' conventions. "
+    "If these do not account for every placeholder of a prompt, a warning says so and nothing is pruned."
+)
+
 
 def models() -> None:
     """List the supported models and what the test suite has seen each do."""
     with importing():
-        from adatp.models import supported
+        from adatp.models import by_general_rule, supported
     seen: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
     reasons: list[str] = []
     table = table_of("Model type")
@@ -32,6 +37,8 @@ def models() -> None:
                 lacking.append(f"{feature} [{reasons.index(result) + 1}]")
         tested = ", ".join(lacking) if name in seen["families"] else "not tested"
         table.add_row(Text(name), Text(checkpoint or ""), Text(tested))
+    for name in by_general_rule():
+        table.add_row(Text(name), Text("general rule", style="dim"), Text("not tested"))
     console = Console()
     console.print(table)
     for number, reason in enumerate(reasons, 1):
@@ -39,6 +46,7 @@ def models() -> None:
     meanings = [f"{feature}: {meaning}." for feature, meaning in seen["features"].items()]
     for line in ("", "All is:", *meanings, ""):
         console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
+    console.print(GENERAL_RULE, highlight=False, soft_wrap=True)
     version = seen["transformers"]
     console.print(
         f"Seen on small random models with transformers {version}; no released checkpoint was run.",

@@ -25,7 +25,10 @@ EMBEDDED = "the small one that ships with adatp"
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="A Video LLM: a folder, or an id on the Hugging Face hub.", show_default=EMBEDDED),
+    typer.Option(
+        help="A Video LLM: a folder, an id on the Hugging Face hub, or an embedded one: tiny, scenes.",
+        show_default=EMBEDDED,
+    ),
 ]
 TargetsOption = Annotated[
     str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")
@@ -39,7 +42,13 @@ TrustOption = Annotated[
         help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
     ),
 ]
-VideoArgument = Annotated[str | None, typer.Argument(help="A video file.", show_default="a clip of ours")]
+VideoArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A video file, a folder of frame images, or an address (https://...).",
+        show_default="a clip of ours",
+    ),
+]
 QuestionArgument = Annotated[
     str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
 ]
@@ -49,6 +58,12 @@ TargetOption = Annotated[
         "--flops",
         help="Real FLOPs of the decoder's prefill, as a fraction of vanilla, in (0, 1].",
         show_default="0.273",
+    ),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse a --flops out of reach; else the least that the method can do is run."
     ),
 ]
 FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]
@@ -95,10 +110,12 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
 
 def method_named(name: str, flops: float | None) -> Method:
     """The method of that name, on that target; None: its own default."""
-    from adatp.methods import METHODS
+    from adatp.methods import METHODS, VARIANTS
 
+    if name in VARIANTS:
+        return VARIANTS[name]() if flops is None else VARIANTS[name](flops=flops)
     if name not in METHODS:
-        raise RefusedError(f"no method {name!r}; there are {', '.join(METHODS)}")
+        raise RefusedError(f"no method {name!r}; there are {', '.join((*METHODS, *VARIANTS))}")
     if flops is not None and METHODS[name].flops is None:
         raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
     return METHODS[name]() if flops is None else METHODS[name](flops=flops)

@@ -13,7 +13,7 @@ from adatp.cli import options
 from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
 from adatp.cli.console import importing, progress, working_on
 from adatp.cli.drawing import FILES, draw_kept
-from adatp.cli.files import check_folder, keep_inputs, model_files
+from adatp.cli.files import check_folder, keep_inputs, model_files, video_files
 from adatp.cli.terminal import plain
 from adatp.errors import RefusedError
 
@@ -48,6 +48,7 @@ def show(
     max_new_tokens: options.NewTokensOption = 64,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
     trusted: options.TrustOption = False,
 ) -> None:
     """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
@@ -60,8 +61,7 @@ def show(
     wanted = None if layers is None else sorted(set(options.numbers("--layers", layers, int)))
     options.check_dtype(dtype)
     out = check_folder(out, "--out", FILES)
-    read = [] if video is None else [("the video", Path(video))]
-    keep_inputs([("--out", out / name) for name in FILES], [*read, *model_files(model)])
+    keep_inputs([("--out", out / name) for name in FILES], [*video_files(video), *model_files(model)])
     with importing():
         from adatp.budget import BudgetError
         from adatp.flops import DecoderShape
@@ -77,11 +77,11 @@ def show(
         depth = DecoderShape.from_config(session.config.get_text_config()).layers
         if wanted is not None and not 0 <= wanted[0] <= wanted[-1] < depth:
             raise RefusedError(f"--layers are some of 0 to {depth - 1}, not {layers}")
-        request.check(chosen, flops)
+        request.check(chosen, strict)
         if other is None:
             other = _beside(request, chosen, flops)
         try:
-            request.check(other, flops)
+            request.check(other, strict)
         except BudgetError as error:
             raise RefusedError(f"--against {other.name}: {error}") from error
         load_weights(session)

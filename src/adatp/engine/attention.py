@@ -194,7 +194,7 @@ class Probe(_Tap):
         return self._present.log_scores
 
     def arm(self, rows: Tensor, weight: RowWeights, past: int) -> None:
-        """Score the next call: ``rows`` (B, m) int64 behind ``past`` cache slots."""
+        """Score the next call: ``rows`` (B, m) int64, counted after ``past`` cache slots."""
         present = self._present
         present.rows, present.weight, present.past, present.log_scores = rows, weight, past, None
 

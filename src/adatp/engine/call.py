@@ -10,6 +10,7 @@ from torch import Tensor
 from adatp.engine.attention import RowWeights
 from adatp.engine.cache import Filling, PrunedCache
 from adatp.engine.deepstack import DeepStack
+from adatp.engine.kernels import NoPlannedKernels
 from adatp.engine.rows import rows_of
 from adatp.engine.slots import CacheSlots, shown_slots
 from adatp.plan import Plan
@@ -32,7 +33,13 @@ class DecoderCall:
         self.processed: list[tuple[list[Tensor], Tensor | None]] = []  # per layer that ran: alive, index
         self.deepstack: DeepStack | None = None
         self.weight: RowWeights | None = None  # of the query rows that are scored
+        self.kernels: NoPlannedKernels | None = None  # from the call's start to its end
         self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
+
+    @property
+    def uneven(self) -> bool:
+        """Whether layers may process or hold different numbers of tokens."""
+        return bool(self._held) or (self.plan is not None and bool(self.plan.cuts))
 
     def held(self, layer: int) -> CacheSlots | None:
         """What the layer's cache held before this call; None: every token."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from adatp.uncopied import no_hook
+
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 _FUNCTION = "_gradient_checkpointing_func"
 
@@ -40,6 +42,12 @@ class HookOutside:
         """Give the layer its own function back."""
         if self.checkpoint is not None:
             setattr(self.layer, _FUNCTION, self.checkpoint)
+
+    def __deepcopy__(self, _: Any) -> HookOutside:
+        """What a copy of the layer has: the layer's own function, and no hook."""
+        twin = HookOutside(self.layer, no_hook)
+        twin.checkpoint = self.checkpoint
+        return twin
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the hook makes of the arguments, unless it has seen them already."""

@@ -18,20 +18,27 @@ from adatp.engine.cache import PrunedCache, adopt, cache_among
 from adatp.engine.call import DecoderCall
 from adatp.engine.checkpointing import HookOutside
 from adatp.engine.deepstack import DeepStack
+from adatp.engine.kernels import NoPlannedKernels, plans_lengths
 from adatp.engine.masks import remap_mask
 from adatp.engine.rows import (
     FILLER,
     contiguous_positions,
     gather_rotary,
+    gather_tokens,
     merge_rows,
     scatter_rows,
     stack_rows,
     take_rows,
 )
 from adatp.engine.slots import CacheSlots, shown_slots, slots_after
-from adatp.engine.uncopied import Uncopied
 from adatp.plan import Plan
 from adatp.threads import PerThread
+from adatp.uncopied import Uncopied
+
+_WITH_STATES = ("linear_attention", "conv")
+"""Kinds of layers that have a state in the place of keys: they are handed the tokens that are left."""
+_PLACED = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
+"""Arguments of a layer that have a rule of their own."""
 
 
 class _Present(PerThread):
@@ -64,7 +71,7 @@ class Engine:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
         types = getattr(decoder.config, "layer_types", None) or ()
-        self.linear = frozenset(number for number, kind in enumerate(types) if kind == "linear_attention")
+        self.linear = frozenset(number for number, kind in enumerate(types) if kind in _WITH_STATES)
         self.begin = begin
         self.end = end
         self.timed = timed
@@ -112,6 +119,8 @@ class Engine:
         call, self.call = self.call, None
         if call is not None:
             call.filling.running = False
+            if call.kernels is not None:
+                call.kernels.end()
         for probe in self.probes.values():
             probe.disarm()
         return call
@@ -128,6 +137,8 @@ class Engine:
         past = int(cache.get_seq_length()) if cache is not None else 0
         plan = self.begin(named, past)
         call = self.call = DecoderCall(plan, cache, past)
+        if call.uneven and plans_lengths(named["inputs_embeds"].device):
+            call.kernels = NoPlannedKernels()
         changed: dict[str, Any] = {}
         if plan is not None or isinstance(cache, PrunedCache):
             if cache is not None:
@@ -227,12 +238,20 @@ class Engine:
             call.processed.append((call.alive, call.index))
             if plan is not None and number in plan.scored:
                 self._arm(call, plan, number)
-            changed = self._remap(call, number, kwargs)
+            changed = self._remap(call, number, kwargs, hidden.device)
         if not changed and call.deepstack is None:
             return None
         if args:
-            return (hidden, *args[1:]), {**kwargs, **changed}
+            return (hidden, *(self._of_tokens(call, value) for value in args[1:])), {**kwargs, **changed}
         return args, {**kwargs, **changed, "hidden_states": hidden}
+
+    def _of_tokens(self, call: DecoderCall, value: Any) -> Any:
+        """An argument that a layer is given besides: of all tokens, those that are left."""
+        if call.index is None or not isinstance(value, Tensor) or value.ndim < 2:
+            return value
+        if value.shape[0] != len(call.index) or value.shape[1] != call.length:
+            return value
+        return call.once(gather_tokens, (value, call.index))
 
     def _cut(self, call: DecoderCall, plan: Plan, number: int, hidden: Tensor) -> Tensor:
         """Ask the plan which tokens go on and gather their hidden states."""
@@ -270,7 +289,9 @@ class Engine:
             call.weight = RowWeights(stack_rows(share))
         self.probes[number].arm(stack_rows(rows), call.weight, call.past_slots(number))
 
-    def _remap(self, call: DecoderCall, number: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _remap(
+        self, call: DecoderCall, number: int, kwargs: dict[str, Any], device: torch.device
+    ) -> dict[str, Any]:
         """The layer's keyword arguments as the tokens that it processes and holds need them."""
         if number in self.linear:  # no keys of the past, no positions: fillers are zeroed as padding is
             if call.index is None:
@@ -285,13 +306,18 @@ class Engine:
             return {}
         changed: dict[str, Any] = {}
         if call.index is not None:
+            for name in kwargs.keys() - _PLACED:
+                changed[name] = self._of_tokens(call, kwargs[name])
             for name, gather in (
                 ("position_embeddings", gather_rotary),
                 ("position_ids", contiguous_positions),
             ):
                 if kwargs.get(name) is not None:
                     changed[name] = call.once(gather, (kwargs[name], call.index))
-        device = kwargs["position_embeddings"][0].device if call.index is None else call.index.device
+        if call.index is not None:
+            device = call.index.device
+        elif kwargs.get("position_embeddings") is not None:  # some layers know no positions
+            device = kwargs["position_embeddings"][0].device
         slots: CacheSlots = call.once(
             slots_after, (held, call.index), call.past, call.length, call.ragged, device
         )

@@ -89,6 +89,14 @@ def gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ..
     return tuple(gather(part) for part in rotary)
 
 
+def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
+    """What goes with the tokens, values (B, L, ...), for the positions ``index`` (B, n).
+
+    A filler has that of the first token.
+    """
+    return take_rows(values, index.clamp(min=0))
+
+
 def contiguous_positions(position_ids: Tensor, index: Tensor) -> Tensor:
     """Position ids (..., L) for the positions ``index`` (B, n): without gaps.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adatp.budget import default_range
-from adatp.methods import METHODS, AdaTP, Method, Vanilla
+from adatp.evaluation.disturbing import RELEVANCE, UNDISTURBED, Disturbance
+from adatp.evaluation.settings import Settings, with_settings
+from adatp.methods import METHODS, VARIANTS, AdaTP, Method, Vanilla
 
 VIEWS = ("video", "blind", "single_frame")
 """What the model is shown: the clip; black frames; the clip's middle frame in the place of every frame."""
@@ -23,6 +26,7 @@ class Entrant:
         reference: `key` of the entrant that it is compared with, question by question.
         view: one of `VIEWS`.
         reuse_frames: see `adatp.methods.Method.__call__`.
+        disturbance: what is done to every clip before it is asked.
     """
 
     label: str
@@ -30,6 +34,7 @@ class Entrant:
     reference: str = "vanilla"
     view: str = "video"
     reuse_frames: float | None = None
+    disturbance: Disturbance = UNDISTURBED
 
     @property
     def target(self) -> float | None:
@@ -39,11 +44,13 @@ class Entrant:
     @property
     def key(self) -> str:
         """Its name in the work file."""
-        return self.label if self.target is None else f"{self.label}@{self.target:g}"
+        named = self.label if self.target is None else f"{self.label}@{self.target:g}"
+        return f"{named} under {self.disturbance}" if self.disturbance else named
 
     def facts(self) -> dict[str, Any]:
         """All that tells it from others, as JSON can hold it."""
         reuse = {} if self.reuse_frames is None else {"reuse_frames": self.reuse_frames}
+        disturbed = {"disturbance": str(self.disturbance)} if self.disturbance else {}
         return {
             "label": self.label,
             "method": self.method.name,
@@ -51,6 +58,7 @@ class Entrant:
             "reference": self.reference,
             "view": self.view,
             "settings": self.method.settings | reuse,
+            **disturbed,
         }
 
 
@@ -61,15 +69,18 @@ BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
 
 def names() -> list[str]:
     """Every name that `entrants` knows."""
-    return [*METHODS, *BASELINES]
+    return [*METHODS, *VARIANTS, *BASELINES]
 
 
-def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
+def entrants(
+    wanted: Sequence[str], targets: Sequence[float], settings: Settings | None = None
+) -> list[Entrant]:
     """Methods and baselines by name, each that takes a FLOPs target at every target; vanilla always.
 
     Args:
         wanted: of `names()`.
         targets: FLOPs as fractions of vanilla, in (0, 1].
+        settings: parameters of methods that differ from their defaults.
 
     Raises:
         KeyError: there is no such name.
@@ -79,19 +90,48 @@ def entrants(wanted: Sequence[str], targets: Sequence[float]) -> list[Entrant]:
     for name in dict.fromkeys(wanted):
         if name in BASELINES:
             made.append(BASELINES[name])
+        elif name in VARIANTS:
+            made += [Entrant(name, VARIANTS[name](flops=target)) for target in dict.fromkeys(targets)]
         elif METHODS[name].flops is not None:
-            made += [Entrant(name, METHODS[name](flops=target)) for target in dict.fromkeys(targets)]
+            made += [
+                Entrant(name, with_settings(METHODS[name], settings or {}, flops=target))
+                for target in dict.fromkeys(targets)
+            ]
         elif name != VANILLA.label:
             made.append(Entrant(name, METHODS[name]()))
     return made
 
 
-def ablations(targets: Sequence[float], layers: int) -> list[Entrant]:
+def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance]) -> list[Entrant]:
+    """The same entrants under each disturbance, each compared with its reference under the same.
+
+    Worse relevance concerns only methods that read it, and those are compared with the undisturbed reference.
+
+    Args:
+        competing: without a disturbance.
+        disturbances: one of them may be none.
+    """
+    made = []
+    for disturbance in dict.fromkeys(disturbances):
+        for each in competing:
+            if disturbance.kind == RELEVANCE:
+                if each.method.relevance_signal != "none" and not each.method.keeps_everything:
+                    made.append(replace(each, disturbance=disturbance))
+            elif disturbance and each.view != "blind":  # black frames are black whatever is done to them
+                reference = f"{each.reference} under {disturbance}"
+                made.append(replace(each, disturbance=disturbance, reference=reference))
+            elif not disturbance:
+                made.append(each)
+    return made
+
+
+def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> list[Entrant]:
     """AdaTP, and AdaTP with one thing changed, each compared with the full one at the same FLOPs target.
 
     Args:
         targets: FLOPs as fractions of vanilla, in (0, 1].
         layers: of the decoder.
+        paper: whether the full one is the paper's method, `AdaTP.paper()`, in place of the default.
 
     Raises:
         BudgetError: AdaTP does not take such a target.
@@ -115,9 +155,24 @@ def ablations(targets: Sequence[float], layers: int) -> list[Entrant]:
         f"end {end + 2}": {"end": end + 2},
         "tau_s 0.98": {"tau_s": 0.98},
         "tau_s 0.99": {"tau_s": 0.99},
+        "duplicates video": {"duplicates": "video"},
+        "ranking novelty": {"ranking": "novelty"},
+        "ranking both": {"ranking": "both"},
+        "ranking random": {"ranking": "random"},
+        f"{start + 1} first layers": {"start": start + 1, "first_layers": start + 1},
+        "prior video": {"prior": "video"},
+        "shares distinct": {"shares": "distinct"},
+        "relevance softened": {"soften": True},
+        "relevance ignored": {"tau_r": math.inf},
+        "merge 0.9": {"merge": 0.9},
+        "segments head": {"segments": "head"},
+        "segments mean": {"segments": "mean"},
     }
-    return [
-        Entrant(label, AdaTP(**{"flops": target, **changed}), reference=f"full@{target:g}")
-        for target in dict.fromkeys(targets)
-        for label, changed in settings.items()
-    ]
+    full = AdaTP.paper if paper else AdaTP
+    made = []
+    for target in dict.fromkeys(targets):
+        for label, changed in settings.items():
+            method = full(**{"flops": target, **changed})
+            if not changed or method != full(flops=target):  # what is so already is no variant
+                made.append(Entrant(label, method, reference=f"full@{target:g}"))
+    return made

@@ -17,10 +17,10 @@ from adatp.budget import BudgetError
 from adatp.encoders import NoEncoderError
 from adatp.evaluation.entrants import Entrant
 from adatp.evaluation.results import Results
+from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
 from adatp.models import family_of
 from adatp.session import Session
-from adatp.tiny.world import THIRDS, Clip, Question, benchmark, evidence, make_clip
 
 LONGEST_ANSWER = 8
 """Tokens generated: the answers are words, which may be several tokens."""
@@ -84,13 +84,6 @@ def view_of(frames: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
     return frames
 
 
-def third_of(clip: Clip, question: Question) -> str | None:
-    """The third of the clip that holds all the evidence; None if several do."""
-    shown = np.flatnonzero(evidence(clip, question.about))
-    thirds = {3 * int(frame) // clip.n_frames for frame in shown}
-    return THIRDS[thirds.pop()] if len(thirds) == 1 else None
-
-
 def fingerprint(model: Any) -> str:
     """A digest of a model's weights: a few numbers of every parameter, so that it costs nothing."""
     digest = hashlib.sha256()
@@ -109,6 +102,7 @@ def evaluate(
     limit: int,
     results: Results,
     told: Callable[[str | None], None] = lambda reason: None,
+    world: World = TINY,
 ) -> None:
     """Ask what the work file lacks.
 
@@ -122,31 +116,38 @@ def evaluate(
         limit: how many questions of each length.
         results: the open work file; what it holds is not asked again.
         told: called after every answer with None, and with a line of text if an entrant has to be skipped.
+        world: whose questions are asked.
 
     Raises:
         ResultsError: the work file belongs to another model, split or limit, or to other questions.
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model
-    settings = {"split": split, "limit": limit, "weights": fingerprint(model), "dtype": str(model.dtype)}
+    settings = {
+        "world": world.name,
+        "split": split,
+        "limit": limit,
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype),
+    }
     for name, value in settings.items():
         results.pin(name, value)
     for entrant in entrants:
         results.pin(f"run {entrant.key}", entrant.facts())
-    ordered = sorted(entrants, key=lambda each: each.view)  # the tower remembers one video
+    ordered = sorted(entrants, key=_shown)  # the tower remembers one video
     family = family_of(model.config.model_type)
     cache = TowerCache(family.tower(model), family.tower_attention_module(model))
     with cache as tower, torch.no_grad():
         for frames in frame_counts:
-            for number, (seed, question) in enumerate(benchmark(split, frames, limit)):
-                clip = make_clip(seed, frames, split) if number == 0 else None
+            for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
+                clip = world.make_clip(seed, frames, split) if number == 0 else None
                 if clip is not None:  # another version of the world may draw the same questions' clips anew
                     pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
                     results.pin(f"first clip of {frames} frames", pixels)
                 asked = [each for each in ordered if results.wants(each.key, frames, number)]
                 if not asked:
                     continue
-                clip = clip if clip is not None else make_clip(seed, frames, split)
+                clip = clip if clip is not None else world.make_clip(seed, frames, split)
                 results.add_question(
                     frames,
                     number,
@@ -154,9 +155,9 @@ def evaluate(
                     kind=question.kind,
                     text=question.text,
                     answer=question.answer,
-                    third=third_of(clip, question),
+                    third=world.third_of(clip, question),
                 )
-                for entrant, answer in _ask_all(session, asked, clip, question.text, tower):
+                for entrant, answer in _ask_all(session, asked, clip.frames, question.text, seed, tower):
                     if isinstance(answer, str):
                         results.skips[entrant.key, frames] = answer
                         told(f"{entrant.key}, {frames} frames: {answer}")
@@ -165,26 +166,38 @@ def evaluate(
                         told(None)
 
 
+def _shown(entrant: Entrant) -> tuple[str, str]:
+    """What an entrant is shown of a clip: the same for all with the same."""
+    return entrant.view, str(entrant.disturbance) if entrant.disturbance.of_pixels else ""
+
+
 def _ask_all(
-    session: Session, entrants: Sequence[Entrant], clip: Clip, question: str, tower: TowerCache
+    session: Session,
+    entrants: Sequence[Entrant],
+    frames: NDArray[np.uint8],
+    question: str,
+    seed: int,
+    tower: TowerCache,
 ) -> Iterator[tuple[Entrant, dict[str, Any] | str]]:
     """Each entrant with its answer and what that took, or with why it can't be asked."""
-    shown, prompt = "", None
+    shown, prompt = None, None
     for entrant in entrants:
-        if prompt is None or entrant.view != shown:
-            shown = entrant.view
-            made = session.prepare(view_of(clip.frames, shown), question)
+        if prompt is None or _shown(entrant) != shown:
+            shown = _shown(entrant)
+            seen = view_of(entrant.disturbance.pixels(frames, seed), entrant.view)
+            made = session.prepare(seen, question)
             session.check(made, Vanilla(), max_new_tokens=LONGEST_ANSWER)
             prompt = made.to(session.model.device)
         tower.show(prompt, entrant.method.tower_attention)
         try:
-            answer = session.answer(
-                prompt,
-                entrant.method,
-                max_new_tokens=LONGEST_ANSWER,
-                reuse_frames=entrant.reuse_frames,
-                strict=True,
-            )
+            with entrant.disturbance.tokens(session.model, seed):
+                answer = session.answer(
+                    prompt,
+                    entrant.disturbance.method(entrant.method, seed),
+                    max_new_tokens=LONGEST_ANSWER,
+                    reuse_frames=entrant.reuse_frames,
+                    strict=True,
+                )
         except (BudgetError, NoEncoderError, GridError) as error:
             yield entrant, " ".join(str(error).split())
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,3 +46,20 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     tail: int = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
     split: float = 2 * tail / 2**n
     return min(1.0, split)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for how many there are, by Holm's step-down rule.
+
+    Args:
+        p_values: (n,) of n comparisons.
+
+    Returns:
+        (n,) in the same order, each at least as high, 1 at most.
+    """
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    corrected, most = [0.0] * len(p_values), 0.0
+    for place, number in enumerate(order):
+        most = max(most, min(1.0, (len(p_values) - place) * p_values[number]))
+        corrected[number] = most
+    return corrected

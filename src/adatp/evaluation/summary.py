@@ -9,7 +9,7 @@ from typing import Any
 
 from adatp.evaluation.results import Results
 from adatp.evaluation.statistics import bootstrap_interval, mcnemar_p
-from adatp.tiny.world import THIRDS
+from adatp.evaluation.worlds import THIRDS
 
 
 def summarise(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -29,8 +29,12 @@ def summarise(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, An
         for run, facts in runs.items():
             answers = results.answers.get((run, frames), {})
             named = {"method": _method(facts), "frames": frames, "flops_target": facts["flops_target"]}
-            if facts["reference"] != "vanilla":
+            under = facts.get("disturbance")
+            compared = facts["reference"].removesuffix(f" under {under}")
+            if compared != "vanilla" or facts["label"] != named["method"]:
                 named = {"variant": facts["label"], **named}
+            if under is not None:
+                named["disturbance"] = under
             if (run, frames) in results.skips:
                 skipped.append({**named, "reason": results.skips[run, frames]})
             elif 0 < len(answers) != limit:

@@ -9,29 +9,37 @@ stage for targets that the decoder's own cuts cannot reach well.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
-from adatp.adatp_steps.early import novelty
-from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment
-from adatp.adatp_steps.segment import segment_frames
 from adatp.budget import BudgetError, Schedule, cuts_between, default_range, solve, solve_early
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts
 from adatp.methods.base import Method
-from adatp.methods.selection import allocate
-from adatp.methods.token_plan import Cut, Rule
+from adatp.methods.debiasing import Debiasing
+from adatp.methods.segments import Features
+from adatp.methods.token_plan import Rule
 from adatp.prefill import Prefill
 
 Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
 Early = Literal["auto", "on", "off"]
+Duplicates = Literal["segment", "video"]
+Ranking = Literal["attention", "novelty", "both", "random"]
+Prior = Literal["none", "video"]
+Shares = Literal["tokens", "distinct"]
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    "relevance": get_args(Relevance),
+    "early": get_args(Early),
+    "duplicates": get_args(Duplicates),
+    "ranking": get_args(Ranking),
+    "prior": get_args(Prior),
+    "shares": get_args(Shares),
+    "segments": get_args(Features),
+}
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
 _SCARCE = 0.15
@@ -47,7 +55,7 @@ class AdaTP(Method):
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
-            some layers have linear attention or a window, tokens are dropped behind the others alone.
+            some layers have linear attention or a window, tokens are dropped after the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
@@ -58,8 +66,8 @@ class AdaTP(Method):
             FLOPs come out lower on redundant videos.
         relevance: what tells relevant segments. ``siglip``: the tower's partner text encoder; ``embedding``:
             words against visual tokens in the decoder's input space; ``attention``: the mass that a segment
-            receives in the layer scored last; ``none``: all alike; ``auto``: siglip if the partner is at hand
-            without a download, else embedding.
+            receives in the layer scored last; ``none``: all the same; ``auto``: siglip if the partner is at
+            hand without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
             far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than
@@ -70,9 +78,34 @@ class AdaTP(Method):
             layer, segments share the budget by what is distinct in each, and novelty ranks their tokens. For
             a cache that later questions go on with, as they see only what the first one left. Without
             relevance, attention and the cuts of ``start`` to ``end``.
+        duplicates: whether the early stage looks for duplicates within each segment or over each video.
+        ranking: what the cuts after layer 0 rank tokens by: ``attention``; ``novelty``, the early stage's;
+            ``both``, the mean of the two ranks; ``random``, to see what attention is worth.
+        first_layers: layers whose scores the first of these cuts ranks by, the mean of their logarithms; as
+            many as there are before ``start``.
+        prior: ``video``: from the scores is taken what time and spatial position explain of them.
+        shares: what segments share the budget by where there is no early stage: their ``tokens``, or those
+            that are ``distinct``, as of the early stage.
+        soften: whether weights of segments are the nearer to one another the less relevance differs between
+            segments, compared with how it varies within them.
+        merge: a dropped token is averaged into the most similar kept one of its segment from this cosine on;
+            None: nothing is.
+        segments: what frames are compared by: the ``mean`` of the tower's features, the pooled output of the
+            ``head`` of the SigLIP that the tower is cut from, or that if it is at hand (``auto``).
     """
 
     name: ClassVar[str] = "adatp"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
+        "tau_r": (0.5, 1.0, 2.0),
+        "tau_s": (0.9, 0.95, 0.98),
+        "duplicates": get_args(Duplicates),
+        "ranking": get_args(Ranking)[:3],
+        "prior": get_args(Prior),
+        "soften": (False, True),
+        "merge": (None, 0.8, 0.9),
+        "segments": ("mean", "auto"),
+    }
 
     flops: float = 0.273
     start: int | None = None
@@ -87,17 +120,26 @@ class AdaTP(Method):
     early: Early = "auto"
     tau_d: float = 0.9
     question_free: bool = False
+    duplicates: Duplicates = "segment"
+    ranking: Ranking = "attention"
+    first_layers: int = 1
+    prior: Prior = "none"
+    shares: Shares = "tokens"
+    soften: bool = False
+    merge: float | None = None
+    segments: Features = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tau_s", "tau_d"):
-            if not -1 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a cosine, in [-1, 1], not {getattr(self, name)}")
+        for name in ("tau_s", "tau_d", "merge"):
+            if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
+                raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
-        if self.max_queries < 1:
-            raise ValueError(f"max_queries must be at least 1, not {self.max_queries}")
-        for name, kinds in (("relevance", get_args(Relevance)), ("early", get_args(Early))):
+        for name in ("max_queries", "first_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, kinds in _KINDS.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
         if self.question_free:
@@ -109,10 +151,36 @@ class AdaTP(Method):
             "early": ("auto", "on"),
             "start": (None,),
             "end": (None,),
+            "ranking": ("attention",),
+            "first_layers": (1,),
+            "prior": ("none",),
         }
         for name, fitting in unused.items():
             if (value := getattr(self, name)) not in fitting:
                 raise ValueError(f"question_free=True does not go with {name}={value!r}")
+
+    @classmethod
+    def paper(cls, flops: float = 0.273, **more: Any) -> Self:
+        """The paper's method, as far as it is published: without the early stage.
+
+        Segments are cut by the head of the tower's SigLIP where it is at hand, as the paper's are by one
+        "global visual token" a frame. What the paper does not publish is as of the default.
+
+        Args:
+            flops: see the class.
+            more: further parameters.
+        """
+        return cls(**{"flops": flops, "early": "off", "segments": "auto", **more})
+
+    @property
+    @override
+    def merges(self) -> bool:  # type: ignore[override]  # of other methods a constant
+        return self.merge is not None
+
+    @property
+    @override
+    def pooled_frames(self) -> str:
+        return self.segments
 
     @property
     @override
@@ -133,144 +201,58 @@ class AdaTP(Method):
         """The first layer for the early stage, then every layer of the range that follows full attention."""
         if self.question_free:
             return (0,)
-        return 0, *cuts_between(shape, *self.layer_range(shape))
+        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape))
+
+    def extra_cuts(self, shape: DecoderShape) -> tuple[int, ...]:
+        """The layers before the first cut by scores at which scores are read and nothing is dropped."""
+        if self.question_free or self.first_layers == 1:
+            return ()
+        first = cuts_between(shape, *self.layer_range(shape))[0]
+        return tuple(cut for cut in shape.cut_layers if cut < first)[1 - self.first_layers :]
+
+    def drops_early(self, schedule: Schedule, visual: int) -> bool:
+        """Whether anything is dropped before the first layer."""
+        return schedule.visual[0] < visual or (self.adaptive and self.early == "on")
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
         """Those before which the schedule drops something, or `adaptive` may in an early stage asked for."""
         before = (visual, *schedule.visual)
         cuts = {layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]}
-        return cuts | {0} if self.adaptive and self.early == "on" else cuts
+        if cuts - {0}:
+            cuts.update(self.extra_cuts(shape))
+        reads = self.ranking in ("novelty", "both") or self.shares == "distinct"
+        return cuts | {0} if (cuts and reads) or self.drops_early(schedule, visual) else cuts
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
         """Geometric decay over the cuts, after an early cut where the target asks for one."""
         if self.question_free:
             return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
-        queries = min(self.max_queries, counts.question)
+        queries, extra = min(self.max_queries, counts.question), self._extra_layers(shape)
         if self.early != "on":
             try:
-                late = solve(shape, counts, target=self.flops, start=start, end=end, queries=queries)
+                late = solve(
+                    shape, counts, target=self.flops, start=start, end=end, queries=queries, extra=extra
+                )
                 if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
             except BudgetError:
                 if self.early == "off":
                     raise
         return solve_early(
-            shape, counts, target=self.flops, start=start, end=end, queries=queries, survive=_SURVIVE
+            shape,
+            counts,
+            target=self.flops,
+            start=start,
+            end=end,
+            queries=queries,
+            survive=_SURVIVE,
+            extra=extra,
         )
+
+    def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
+        return tuple(cut - 1 for cut in self.extra_cuts(shape))
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Both debiasing rules, with the segments and their relevance of one prompt."""
-        return _Debiasing(self, prefill, sample, schedule)
-
-
-class _Debiasing:
-    """What AdaTP knows of one prompt on its way through the layers.
-
-    What is counted by segment stays on the CPU, so that a GPU is not waited for at every cut.
-    """
-
-    def __init__(self, method: AdaTP, prefill: Prefill, sample: int, schedule: Schedule) -> None:
-        self.method, self.layout, self.schedule = method, prefill.layouts[sample], schedule
-        layout = self.layout
-        self.segment_of_frame = segments_of(prefill, sample, method.tau_s)
-        self.frame_relevance = prefill.relevance(sample) if method.global_debias else None
-        self.relevance: Tensor | None = None
-        if self.frame_relevance is not None:
-            self.frame_relevance = self.frame_relevance.cpu()
-            present = layout.tokens_by_frame / torch.tensor(layout.positions_by_frame)
-            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
-        self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
-        self.position = layout.position
-        # Shares follow a segment's tokens in the prompt (after the early stage, those of them that are no
-        # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
-        # raise the weights to the power of the number of cuts.
-        self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
-        self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
-        self.weights = segment_weights(self.relevance, method.tau_r, self.sizes)
-        self.live = self.sizes  # visual tokens of each segment still processed
-
-    def __call__(self, cut: Cut) -> Tensor:
-        if cut.layer == 0:
-            return self._choose_early(cut.states, cut.keep)
-        assert cut.log_scores is not None
-        return self._choose(cut.log_scores, self.segment[cut.token], self.position[cut.token], cut.keep)
-
-    def _choose_early(self, visual: Tensor, keep: int) -> Tensor:
-        """Of the prompt's visual tokens (n, d) those worth reading, by what is new in each segment."""
-        score, distinct = self._novelty(visual)
-        there, self.sizes = self.sizes, distinct
-        # Duplicates only fill what budget is left when every segment has what is new.
-        room = torch.zeros_like(there) if self.method.adaptive else there - distinct
-        if not self.method.global_debias:
-            keep = min(keep, int((distinct + room).sum()))
-            return self._choose_overall(score, self.segment, self.position, keep, local=False)
-        share = allocate(distinct, self.weights, keep, capacity=distinct)
-        share += allocate(distinct, self.weights, keep - int(share.sum()), floor=0, capacity=room)
-        self.live = share
-        return select(score, self.segment, self.position, there, share, local=False)
-
-    def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """The early stage's score of each token (n,), duplicates lowest; representatives by segment (S,)."""
-        layout, positions = self.layout, self.layout.positions_by_frame
-        tokens = layout.by_cell(visual)
-        there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
-        scores, distinct, frame, first = [], [], 0, 0
-        for count in self.segment_of_frame.bincount().tolist():
-            shape = count, positions[frame]
-            cells = slice(first, first + math.prod(shape))
-            new, representative = novelty(
-                tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
-            )
-            scores.append((new + 2 * representative).flatten())  # novelty is 2 at most
-            distinct.append(representative.sum())
-            frame, first = frame + count, cells.stop
-        return torch.cat(scores).to(self.segment.device)[layout.cell], torch.stack(distinct).cpu()
-
-    def _choose(self, log_scores: Tensor, segment: Tensor, position: Tensor, keep: int) -> Tensor:
-        method = self.method
-        if method.adaptive:
-            capacity = distinct_positions(segment, position, len(self.sizes)).cpu()
-        else:
-            capacity = self.live
-        if not method.global_debias:
-            keep = min(keep, int(capacity.sum()))
-            return self._choose_overall(log_scores, segment, position, keep, method.local_debias)
-        weights = self.weights
-        if method.relevance == "attention":
-            # The scale of relevance does not matter: in this one nothing is too small for a number.
-            mass = (log_scores - log_scores.amax().clamp(min=torch.finfo(log_scores.dtype).min)).exp()
-            received = attention_relevance(mass, segment, len(self.sizes)).cpu()
-            weights = segment_weights(received, method.tau_r, self.sizes)
-        there, self.live = self.live, allocate(self.sizes, weights, keep, capacity=capacity)
-        return select(log_scores, segment, position, there, self.live, method.local_debias)
-
-    def _choose_overall(
-        self, scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool
-    ) -> Tensor:
-        """With one budget for all segments."""
-        chosen = select_overall(scores, segment, position, keep, local)
-        self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
-        return chosen
-
-    def notes(self) -> dict[str, Any]:
-        """Segment and relevance of each frame, relevance and weight of each segment."""
-        kept, asking = self.schedule.visual, len(self.layout.question)
-        return {
-            "segments": self.segment_of_frame.tolist(),
-            "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
-            "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
-            "segment_weights": self.weights.tolist(),
-            "early": kept[0] < len(self.layout.index),
-            "queries": 0 if self.method.question_free else min(self.method.max_queries, asking),
-        }
-
-
-def segments_of(prefill: Prefill, sample: int, tau_s: float) -> Tensor:
-    """(frames,) int64 segment of each frame of a sample, on the CPU; no segment spans two videos."""
-    grids = prefill.layouts[sample].grids
-    first, parts = 0, []
-    for video in torch.split(prefill.frame_features(sample), [grid[0] for grid in grids]):
-        parts.append(segment_frames(video, tau_s).cpu() + first)
-        first = int(parts[-1][-1]) + 1
-    return torch.cat(parts)
+        return Debiasing(self, prefill, sample, schedule)

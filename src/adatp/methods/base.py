@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +45,8 @@ class Method:
     """Whether tokens are averaged into kept ones, not only dropped."""
     whole_frames: ClassVar[bool] = False
     """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Parameters that a comparison should tune on questions of its own, with the values worth trying."""
 
     flops: float | None = 0.273
 
@@ -61,6 +63,11 @@ class Method:
     def query_rows(self) -> int:
         """At most this many of the prompt's last text tokens score."""
         return 1
+
+    @property
+    def pooled_frames(self) -> str:
+        """Whether the rule reads the pooled output of frames (see `AdaTP.segments`)."""
+        return "mean"
 
     @property
     def relevance_signal(self) -> str:
@@ -99,7 +106,7 @@ class Method:
         if lacking := [cut for cut in cuts if cut not in shape.cut_layers]:
             raise BudgetError(
                 f"tokens can't be dropped before layers {lacking}: the decoder has {shape.layers}, and only "
-                "those behind full attention have scores to drop by"
+                "those that follow full attention have scores to drop by"
             )
         return tuple(cut - 1 for cut in cuts)
 

@@ -3,8 +3,8 @@
 As in the paper: in windows of four frames the first stays whole; of the second and the third those tokens go
 that are most like the same position's of the first, of the fourth those most like the third's. The official
 code drops them, as we do. What differs: it leaves the third frame of the last window, and loses the last of
-an odd number of frames, by its loops' bounds; we treat every window alike. Its second stage, a cache pruned
-anew at every decode step, does not change the prefill and is left out.
+an odd number of frames, by its loops' bounds; we treat every window the same. Its second stage, a cache
+pruned anew at every decode step, does not change the prefill and is left out.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class FastV(Method):
 
     Attributes:
         layer: the paper's K, the layer before which tokens are dropped; None: 2 of 32 layers, others in
-            proportion, or the nearest behind full attention.
+            proportion, or the nearest after full attention.
     """
 
     name: ClassVar[str] = "fastv"

@@ -1,23 +1,23 @@
 """FastVID (arXiv 2503.11187): dynamic segments, then salient tokens and density peaks. Knows no question.
 
-As in the official code for LLaVA-OneVision: the video is cut at its least alike neighbouring frames and
-wherever they are less alike than a threshold (DySeg); each frame keeps the tokens of most attention in the
+As in the official code for LLaVA-OneVision: the video is cut at its least similar neighbouring frames and
+wherever they are less similar than a threshold (DySeg); each frame keeps the tokens of most attention in the
 vision tower (ATS); the rest of a segment's budget goes to anchor frames, every fourth back from its last one,
 which keep their density peaks, and the segment's other tokens are merged into those (DTM).
 
-What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention
-that they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is
-merged into the most alike anchor token of its segment, not into one of every anchor frame, and anchors become
-the plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that
-the budget is spent to the last token; ties are broken by order, not at random.
+What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention that
+they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is merged
+into the most similar anchor token of its segment, not into one of every anchor frame, and anchors become the
+plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that the
+budget is spent to the last token; ties are broken by order, not at random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from adatp.methods.base import Method
 from adatp.methods.clustering import density_peaks, distances, nearest
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import kept_and_into, split_evenly, split_in_proportion, top
+from adatp.methods.sinks import check_damping, damped
 from adatp.methods.token_plan import Choice, Cut, Rule
 from adatp.prefill import Prefill
 
@@ -38,31 +39,39 @@ class FastVID(Method):
 
     Attributes:
         segments: the paper's c, segments that a video is cut into at least.
-        tau: neighbouring frames less alike than this are in different segments.
+        tau: neighbouring frames less similar than this are in different segments.
         context: the paper's d, the share of tokens that are density peaks.
         anchors: the paper's p, every how many frames of a segment one is an anchor.
         neighbours: nearest tokens over which density is taken.
+        sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
     name: ClassVar[str] = "fastvid"
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.8, 0.9, 0.95, 0.98),
+        "context": (0.2, 0.4, 0.6),
+        "sink": (0.01, 0.1),
+    }
 
     segments: int = 8
     tau: float = 0.9
     context: float = 0.4
     anchors: int = 4
     neighbours: int = 4
+    sink: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_damping(self.sink)
         if min(self.segments, self.anchors, self.neighbours) < 1 or not 0 <= self.context <= 1:
             raise BudgetError("segments, anchors and neighbours are at least 1, context a share, in [0, 1]")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames, then prune each segment."""
         layout, keep = prefill.layouts[sample], schedule.visual[-1]
-        attention = prefill.tower_attention(sample)
+        attention = damped(prefill.tower_attention(sample), layout, self.sink)
         features = torch.split(prefill.frame_features(sample), [grid[0] for grid in layout.grids])
         cuts = [segment_lengths(video, self.segments, self.tau) for video in features]
 

@@ -1,10 +1,10 @@
-"""FrameFusion (arXiv 2501.01986): merge what is alike, then prune what is not attended to.
+"""FrameFusion (arXiv 2501.01986): merge what is similar, then prune what is not attended to.
 
-As in the official code: before layer after layer, tokens whose states are at least as alike as a threshold to
-the same position's in the frame before are averaged into it, runs of them into one; once that would go past
-the budget only the most alike are merged, and nothing more is dropped; once fewer than a tenth of the tokens
-merge, merging ends, and behind the next layer the tokens that the last token attends to most stay, as many
-as the budget then allows.
+As in the official code: before layer after layer, tokens whose states are at least as similar as a threshold
+to the same position's in the frame before are averaged into it, runs of them into one; once that would go
+past the budget only the most similar are merged, and nothing more is dropped; once fewer than a tenth of the
+tokens merge, merging ends, and after the next layer the tokens that the last token attends to most stay, as
+many as the budget then allows.
 
 What differs: after the first layer it merges between attention and MLP, we between layers; budgets are
 real FLOPs, where the official code counts visual tokens times 28 layers; merging ends at half the depth, or
@@ -13,9 +13,9 @@ earlier where going on would put the target out of reach (there the official cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +33,18 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class FrameFusion(Method):
-    """Merge alike tokens of neighbouring frames, then prune by attention once, to the target.
+    """Merge similar tokens of neighbouring frames, then prune by attention once, to the target.
 
-    What each layer keeps depends on the video: ``schedule`` is that of one in which nothing is alike.
+    What each layer keeps depends on the video: ``schedule`` is that of one in which nothing is similar.
 
     Attributes:
         similarity: cosine from which a token is merged into the same position's in the frame before.
-        least_merged: merging ends where a smaller share of the tokens is that much alike.
+        least_merged: merging ends where a smaller share of the tokens is that similar.
     """
 
     name: ClassVar[str] = "framefusion"
     merges: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {"similarity": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 
     similarity: float = 0.6
     least_merged: float = 0.1
@@ -92,7 +93,7 @@ class _Fusion:
         return choice
 
     def merge(self, layer: int, token: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge what is alike, as far as the budget asks for it; decide whether to go on."""
+        """Merge what is similar, as far as the budget asks for it; decide whether to go on."""
         n = len(token)
         before, like = same_place_before(self.layout, token, hidden)
         merged, surplus = int((like >= self.method.similarity).sum()), n - self.spent.room(n)
@@ -109,7 +110,7 @@ class _Fusion:
 
 
 def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """For each token the last one in front of it at its position of its video, and how alike the two are.
+    """For each token the last one in front of it at its position of its video, and how similar the two are.
 
     Args:
         layout: of the sample.

@@ -1,7 +1,7 @@
 """PruneVid (arXiv 2412.16117): merge over time, merge over space, then prune by the question.
 
 As in the official code: frames are clustered (DPC-KNN) and the clusters smoothed into runs, the windows; a
-position whose tokens are alike all over a window is static and becomes one token; a window's static tokens,
+position whose tokens are similar all over a window is static and becomes one token; a window's static tokens,
 and each of its frames' other tokens, are clustered and averaged; in the decoder, of each of these groups the
 share alpha stays that the question attends to most.
 
@@ -15,10 +15,10 @@ the end, and if even all of them do, FLOPs come out lower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,10 @@ class PruneVid(Method):
     name: ClassVar[str] = "prunevid"
     whole_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tau": (0.6, 0.7, 0.8, 0.9, 0.95),
+        "alpha": (0.4, 0.7, 1.0),
+    }
 
     layer: int | None = None
     alpha: float = 0.4
@@ -80,7 +84,7 @@ class PruneVid(Method):
         return [x] * cut + [max(1, int(self.alpha * x))] * (shape.layers - cut)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Merge before the first layer, prune behind it."""
+        """Merge before the first layer, prune after it."""
         layout = prefill.layouts[sample]
         group_of = torch.full_like(layout.index, -1)
         spent = SpentFlops(self, prefill.shape, layout.counts, schedule)
@@ -166,9 +170,9 @@ def smooth_runs(labels: Sequence[int]) -> list[int]:
     merged = [(label, len(list(run))) for label, run in groupby(kept)]
     for place, (label, n) in enumerate(merged):
         before = windows[-1] if windows else (None, 0)
-        behind = merged[place + 1] if place + 1 < len(merged) else (None, 0)
+        following = merged[place + 1] if place + 1 < len(merged) else (None, 0)
         if label is None:
-            label = before[0] if before[1] >= behind[1] else behind[0]
+            label = before[0] if before[1] >= following[1] else following[0]
         if windows and before[0] == label:
             windows[-1] = (label, before[1] + n)
         else:

@@ -8,9 +8,9 @@ just run, as FastV does. It renumbers the positions of what is left; we keep the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -31,6 +31,9 @@ class PyramidDrop(Method):
     """
 
     name: ClassVar[str] = "pyramiddrop"
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "stages": ((0.25, 0.5, 0.75), (0.1, 0.5, 0.75), (0.1, 0.3, 0.5))
+    }
 
     stages: tuple[float, ...] = (0.25, 0.5, 0.75)
 
@@ -44,7 +47,7 @@ class PyramidDrop(Method):
         return tuple(sorted({nearest_cut(shape, round(stage * shape.layers)) for stage in self.stages}))
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """lambda = x / visual, to the power of the stages behind a layer."""
+        """lambda = x / visual, to the power of the stages that end before a layer."""
         cuts = self.cuts(shape)
         stage_of = [sum(cut <= layer for cut in cuts) for layer in range(shape.layers)]
         return [max(1, visual * x**stage // visual**stage) for stage in stage_of]

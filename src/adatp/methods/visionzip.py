@@ -10,8 +10,9 @@ official code adds the mean of the others to the target, which at this place wou
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from adatp.methods.base import Method
 from adatp.methods.clustering import nearest
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import kept_and_into, split_in_proportion, top
+from adatp.methods.sinks import check_damping, damped
 from adatp.methods.token_plan import Choice, Cut, Rule
 from adatp.prefill import Prefill
 
@@ -32,23 +34,30 @@ class VisionZip(Method):
     Attributes:
         contextual: share of a frame's tokens that are contextual; the paper keeps 54 dominant and 10
             contextual ones.
+        sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
     name: ClassVar[str] = "visionzip"
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
+    tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "contextual": (0.0, 10 / 64, 0.3, 0.5),
+        "sink": (0.01, 0.1),
+    }
 
     contextual: float = 10 / 64
+    sink: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_damping(self.sink)
         if not 0 <= self.contextual < 1:
             raise BudgetError(f"contextual is a share of the tokens kept, in [0, 1), not {self.contextual}")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames."""
         layout, keep = prefill.layouts[sample], schedule.visual[-1]
-        attention = prefill.tower_attention(sample)
+        attention = damped(prefill.tower_attention(sample), layout, self.sink)
 
         def choose(cut: Cut) -> Choice:
             hidden = cut.states

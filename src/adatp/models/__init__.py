@@ -7,10 +7,29 @@ is in `adatp.models.shared`.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from adatp.models.family import Family, TowerCall
-from adatp.models.registry import UnsupportedModelError, family_of, register, supported
+from adatp.models.family import EncoderMethod, Family, TowerCall
+from adatp.models.general import reads_videos
+from adatp.models.registry import (
+    UnsupportedModelError,
+    allow_general_rule,
+    by_general_rule,
+    family_of,
+    register,
+    supported,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Family", "TowerCall", "UnsupportedModelError", "family_of", "register", "supported"]
+__all__ = [
+    "EncoderMethod",
+    "Family",
+    "TowerCall",
+    "UnsupportedModelError",
+    "allow_general_rule",
+    "by_general_rule",
+    "family_of",
+    "reads_videos",
+    "register",
+    "supported",
+]

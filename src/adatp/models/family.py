@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adatp.layout import Grid, VideoLayout, build_layouts
+
+Times: TypeAlias = NDArray[np.float64]
+"""Seconds at which the frames of a video were shown, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +26,28 @@ class TowerCall:
         output: what it returned.
         received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`,
             in the order in which that module ran them. None: nobody asked for it.
+        shapes: of the floating-point tensors among its arguments, by name.
     """
 
     kwargs: Mapping[str, Any]
     output: Any
     received: Tensor | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderMethod:
+    """A method of a module that encodes videos, watched in the place of a vision tower.
+
+    Attributes:
+        owner: the module.
+        name: of the method.
+        read: what to remember of what it returns, at once: callers may change it afterwards.
+    """
+
+    owner: nn.Module
+    name: str
+    read: Callable[[Any], Any]
 
 
 class Family(ABC):
@@ -48,7 +70,22 @@ class Family(ABC):
     """What the model's forward is given: a video, or frames as images. With ``image``, all the images of a
     prompt are taken for the frames of its one video."""
 
+    by_rule: ClassVar[bool] = False
+    """Whether this is the general rule, and no family that somebody has registered."""
+
+    def of(self, model: Any) -> Family:
+        """The family as far as this one model goes."""
+        return self
+
+    def register_classes(self) -> None:
+        """Make transformers' auto classes know the models, where it has no classes for them."""
+        return
+
     # --- the vision tower ---
+
+    def encoder(self, model: Any) -> EncoderMethod | None:
+        """The method that is watched where the module that encodes videos is not known; None: `tower` is."""
+        return None
 
     @abstractmethod
     def tower(self, model: Any) -> nn.Module:
@@ -107,7 +144,7 @@ class Family(ABC):
             real,
             grids,
             video_token_id=config.image_token_id if images else config.video_token_id,
-            not_text=() if images else [config.image_token_id],
+            not_text=() if images else [config.image_token_id, getattr(config, "audio_token_id", -1)],
             cells=self.cells(call, grids),
         )
 
@@ -125,6 +162,13 @@ class Family(ABC):
         """Whether the checkpoint's processor takes videos. If not, it is given every frame as an image."""
         return True
 
+    def fewest_frames(self, processor: Any) -> int:
+        """The fewest frames that make a video for the processor, and one that is no image to the model.
+
+        Of a shorter video the last frame is shown again.
+        """
+        return 1
+
     def processor_options(self, processor: Any, *, every_token: bool = False) -> dict[str, Any]:
         """Keyword arguments for the processor's call, in addition to text, videos and their metadata.
 
@@ -134,3 +178,13 @@ class Family(ABC):
                 some out.
         """
         return {}
+
+    def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
+        """A prompt in which each frame stands at its own time, where the processor can't say it.
+
+        Args:
+            config: see the class.
+            inputs: what the processor has made of one prompt.
+            times: (frames,) for each video.
+        """
+        return dict(inputs)

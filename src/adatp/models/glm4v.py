@@ -1,4 +1,4 @@
-"""GLM-4.1V and GLM-4.6V: a run of placeholders and a timestamp for every temporal step."""
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V: a run of placeholders and a timestamp for every temporal step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from adatp.tower_flops import packed_tower_flops
 
 
 @register("glm4v", checkpoint="zai-org/GLM-4.1V-9B-Thinking")
+@register("glm4v_moe", checkpoint="zai-org/GLM-4.5V")
+@register("glm_ocr", checkpoint="zai-org/GLM-OCR")
 @register("glm46v", checkpoint="zai-org/GLM-4.6V-Flash")
 class Glm4v(PatchGrid):
     """A video has the placeholders of images, between brackets of its own."""
+
+    def fewest_frames(self, processor: Any) -> int:
+        """Those of one temporal step: the processor repeats the last of more, but takes no fewer."""
+        return int(processor.video_processor.temporal_patch_size)
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """The tower is given every temporal step as a video. What it returns is split by video."""

@@ -1,4 +1,4 @@
-"""Qwen3-VL, Qwen3.5 and their mixtures of experts: a timestamp and a run of placeholders a temporal step."""
+"""Qwen3-VL, Qwen3.5, their mixtures of experts and relatives: mostly a run for each temporal step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from adatp.tower_flops import packed_tower_flops
 
 @register("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct")
 @register("qwen3_vl_moe", checkpoint="Qwen/Qwen3-VL-30B-A3B-Instruct")
+@register("qwen3_omni_moe_thinker", checkpoint="Qwen/Qwen3-Omni-30B-A3B-Instruct")
+@register("cosmos3_omni", checkpoint="nvidia/Cosmos3-Nano")
 @register("qwen3_5", checkpoint="Qwen/Qwen3.5-27B")
 @register("qwen3_5_moe", checkpoint="Qwen/Qwen3.5-35B-A3B")
 class Qwen3VL(PatchGrid):
     """The engine handles what is peculiar inside the decoder: DeepStack, and Qwen3.5's linear attention."""
+
+    def fewest_frames(self, processor: Any) -> int:
+        """Those of one temporal step: the processor repeats the last of more, but takes no fewer."""
+        return int(processor.video_processor.temporal_patch_size)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Full attention within a temporal step. Each level of DeepStack, if any, has a merger too."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from adatp.errors import AdaTPError
 from adatp.models.family import Family
+from adatp.models.general import GeneralRule, offered
 
 ENTRY_POINTS = "adatp.families"
 """The group of entry points by which an installed package adds families. Each names a module to import."""
@@ -29,6 +30,7 @@ class _Entry:
 
 
 _entries: dict[str, _Entry] = {}
+_by_rule: set[str] = set()
 _unread_entry_points = True
 _reading = threading.RLock()  # a server may look up the first model in several threads
 
@@ -64,12 +66,16 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
 def family_of(model_type: str) -> Family:
     """The family of the models whose config has this ``model_type``.
 
+    Of a type that nobody registered, the general rule, if transformers has it read videos.
+
     Raises:
-        UnsupportedModelError: no family is registered for it.
+        UnsupportedModelError: no family is registered for it, and the general rule can't be tried.
     """
     if model_type not in _entries:
         _read_entry_points()
     if model_type not in _entries:
+        if model_type in _by_rule or model_type in offered():
+            return GeneralRule()
         raise UnsupportedModelError(
             f"model type {model_type!r} is not supported; supported: {', '.join(sorted(_entries))} "
             "(`adatp models` tells more, CONTRIBUTING.md how to add one)"
@@ -81,6 +87,17 @@ def supported() -> dict[str, str | None]:
     """All supported model types in alphabetical order, with an example checkpoint of each or None."""
     _read_entry_points()
     return {model_type: entry.checkpoint for model_type, entry in sorted(_entries.items())}
+
+
+def by_general_rule() -> list[str]:
+    """The model types of the installed transformers that nobody registered and that read videos, in order."""
+    _read_entry_points()
+    return [model_type for model_type in offered() if model_type not in _entries]
+
+
+def allow_general_rule(model_type: str) -> None:
+    """Try the general rule on a type that transformers does not have: its code comes with a checkpoint."""
+    _by_rule.add(model_type)
 
 
 def _read_entry_points() -> None:

@@ -19,7 +19,7 @@ _End = tuple[float, float, str]
 
 
 def plot_accuracy(rows: Sequence[Row]) -> Figure:
-    """Accuracy against real FLOPs, a panel for each number of frames, a line for each method.
+    """Accuracy against real FLOPs, a line for each method, a panel for each number of frames and disturbance.
 
     Args:
         rows: as ``adatp.evaluation.summarise`` gives them.
@@ -27,10 +27,10 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure:
     Returns:
         A figure; bars are 95 % intervals, and the band is vanilla's.
     """
-    groups = _by(rows, "frames")
+    groups = _by(rows, _asked)
     figure, [panels] = _panels(1, max(1, len(groups)), width=5.6, height=4.6)
     styles = _styles(rows)
-    for axes, (frames, chosen) in zip(panels, groups.items(), strict=False):
+    for axes, (asked, chosen) in zip(panels, groups.items(), strict=False):
         lines = _by([row for row in chosen if row["flops_target"] is not None], _label)
         ends: list[_End] = []
         for label, line in lines.items():
@@ -61,7 +61,7 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure:
                 _draw_level(axes, row)
                 ends.append((axes.get_xlim()[1], 100 * row["accuracy"], _label(row)))
         _label_ends(axes, ends, styles)
-        axes.set_title(f"{frames} frames, {chosen[0]['n']} questions", loc="left", fontsize=10)
+        axes.set_title(f"{_title(asked)}, {chosen[0]['n']} questions", loc="left", fontsize=10)
         axes.set_xlabel("real FLOPs of the decoder's prefill, of vanilla's")
     panels[0].set_ylabel("accuracy, %")
     return figure
@@ -70,7 +70,7 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure:
 def plot_thirds(rows: Sequence[Row]) -> Figure:
     """Accuracy by where in the clip the evidence lies.
 
-    A row of panels for each number of frames, a column for each FLOPs target.
+    A row of panels for each number of frames and disturbance, a column for each FLOPs target.
 
     Args:
         rows: as ``adatp.evaluation.summarise`` gives them.
@@ -78,11 +78,11 @@ def plot_thirds(rows: Sequence[Row]) -> Figure:
     Returns:
         A figure; bars are 95 % intervals. Only questions whose evidence lies in one third count.
     """
-    groups = _by(rows, "frames")
+    groups = _by(rows, _asked)
     targets = sorted({row["flops_target"] for row in rows} - {None}, reverse=True) or [None]
     figure, grid = _panels(max(1, len(groups)), len(targets), width=4.4, height=3.4)
     styles = _styles(rows)
-    for panels, (frames, chosen) in zip(grid, groups.items(), strict=False):
+    for panels, (asked, chosen) in zip(grid, groups.items(), strict=False):
         for axes, target in zip(panels, targets, strict=True):
             lines = [row for row in chosen if row["flops_target"] in (target, None) and row["by_third"]]
             places = list(dict.fromkeys(third for row in lines for third in row["by_third"]))
@@ -111,7 +111,7 @@ def plot_thirds(rows: Sequence[Row]) -> Figure:
             axes.set_xlim(-0.4, len(places) - 0.6)
             _label_ends(axes, ends, styles)
             spent = "" if target is None else f", {100 * target:.3g} % of FLOPs"
-            axes.set_title(f"{frames} frames{spent}", loc="left", fontsize=10)
+            axes.set_title(f"{_title(asked)}{spent}", loc="left", fontsize=10)
         panels[0].set_ylabel("accuracy, %")
     return figure
 
@@ -125,10 +125,10 @@ def plot_differences(rows: Sequence[Row]) -> Figure:
     Returns:
         A figure; bars are 95 % intervals of the paired difference.
     """
-    groups = _by(rows, lambda row: (row["frames"], row["flops_target"]))
+    groups = _by(rows, lambda row: (_asked(row), row["flops_target"]))
     variants = list(dict.fromkeys(_label(row) for row in rows if row["delta"] is not None))
     figure, [panels] = _panels(1, max(1, len(groups)), width=4.6, height=1 + 0.26 * len(variants))
-    for axes, ((frames, target), chosen) in zip(panels, groups.items(), strict=False):
+    for axes, ((asked, target), chosen) in zip(panels, groups.items(), strict=False):
         full = next((row for row in chosen if row["delta"] is None), None)
         compared = [row for row in chosen if row["delta"] is not None]
         gains = [100 * row["delta"] for row in compared]
@@ -142,7 +142,7 @@ def plot_differences(rows: Sequence[Row]) -> Figure:
         axes.set_yticks(range(len(variants)), variants)
         axes.set_ylim(len(variants) - 0.5, -0.5)
         reached = "" if full is None else f": full {full['accuracy']:.1%}"
-        axes.set_title(f"{frames} frames, {100 * target:.3g} % of FLOPs{reached}", loc="left", fontsize=10)
+        axes.set_title(f"{_title(asked)}, {100 * target:.3g} % of FLOPs{reached}", loc="left", fontsize=10)
         axes.set_xlabel("difference in accuracy, points")
     return figure
 
@@ -166,6 +166,16 @@ def _by(rows: Sequence[Row], key: Any) -> dict[Any, list[Row]]:
     for row in rows:
         groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
     return groups
+
+
+def _asked(row: Row) -> tuple[int, str]:
+    """What a row's questions are asked of: so many frames, under a disturbance or none."""
+    return row["frames"], row.get("disturbance", "")
+
+
+def _title(asked: tuple[int, str]) -> str:
+    frames, disturbance = asked
+    return f"{frames} frames, {disturbance}" if disturbance else f"{frames} frames"
 
 
 def _label(row: Row) -> str:

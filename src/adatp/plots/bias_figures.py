@@ -57,7 +57,7 @@ def plot_frames(found: Mapping[str, Any]) -> Figure:
         _whole_ticks(axes.set_xticks, frames, first=1)
     panels[0].set_ylabel("layer")
     _whole_ticks(panels[0].set_yticks, len(layers), names=[row["layer"] for row in layers])
-    figure.colorbar(image, ax=panels, label="share, 1 = as if frames were alike", pad=0.01)
+    figure.colorbar(image, ax=panels, label="share, 1 = every frame has its even share", pad=0.01)
     return figure
 
 
@@ -127,7 +127,7 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
         axes.set_visible(False)
     grid[0, 0].set_ylim(bottom=0)  # shared, so only once all lines are there
     figure.supxlabel("frame", fontsize=9)
-    figure.supylabel("attention on the frame, 1 = as if frames were alike", fontsize=9)
+    figure.supylabel("attention on the frame, 1 = every frame has its even share", fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     return figure

@@ -94,7 +94,8 @@ class Accountant:
         counts = [layout.counts for layout in layouts]
         held = [count.held_by(self.shape.layers) for count in counts]
         tokens = [[len(layer[b]) for layer in kept] for b in range(len(layouts))]
-        flops = self._prefill(reading, tokens)
+        by_prompt = [self._decoder(reading, b, each) for b, each in enumerate(tokens)]
+        flops = self._prefill(reading, tokens, by_prompt)
         self._add_padded(flops, reading, tokens)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.config, reading.grids) + tower_scoring - vision_saved
@@ -118,16 +119,27 @@ class Accountant:
             ),
             stopwatch=stopwatch,
             past=past.length,
+            prompt_flops=by_prompt,
         )
 
-    def _prefill(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> Flops:
+    def _decoder(self, reading: Reading, b: int, tokens: Sequence[int]) -> tuple[int, int]:
+        """FLOPs of the decoder for sample b, and without pruning; ``tokens[l]`` are those of layer l."""
+        plan, shape, counts = reading.plan, self.shape, reading.layouts[b].counts
+        scored = dict.fromkeys(plan.scored_of(b), len(plan.queries[b])) if plan is not None else {}
+        return (
+            prefill_flops(shape, tokens, scored, counts.held_by(shape.layers)),
+            prefill_flops(shape, [counts.tokens] * shape.layers, None, counts.past),
+        )
+
+    def _prefill(
+        self, reading: Reading, tokens: Sequence[Sequence[int]], by_prompt: Sequence[tuple[int, int]]
+    ) -> Flops:
         """FLOPs of the decoder's part; ``tokens[b][l]`` are those of sample b in layer l."""
-        flops, plan, shape = Flops(), reading.plan, self.shape
+        flops, shape = Flops(), self.shape
         for b, layout in enumerate(reading.layouts):
             counts = layout.counts
-            scored = dict.fromkeys(plan.scored_of(b), len(plan.queries[b])) if plan is not None else {}
-            flops.decoder += prefill_flops(shape, tokens[b], scored, counts.held_by(shape.layers))
-            flops.decoder_vanilla += prefill_flops(shape, [counts.tokens] * shape.layers, None, counts.past)
+            flops.decoder += by_prompt[b][0]
+            flops.decoder_vanilla += by_prompt[b][1]
             flops.paper += paper_macs(shape, [n - counts.other for n in tokens[b]])
             flops.paper_vanilla += paper_macs(shape, [counts.visual] * shape.layers)
             flops.lm_head += lm_head_flops(shape, counts.tokens if self.every_logit else 1)

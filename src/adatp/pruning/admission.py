@@ -13,9 +13,9 @@ from torch import nn
 from adatp.engine import attention_module
 from adatp.errors import AdaTPError
 from adatp.flops import layer_types
-from adatp.models import Family, UnsupportedModelError, family_of
+from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
 
-_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv"}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -25,7 +25,7 @@ class PruningError(AdaTPError, RuntimeError):
 
 
 def family_for(model: Any) -> Family:
-    """The model's family.
+    """The model's family; the general rule for one that is given videos and that nobody registered.
 
     Raises:
         UnsupportedModelError: it is not known; where a family file is all that is missing, the message says
@@ -33,8 +33,11 @@ def family_for(model: Any) -> Family:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     try:
-        return family_of(model_type)
+        return family_of(model_type).of(model)
     except UnsupportedModelError as error:
+        if reads_videos(model):
+            allow_general_rule(model_type)
+            return family_of(model_type).of(model)
         try:
             attention_module(model.get_decoder().layers[0])
         except (AttributeError, ValueError):
@@ -67,18 +70,24 @@ def check_decoder(config: Any) -> None:
             f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
             "dropped between them: load the model with 'sdpa'"
         )
-    if any(getattr(config, name, None) for name in ("kv_lora_rank", "index_topk")):
-        raise PruningError("decoders with latent (MLA) or indexed attention can't be pruned")
+    if getattr(config, "num_kv_shared_layers", 0):  # they would see keys that are dropped by then
+        raise PruningError("decoders whose last layers share the keys of earlier ones can't be pruned")
+    if getattr(config, "index_topk", None):
+        raise PruningError(
+            "decoders with indexed attention can't be pruned: an index chooses keys by position"
+        )
 
 
 def unwrapped(model: Any) -> Any:
-    """The model of transformers inside wrappers: PEFT's, and that of ``torch.compile``."""
+    """The model that reads and writes text, inside of wrappers: PEFT's, ``torch.compile``'s, omni models."""
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(compiled, nn.Module):
             model = compiled
         elif callable(getattr(model, "get_base_model", None)):
             model = model.get_base_model()
+        elif isinstance(getattr(model, "thinker", None), nn.Module):  # an omni model's part that writes text
+            model = model.thinker
         else:
             return model
 

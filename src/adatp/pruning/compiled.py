@@ -60,7 +60,6 @@ def _plain_forward(module: nn.Module, stack: ExitStack) -> bool:
 def _disable(model: nn.Module, stack: ExitStack) -> None:
     """Give the model a ``forward`` of its own that is never compiled."""
     own = vars(model).get("forward")
-    # A bound method, which a copy of the model rebinds to itself.
     function: Any = type(model).forward if own is None else own
 
     @wraps(function)

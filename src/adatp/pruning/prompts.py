@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache as cached
 from typing import Any
 
 import torch
@@ -19,6 +18,9 @@ from adatp.prefill import Prefill, PruningMethod
 from adatp.pruning.admission import PruningError
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
+
+NOT_ENCODED = "the prompt comes in chunks, or its videos were encoded outside this context"
+"""Why a prompt with places for a video is not pruned where no call of the tower is known to fill them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class PromptReader:
         if arguments.get("input_ids") is None:
             raise PruningError("the videos' tokens are found by their ids: pass input_ids, not inputs_embeds")
         if tower is None:
-            raise LayoutError("the prompt comes in chunks, or its videos were encoded outside this context")
+            raise LayoutError(NOT_ENCODED)
         input_ids = arguments["input_ids"] = arguments["input_ids"].to(embeds.device)
         mask = arguments.get("attention_mask")
         real = real_tokens(mask, input_ids, length)
@@ -116,15 +118,14 @@ class PromptReader:
             by_cell = torch.cat([received[v] for v in layouts[b].videos]).to(embeds.device)
             return by_cell[layouts[b].cell]
 
-        original = originals(layouts, input_ids, relevance.questions)
-        measured = cached(relevance)  # beams and several return sequences ask for the same again
         prefill = Prefill(
             self.shape,
             layouts,
             frame_features,
-            lambda b: measured(original[b]),
+            relevance,
             tower_attention,
             self.strict,
+            relevance.frame_embeddings,
         )
         return Reading(layouts, grids, relevance, self.method.plan(prefill), past, input_ids.shape[1])
 
@@ -165,26 +166,3 @@ def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     own = among.diagonal(dim1=1, dim2=2)
     others = (seen.sum(2) > own) | (among.sum(1) > own)
     return (own & others).expand(len(input_ids), -1)
-
-
-def originals(
-    layouts: Sequence[VideoLayout], input_ids: Tensor, questions: Sequence[str] | None
-) -> list[int]:
-    """For each row of a batch the first row that is the same prompt with the same videos and question.
-
-    Args:
-        layouts: of the rows.
-        input_ids: (B, L).
-        questions: that the caller gave, one for each row; None: they are in the prompts.
-    """
-    rows = range(len(layouts))
-    if len({layout.videos for layout in layouts}) == len(layouts):
-        return list(rows)
-    ids = input_ids.tolist()
-
-    def prompt(b: int) -> tuple[object, ...]:
-        question = questions[b] if questions is not None else None
-        return layouts[b].videos, tuple(layouts[b].real.tolist()), tuple(ids[b]), question
-
-    first: dict[tuple[object, ...], int] = {}
-    return [first.setdefault(prompt(b), b) for b in rows]

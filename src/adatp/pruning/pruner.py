@@ -18,6 +18,7 @@ from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for, unwrapped
 from adatp.pruning.compiled import uncompiled
+from adatp.pruning.copies import clean_copies
 from adatp.pruning.prompts import PromptReader
 from adatp.pruning.requests import Requests
 from adatp.pruning.run import Record, Run
@@ -69,16 +70,25 @@ class Pruner:
         model, method, family = self._model, self._method, self._family
         decoder = model.get_decoder()
         stack.enter_context(claimed(model, decoder))
+        stack.enter_context(clean_copies(model))
         check_decoder(decoder.config)
-        shape, tower = DecoderShape.from_config(decoder.config), family.tower(model)
+        shape, tower = _shape_of(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
         reuse = self._frame_reuse(tower)
         intro: str = getattr(family, "video_intro", "")
-        signal = choose_signal(method.relevance_signal, model, tower, self._processor, self._questions, intro)
+        signal = choose_signal(
+            method.relevance_signal,
+            model,
+            tower,
+            self._processor,
+            self._questions,
+            intro,
+            method.pooled_frames,
+        )
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         record, timer = Record(), Timer(model.device)
-        watch = TowerWatch(model, family, tower, timer, probe, reuse)
+        watch = TowerWatch(model, family, family.encoder(model) or tower, timer, probe, reuse)
         requests = Requests(
             PromptReader(method, model.config, family, shape, signal, self._strict),
             Accountant(method, model.config, family, shape, signal.kind, every_logit),
@@ -100,6 +110,13 @@ class Pruner:
             return FrameReuse(tower, self._reuse_frames)
         except ValueError as error:
             raise PruningError(str(error)) from None
+
+
+def _shape_of(config: Any) -> DecoderShape:
+    try:
+        return DecoderShape.from_config(config)
+    except AttributeError as error:
+        raise PruningError(f"the FLOPs of this decoder are not known ({error})") from None
 
 
 def _let_go(run: weakref.ref[Run]) -> None:
@@ -128,17 +145,6 @@ def _installed(part: _Part) -> Iterator[None]:
         part.remove()
 
 
-class _PlainCall:
-    """Hands out a model's forward as it is. A copy of the model has one that hands out the copy's."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, _: Any) -> Any:
-        warnings.warn("decoding is not compiled while the model is being pruned", stacklevel=3)
-        return self.model.__call__
-
-
 @contextmanager
 def _not_compiled(model: Any) -> Iterator[None]:
     """Keep ``generate`` from the compiled forward that it takes for static caches on a GPU.
@@ -146,7 +152,11 @@ def _not_compiled(model: Any) -> Iterator[None]:
     Made before, it would know nothing of the hooks; made now, it would be traced anew for every length.
     """
 
-    model.get_compiled_call = _PlainCall(model)
+    def plain_call(_: Any) -> Any:
+        warnings.warn("decoding is not compiled while the model is being pruned", stacklevel=3)
+        return model.__call__
+
+    model.get_compiled_call = plain_call
     try:
         yield
     finally:

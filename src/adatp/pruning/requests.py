@@ -14,7 +14,7 @@ from adatp.models import Family
 from adatp.plan import Plan
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.following import follow, followed
-from adatp.pruning.prompts import PromptReader, Reading
+from adatp.pruning.prompts import NOT_ENCODED, PromptReader, Reading
 from adatp.pruning.run import Record
 from adatp.pruning.timer import Timer
 from adatp.pruning.tower import Encoding, TowerWatch
@@ -70,10 +70,10 @@ class Requests:
         present, cache = self._present, cache_among(kwargs)
         present.reading = present.follows = None
         present.tokens = _length(kwargs)
+        self.watch.forget_interrupted(kwargs)
         encoded, present.encoding = self.watch.video_call()
-        in_chunks = self.watch.in_chunks()
         if encoded is None:
-            if (reason := self._reason(past, in_chunks)) is not None:
+            if (reason := self._reason(past > 0 and followed(cache) is not None)) is not None:
                 self._not_pruned(reason)
             if not past or reason is not None:
                 follow(cache, None)
@@ -130,17 +130,30 @@ class Requests:
         if encoding is not None:  # the next request with the same features begins at nothing
             encoding.stopwatch = None
 
-    def _reason(self, past: int, in_chunks: bool) -> str | None:
-        """Why a call that reads no video that we know of is not pruned; None: there is nothing to prune."""
+    def _reason(self, goes_on: bool) -> str | None:
+        """Why a call that reads no video that we know of is not pruned; None: there is nothing to prune.
+
+        Args:
+            goes_on: whether the call belongs to a request that was read. Drafts of its next tokens may
+                repeat placeholders of the prompt.
+        """
         arguments = self.watch.arguments
-        if in_chunks:
-            return "the prompt comes in chunks"
         ids = arguments.get("input_ids")
         if ids is None and arguments.get("inputs_embeds") is not None and self._present.tokens > 1:
             return "the prompt was given as inputs_embeds, in which no video can be found: pass input_ids"
-        if ids is not None and ids.shape[1] > 1 and self._several_images(ids):
+        if ids is None or ids.shape[1] == 1:
+            return None
+        if not goes_on and not self.watch.is_given_vision and self._has_placeholders(ids):
+            return NOT_ENCODED
+        if self._several_images(ids):
             return "images are not frames of a video for this model: pass them as one video"
         return None
+
+    def _has_placeholders(self, ids: Tensor) -> bool:
+        """Whether a prompt has places for a video or an image."""
+        names = ("video_token_id", "image_token_id")
+        tokens = [getattr(self.reader.config, name, None) for name in names]
+        return any(bool((ids == token).any()) for token in tokens if token is not None)
 
     def _several_images(self, ids: Tensor) -> bool:
         """Whether a prompt holds more than one image, for a model that takes videos as such."""

@@ -12,10 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from adatp.engine.attention import ReceivedProbe
 from adatp.frame_reuse import FrameReuse
-from adatp.models import Family, TowerCall
+from adatp.models import EncoderMethod, Family, TowerCall
+from adatp.pruning.encoder import MethodWatch, anchor
 from adatp.pruning.timer import Timer
 from adatp.report import Stopwatch
 from adatp.threads import PerThread
+from adatp.uncopied import Uncopied
 
 _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
@@ -28,7 +30,9 @@ class Encoding:
     Attributes:
         kwargs: its keyword arguments but floating-point tensors.
         received: attention that the patches received, if the method reads it.
-        output: what it returned.
+        output: what it returned, or the first tensor of that if it can't be watched.
+        read: what was to be remembered of it; None: itself.
+        shapes: of the floating-point tensors among its arguments.
         stopwatch: has timed it; None once a request has taken it.
         scoring_flops: of recording ``received``.
         saved_flops: that frames which were not encoded would have taken.
@@ -37,13 +41,15 @@ class Encoding:
     kwargs: dict[str, Any]
     received: Tensor | None
     output: weakref.ref[Any]
+    read: Any
+    shapes: dict[str, tuple[int, ...]]
     stopwatch: Stopwatch | None
     scoring_flops: int
     saved_flops: int
 
     def call(self, output: Any) -> TowerCall:
         """The call as families read it."""
-        return TowerCall(self.kwargs, output, self.received)
+        return TowerCall(self.kwargs, output if self.read is None else self.read, self.received, self.shapes)
 
 
 @dataclass(eq=False)
@@ -65,7 +71,6 @@ class _Present(PerThread):
     def __init__(self) -> None:
         self.call = _ModelCall()
         self.given: Any = None  # encoder outputs that the caller handed in
-        self.unread = False
         self.stopwatch: Stopwatch | None = None
 
 
@@ -75,7 +80,7 @@ class TowerWatch:
     Args:
         model: the Video LLM.
         family: its family.
-        tower: its vision tower.
+        tower: its vision tower, or the method that encodes videos.
         timer: times the tower.
         probe: records the attention that patches receive, if the method reads it.
         reuse: leaves out frames that need no encoding, if asked for.
@@ -85,7 +90,7 @@ class TowerWatch:
         self,
         model: Any,
         family: Family,
-        tower: nn.Module,
+        tower: nn.Module | EncoderMethod,
         timer: Timer,
         probe: ReceivedProbe | None,
         reuse: FrameReuse | None,
@@ -96,20 +101,23 @@ class TowerWatch:
         self._signature = inspect.signature(model.base_model.forward)
         self._present = _Present()
         self._encodings: dict[int, Encoding] = {}  # by the id of what the tower returned, while that lives
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | MethodWatch] = []
 
     def install(self) -> None:
         """Put the hooks in place."""
         keep = self._handles.append
-        keep(self.model.register_forward_pre_hook(self._note_given, with_kwargs=True, prepend=True))
-        keep(self.model.base_model.register_forward_pre_hook(self._note_call, with_kwargs=True))
-        keep(self.model.base_model.register_forward_hook(self._call_is_over, always_call=True))
+        keep(self.model.register_forward_pre_hook(Uncopied(self._note_given), with_kwargs=True, prepend=True))
+        keep(self.model.base_model.register_forward_pre_hook(Uncopied(self._note_call), with_kwargs=True))
+        keep(self.model.base_model.register_forward_hook(Uncopied(self._call_is_over), always_call=True))
         if self.probe is not None:
             self.probe.install()
-        keep(self.tower.register_forward_pre_hook(self._before_tower))
+        if isinstance(self.tower, EncoderMethod):
+            keep(MethodWatch(self.tower, self._before_tower, self._after_tower))
+            return
+        keep(self.tower.register_forward_pre_hook(Uncopied(self._before_tower)))
         if self.reuse is not None:  # between these two: its time is the tower's, its output too
             self.reuse.install()
-        keep(self.tower.register_forward_hook(self._after_tower, with_kwargs=True))
+        keep(self.tower.register_forward_hook(Uncopied(self._after_tower), with_kwargs=True))
 
     def remove(self) -> None:
         """Take everything away again."""
@@ -125,10 +133,24 @@ class TowerWatch:
         """Keyword arguments of the call of the multimodal model that is running in this thread."""
         return self._present.call.arguments
 
-    def in_chunks(self) -> bool:
-        """Whether the tower has encoded something, since last asked, that the call does not carry."""
-        unread, self._present.unread = self._present.unread, False
-        return unread and not any(self.arguments.get(name) is not None for name in _VISION)
+    def forget_interrupted(self, decoder: dict[str, Any]) -> None:
+        """Forget a call that a decoder's call is no part of: torch runs no hook for a KeyboardInterrupt.
+
+        Args:
+            decoder: the keyword arguments of the decoder. The multimodal model gives it embeddings alone.
+        """
+        given = self.arguments.get("input_ids")
+        if given is None:
+            given = self.arguments.get("inputs_embeds")
+        embeds = decoder.get("inputs_embeds")
+        by_itself = decoder.get("input_ids") is not None
+        if by_itself or given is None or embeds is None or given.shape[:2] != embeds.shape[:2]:
+            self._present.call = _ModelCall()
+
+    @property
+    def is_given_vision(self) -> bool:
+        """Whether that call has pixels, or what the tower made of them."""
+        return any(self.arguments.get(name) is not None for name in _VISION)
 
     def video_call(self) -> tuple[Any, Encoding | None]:
         """What encodes the videos that the decoder is about to read, and the tower's call that made it.
@@ -139,8 +161,9 @@ class TowerWatch:
         encoded = (arguments.get("mm_encoder_outputs") or {}).get(self._kind)
         if arguments.get(_PIXELS[self._kind]) is not None:
             encoded = self._present.call.encoded
-        found = self._encodings.get(id(encoded))
-        return encoded, found if found is not None and found.output() is encoded else None
+        known = anchor(encoded)
+        found = self._encodings.get(id(known))
+        return encoded, found if found is not None and found.output() is known else None
 
     def _note_given(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._present.given = kwargs.get("mm_encoder_outputs")
@@ -165,16 +188,19 @@ class TowerWatch:
     def _after_tower(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         present = self._present
         self.timer.stop("vision")
-        key, encodings = id(output), self._encodings
+        known, encodings = anchor(output), self._encodings
+        key = id(known)
         encodings[key] = Encoding(
             {name: value for name, value in kwargs.items() if not _holds_pixels(value)},
             self.probe.take() if self.probe is not None else None,
-            weakref.ref(output, lambda _: encodings.pop(key, None)),
+            weakref.ref(known, lambda _: encodings.pop(key, None)),
+            self.tower.read(output) if isinstance(self.tower, EncoderMethod) else None,
+            {name: tuple(value.shape) for name, value in kwargs.items() if _holds_pixels(value)},
             present.stopwatch,
             self.probe.flops if self.probe is not None else 0,
             self.reuse.saved_flops if self.reuse is not None else 0,
         )
-        present.unread, present.call.encoded = True, output
+        present.call.encoded = output
 
 
 def _holds_pixels(value: Any) -> bool:

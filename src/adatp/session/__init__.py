@@ -1,5 +1,8 @@
 """A session: load a Video LLM, prepare prompts, have them answered while a method prunes."""
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.session.answer import Answer
 from adatp.session.errors import LoadError, PromptError
 from adatp.session.loading import load_config

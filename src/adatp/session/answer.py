@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.layout import VideoLayout
 from adatp.methods import Method
+from adatp.pruning import Run
 from adatp.report import Report
 from adatp.session.errors import PromptError
 from adatp.session.prompt import Prompt
@@ -43,6 +44,12 @@ class Answer:
         """Number of tokens generated, the end-of-turn token included."""
         return len(self.token_ids)
 
+    @property
+    def flops_ratio(self) -> float:
+        """Real FLOPs of the decoder's prefill of this prompt over vanilla's, whatever stands in the batch."""
+        spent, vanilla = self.report.prompt_flops[self.row]
+        return spent / vanilla
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
         return {
@@ -62,6 +69,7 @@ def generate(
     settings: Mapping[str, Any],
     reuse_frames: float | None = None,
     strict: bool = False,
+    watch: Callable[[Run], object] | None = None,
 ) -> list[Answer]:
     """Answer prompts that stand in one batch.
 
@@ -74,19 +82,24 @@ def generate(
         settings: more arguments of ``generate``.
         reuse_frames: see `adatp.methods.Method.__call__`.
         strict: see there.
+        watch: called with what the method does, before the model reads the prompts.
 
     Raises:
-        PromptError: the settings ask for several answers to a prompt.
+        PromptError: the settings ask for several answers to a prompt, or for prompts in chunks.
     """
     if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
         raise PromptError(
             "a session gives one answer to a prompt: leave num_return_sequences and "
             "return_dict_in_generate out"
         )
+    if settings.get("prefill_chunk_size") is not None:
+        raise PromptError("a prompt in chunks can't be pruned: leave prefill_chunk_size out")
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
     inputs = collate(prompts, pad_token(model, processor), model.device)
     questions = [prompt.question for prompt in prompts]
     with method(model, processor, question=questions, reuse_frames=reuse_frames, strict=strict) as run:
+        if watch is not None:
+            watch(run)
         begun = time.perf_counter()
         ids = _generated(model, inputs, settings)
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
@@ -143,12 +156,17 @@ def pad_token(model: Any, processor: Any) -> int:
 
 def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The numbers of the prompts, those together whose frames can stand in one batch."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        of_text, others = _split(prompt)
-        shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
-        groups.setdefault((tuple(sorted(of_text)), shapes), []).append(number)
+        groups.setdefault(kind_of(prompt), []).append(number)
     return list(groups.values())
+
+
+def kind_of(prompt: Prompt) -> Hashable:
+    """What prompts that can stand in one batch have in common."""
+    of_text, others = _split(prompt)
+    shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
+    return tuple(sorted(of_text)), shapes
 
 
 def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> dict[str, Any]:

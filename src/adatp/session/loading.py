@@ -14,7 +14,14 @@ from adatp.torchvision_guard import BROKEN  # before transformers
 
 # isort: split
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+)
 
 from adatp.checkpoint import (
     CheckpointError,
@@ -26,14 +33,22 @@ from adatp.checkpoint import (
     check_weights,
 )
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
-from adatp.models import UnsupportedModelError, family_of
+from adatp.models import UnsupportedModelError, allow_general_rule, family_of
 from adatp.session.errors import LoadError
-from adatp.tiny import CHECKPOINT  # its import also makes AutoProcessor know the embedded model's processor
+
+# Its import also makes AutoProcessor know the embedded models' processor.
+from adatp.tiny import CHECKPOINT, EMBEDDED, embedded_folder
 
 
 def source_of(source: str | os.PathLike[str] | None) -> str:
-    """The checkpoint that a request names: a folder or an id on the hub; None is the embedded model."""
-    return str(CHECKPOINT) if source is None else os.fspath(source)
+    """The checkpoint that a request names: a folder, an id on the hub, or the name of an embedded model.
+
+    None is the first embedded model.
+    """
+    if source is None:
+        return str(CHECKPOINT)
+    named = os.fspath(source)
+    return str(embedded_folder(named) or named)
 
 
 @contextmanager
@@ -67,7 +82,8 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     """Read a checkpoint's config, nothing else, and refuse what can't be pruned.
 
     Args:
-        source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+        source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model; None:
+            the first embedded model.
         trust_remote_code: whether the checkpoint's code may run.
 
     Raises:
@@ -76,6 +92,8 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     """
     source = source_of(source)
     local = bool(source) and os.path.isdir(source)
+    if not local and source in EMBEDDED:
+        raise LoadError(f"{source}: this embedded model does not ship with this version: give its folder")
     if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise LoadError(f"{source}: no such model folder")
     where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"
@@ -89,9 +107,11 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
-        family_of(raw["model_type"])
+        family_of(raw["model_type"]).register_classes()
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{source}: {error}") from None
+        if not (trust_remote_code and raw.get("auto_map")):
+            raise UnsupportedModelError(f"{source}: {error}") from None
+        allow_general_rule(raw["model_type"])  # tried on what the checkpoint's own code makes of videos
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_config(config)
@@ -146,7 +166,7 @@ def load_model(
         if os.path.isdir(source) and not trust_remote_code:
             config = load_config(source)
             check_weights(Path(source), config, lambda: _without_weights(config))
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = _auto_class(source, trust_remote_code).from_pretrained(
             source,
             dtype=dtype,
             output_loading_info=True,
@@ -157,6 +177,16 @@ def load_model(
             raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")
         check_generation(model.generation_config)
     return model.to(place).eval()
+
+
+def _auto_class(source: str, trust_remote_code: bool) -> Any:
+    """The class that loads it: the one that a checkpoint's own code stands for, or that transformers has."""
+    if not trust_remote_code:
+        return AutoModelForImageTextToText
+    raw, _ = PreTrainedConfig.get_config_dict(source)
+    own = raw.get("auto_map") or {}
+    classes = (AutoModelForImageTextToText, AutoModelForCausalLM, AutoModel)
+    return next((each for each in classes if each.__name__ in own), AutoModelForImageTextToText)
 
 
 def _without_weights(config: Any) -> Any:

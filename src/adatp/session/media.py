@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from adatp.errors import first_line
 from adatp.session.errors import PromptError
-from adatp.video import Fit, Video, read_video
+from adatp.video import Fit, Video, read_source
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"
-"""One video: a file; a `Video`; or frames (F, H, W, 3), uint8, RGB, which count as one a second."""
+"""One video: a file, a folder of frame images or an address on the web (see `adatp.video.read_source`); a
+`Video`; or frames (F, H, W, 3), uint8, RGB. Frames without times count as one a second."""
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor | Any"
 """One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""
@@ -50,7 +51,7 @@ def video_of(video: VideoLike | Sequence[Any], frames: int, fit: Fit | None = No
     if isinstance(video, Video):
         return video
     if isinstance(video, str | os.PathLike):
-        return read_video(video, frames, fit=fit)
+        return read_source(video, frames, fit=fit)
     if not isinstance(video, np.ndarray | torch.Tensor):
         video = _stacked(video)
     pixels = _pixels(video, 4, "a video's frames are", "(F, H, W, 3)")

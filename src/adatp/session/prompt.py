@@ -21,6 +21,7 @@ from adatp.methods import Method
 from adatp.models import family_of
 from adatp.session.errors import PromptError
 from adatp.session.fitting import fit_for
+from adatp.session.frame_times import metadata, of_frames, times_of
 from adatp.session.media import ImageLike, VideoLike, image_of, video_of, videos_of
 from adatp.video import Video
 
@@ -30,6 +31,9 @@ Message = Mapping[str, Any]
 The content is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``{"type": "video", "video":
 ...}`` (a `VideoLike`), ``{"type": "image", "image": ...}`` (an `ImageLike`).
 """
+
+_LONG = 50
+"""A processor that refuses frames so many times as long as wide, or more, refuses them for that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +68,11 @@ class _Chat:
     videos: list[Video] = field(default_factory=list)
     images: list[NDArray[np.uint8]] = field(default_factory=list)
     frames_are_images: bool = False
+    fewest_frames: int = 1
 
     def add_video(self, video: Video) -> list[dict[str, Any]]:
         """Note a video; returns what stands for it in a message."""
+        video = of_frames(video, self.fewest_frames)
         self.videos.append(video)
         if not self.frames_are_images:
             return [{"type": "video"}]
@@ -107,7 +113,9 @@ def build_prompt(
     shown, beside = videos_of(videos, frames, fit), [image_of(image) for image in images]
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
     family = family_of(config.model_type)
-    chat = _Chat(frames_are_images=not family.takes_videos(processor))
+    chat = _Chat(
+        frames_are_images=not family.takes_videos(processor), fewest_frames=family.fewest_frames(processor)
+    )
     asked = _write(chat, messages, shown, beside, lambda video: video_of(video, frames, fit))
     if strange:
         _try_out(processor, chat.messages)
@@ -121,11 +129,12 @@ def build_prompt(
         media["videos"] = [video.frames for video in chat.videos]
     if chat.images:
         media["images"] = [chat.images]
-    with _processing():
+    with _processing(chat.videos):
         text = processor.apply_chat_template(chat.messages, tokenize=False, add_generation_prompt=True)
         options = _processor_options(processor, text, [] if chat.frames_are_images else chat.videos)
         options |= family.processor_options(processor, every_token=every_token)
         inputs = dict(processor(text=[text], return_tensors="pt", **media, **options))
+        inputs = family.place_in_time(config, inputs, [times_of(video) for video in chat.videos])
         _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
     return Prompt(asked, text, tuple(chat.videos), inputs, spent)
@@ -150,8 +159,12 @@ def _try_out(processor: Any, messages: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _processing() -> Iterator[None]:
-    """Turn what a checkpoint's processor, tokenizer or template raises into one line."""
+def _processing(videos: Sequence[Video] = ()) -> Iterator[None]:
+    """Turn what a checkpoint's processor, tokenizer or template raises into one line.
+
+    Args:
+        videos: those that it is given.
+    """
     try:
         yield
     except AdaTPError:
@@ -159,7 +172,12 @@ def _processing() -> Iterator[None]:
     except Exception as error:  # of any kind: its settings are the checkpoint's
         if is_out_of_memory(error):
             raise
-        raise PromptError(f"the processor refuses this video or question ({first_line(error)})") from error
+        refused = "the processor refuses this video or question"
+        sizes = [video.frames.shape[1:3] for video in videos]
+        height, width = max(sizes, key=lambda size: max(size) / min(size), default=(1, 1))
+        if max(height, width) > _LONG * min(height, width):
+            refused = f"frames of {width} x {height} pixels are too long and narrow for this model"
+        raise PromptError(f"{refused} ({first_line(error)})") from error
 
 
 def _check_ids(config: Any, ids: Any) -> None:
@@ -175,22 +193,11 @@ def _processor_options(processor: Any, text: str, videos: Sequence[Video]) -> di
     """Keywords of a processor's call beside its text, videos and images."""
     options: dict[str, Any] = {}
     if videos:
-        # Qwen-VL and others place frames in time by their rate: that of the sample, not of the file.
-        options |= {"do_sample_frames": False, "video_metadata": [_metadata(video) for video in videos]}
+        options |= {"do_sample_frames": False, "video_metadata": [metadata(video) for video in videos]}
     begin = getattr(processor.tokenizer, "bos_token", None)
     if begin and text.startswith(begin):  # the template's; the tokenizer would add another
         options["add_special_tokens"] = False
     return options
-
-
-def _metadata(video: Video) -> dict[str, Any]:
-    frames = len(video.frames)
-    return {
-        "total_num_frames": frames,
-        "frames_indices": list(range(frames)),
-        "fps": frames / video.duration if video.duration else None,
-        "duration": video.duration,
-    }
 
 
 def _write(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from adatp.methods import AdaTP, Method
+from adatp.pruning import Run
 from adatp.session import loading
 from adatp.session.answer import Answer, batches, generate, read
 from adatp.session.errors import LoadError
@@ -52,7 +53,8 @@ class Session:
         """Read the config and the processor.
 
         Args:
-            source: a folder, or the id of a model on the Hugging Face hub; None: the embedded model.
+            source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model
+                (`adatp.tiny.EMBEDDED`); None: the first embedded model.
             device: a torch device, or "auto": CUDA where there is one.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
             trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
@@ -102,7 +104,7 @@ class Session:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the small model that ships with the package."""
+        """Whether this is the first of the small models that ship with the package."""
         return self.source == str(CHECKPOINT)
 
     # Prompts.
@@ -119,8 +121,9 @@ class Session:
         """Make a prompt of videos and a question, or of a chat. Needs no weights.
 
         Args:
-            videos: one video or a list of them, each a file, a `Video`, or frames (F, H, W, 3) uint8; None
-                where a chat names all its videos itself. Frames without times count as one a second.
+            videos: one video or a list of them, each a file, a folder of frame images, an address on the web,
+                a `Video`, or frames (F, H, W, 3) uint8; None where a chat names all its videos itself. Frames
+                without times count as one a second.
             question: a text; or a chat, a list of messages with ``role`` and ``content``, of which the last
                 is the user's. The content is a text, or a list of parts of the types "text", "video" and
                 "image"; a part of type "video" names a video under "video", or leaves it to ``videos``. Where
@@ -248,6 +251,7 @@ class Session:
         max_new_tokens: int = MAX_NEW_TOKENS,
         reuse_frames: float | None = None,
         strict: bool = False,
+        watch: Callable[[Run], object] | None = None,
         **generation: Any,
     ) -> list[Answer]:
         """Answer several prompts together, each as it is answered alone.
@@ -261,6 +265,8 @@ class Session:
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
+            watch: called with each batch's `Run` before the model reads it: what the method did can be read
+                there while answers are still written.
             generation: more arguments of ``model.generate``.
 
         Returns:
@@ -283,6 +289,7 @@ class Session:
                 generation,
                 reuse_frames,
                 strict,
+                watch,
             )
             answers.update(zip(numbers, given, strict=True))
         return [answers[number] for number in range(len(prompts))]
@@ -293,6 +300,8 @@ class Session:
         method: Method | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        reuse_frames: float | None = None,
+        strict: bool = False,
         **generation: Any,
     ) -> Stream:
         """Answer a prompt, and give the text piece by piece as it comes.
@@ -301,6 +310,8 @@ class Session:
             prompt: from `prepare`.
             method: the pruning method; None: as of `answer`.
             max_new_tokens: longest answer, in tokens.
+            reuse_frames: see `adatp.methods.Method.__call__`.
+            strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``; without beams.
 
         Returns:
@@ -310,12 +321,14 @@ class Session:
         Raises:
             AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
         """
-        method = self._chosen([prompt], method, max_new_tokens, strict=False)
+        method = self._chosen([prompt], method, max_new_tokens, strict)
         model = self.model
 
         def run(streamer: Any) -> Answer:
             settings = {**generation, "streamer": streamer}
-            [answer] = generate(model, self.processor, [prompt], method, max_new_tokens, settings)
+            [answer] = generate(
+                model, self.processor, [prompt], method, max_new_tokens, settings, reuse_frames, strict
+            )
             return answer
 
         return Stream(self.processor, run)
@@ -340,7 +353,7 @@ class Session:
             images: as of `prepare`.
             frames: how many to sample, uniformly, from a file.
             max_new_tokens: longest answer, in tokens.
-            generation: more arguments of ``model.generate``.
+            generation: more arguments of `answer`, ``model.generate``'s among them.
 
         Raises:
             AdaTPError: as of `prepare` and `answer`.

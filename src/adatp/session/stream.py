@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -63,7 +63,7 @@ class Stream(Iterator[str]):
         try:
             while isinstance(item := queue.get(), int):
                 tokens.append(item)
-                text = self._settled(tokens)
+                text = settled_words(self._processor, tokens)
                 if len(text) > len(sent) and text.startswith(sent):
                     yield text[len(sent) :]
                     sent = text
@@ -76,13 +76,14 @@ class Stream(Iterator[str]):
             feed.left = True
             thread.join()
 
-    def _settled(self, tokens: list[int]) -> str:
-        """The text of the tokens so far, without what the next token may still change."""
-        text = words_of(self._processor, tokens).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
-        tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        if getattr(tokenizer, "clean_up_tokenization_spaces", False):  # moves the end of the last word
-            text = text[: -len(text.split()[-1])].rstrip() if text else ""
-        return text
+
+def settled_words(processor: Any, tokens: Sequence[int]) -> str:
+    """The text of an answer's tokens so far, without what the next token may still change."""
+    text = words_of(processor, tokens).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):  # moves the end of the last word
+        text = text[: -len(text.split()[-1])].rstrip() if text else ""
+    return text
 
 
 class _AbandonedError(Exception):

@@ -1,4 +1,4 @@
-"""The embedded model: a small Video LLM that ships with the package, and the synthetic world it knows."""
+"""The embedded models: small Video LLMs that ship with the package, and the first one's synthetic world."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import adatp.torchvision_guard  # noqa: F401  # before transformers
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from .embedded import CHECKPOINT, EMBEDDED, embedded_folder
 from .processor import TinyProcessor
-
-CHECKPOINT: Path = Path(__file__).parent / "checkpoint"
-"""Folder of the shipped checkpoint; `CHECKPOINT / "relevance"` holds the SigLIP its tower is cut from."""
 
 CLIP: Path = Path(__file__).parent / "clip.mp4"
 """A 16-frame clip of the world, from the validation split."""
@@ -21,7 +19,7 @@ CLIP: Path = Path(__file__).parent / "clip.mp4"
 QUESTION: str = "what colour is the star ?"
 """A question on `CLIP`."""
 
-__all__ = ["CHECKPOINT", "CLIP", "QUESTION", "TinyProcessor", "load"]
+__all__ = ["CHECKPOINT", "CLIP", "EMBEDDED", "QUESTION", "TinyProcessor", "embedded_folder", "load"]
 
 
 def load(dtype: torch.dtype = torch.float32) -> tuple[LlavaOnevisionForConditionalGeneration, TinyProcessor]:

@@ -19,6 +19,8 @@ from adatp.video.upright import orientation
 Fit = Callable[[int, int, int], tuple[int, int]]
 """Takes the number of frames, their height and width; returns the height and width that they are kept in."""
 
+_OLD, _BT601 = int(av.__version__.split(".")[0]) < 17, 5
+
 
 class UntrueError(Exception):
     """The packets of a file do not hold what they say. It never leaves the package."""
@@ -153,8 +155,7 @@ def collect(
                 scaling = Interpolation.AREA
             images = np.empty((len(wanted), *size, 3), np.uint8)
         rows, columns = size[::-1] if lay.transposed else size
-        image = reformatter.reformat(frame, columns, rows, format="rgb24", interpolation=scaling)
-        images[slots.pop(label)] = lay.apply(image.to_ndarray())
+        images[slots.pop(label)] = lay.apply(_rgb(reformatter, frame, (columns, rows), scaling))
         if not slots:
             return images
     raise UntrueError
@@ -175,3 +176,12 @@ def _check_refusal(error: av.FFmpegError, stream: VideoStream, most_pixels: floa
         raise too_large(width, height, most_pixels)
     if not isinstance(error, av.InvalidDataError):
         raise UnreadableError(GROWS)
+
+
+def _rgb(
+    reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int], scaling: Interpolation
+) -> np.ndarray:
+    """A frame's pixels (H, W, 3), resized to ``size`` (width, height)."""
+    # Before 17 PyAV takes the colours of every frame for those of BT.601, where nothing is said.
+    said = {"src_colorspace": frame.colorspace, "dst_colorspace": _BT601} if _OLD else {}
+    return reformatter.reformat(frame, *size, format="rgb24", interpolation=scaling, **said).to_ndarray()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import av
 from av.container import InputContainer
@@ -20,6 +21,10 @@ _CONTAINERS = (
     "rm,dv,nut,mp3,wav,flac,aac"
 )
 NO_LIMIT = 2**30  # pixels; FFmpeg refuses larger frames by itself
+Check = Callable[[], object]
+"""Called again and again while a video is fetched or read; what it raises ends that."""
+
+_CHECK: ContextVar[Check | None] = ContextVar("adatp-check", default=None)
 _ENCRYPTED_KEYS = {"enc_key_id", "asf_protection_type", "asf_key_id"}  # metadata of Matroska and ASF
 
 
@@ -80,9 +85,23 @@ def is_encrypted(stream: VideoStream) -> bool:
     return bool(_ENCRYPTED_KEYS & {key.lower() for key in stream.metadata})
 
 
+@contextmanager
+def checked_by(check: Check | None) -> Iterator[None]:
+    """Calls `check` at every packet that is read, in this thread; None: nothing is called."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
+
+
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream]]:
     """The packets of `streams`, as stored."""
+    check = _CHECK.get()
     try:
-        yield from container.demux(*streams)
+        for packet in container.demux(*streams):
+            if check is not None:
+                check()
+            yield packet
     except IndexError:  # PyAV's own, after the last packet, where a stream appears later than the header
         return

@@ -20,6 +20,7 @@ from adatp.video.errors import (
     VideoError,
     too_large,
 )
+from adatp.video.opening import Check, checked_by
 from adatp.video.scanning import GUESSED_RATE, Packets, scan
 from adatp.video.structure import is_scrambled
 from adatp.video.timeline import is_loss, longest_hole, steady
@@ -52,6 +53,7 @@ def read_video(
     most_seconds: float = math.inf,
     most_pixels: float = math.inf,
     fit: Fit | None = None,
+    check: Check | None = None,
 ) -> Video:
     """Reads `frames` frames spread uniformly from the first to the last frame of a video file.
 
@@ -69,6 +71,8 @@ def read_video(
         fit: Asked once, before a frame is kept: takes the number of frames, their height and width, and
             returns the height and width to keep them in. Frames are scaled as they are decoded, so only one
             of full size is held. What it raises is raised on.
+        check: Called at every packet that is read or decoded. What it raises ends the reading: a limit of
+            time, or a request that nobody waits for any more.
 
     Raises:
         VideoError: `frames` is below 1, or the file is missing, no video, cut short, encrypted, beyond a
@@ -88,7 +92,8 @@ def read_video(
             raise VideoError(f"{path}: the file is empty; copy or download it again")
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
             raise VideoError(f"{path}: {WEBP}")
-        return _read(file, frames, most_seconds, most_pixels, fit)
+        with checked_by(check):
+            return _read(file, frames, most_seconds, most_pixels, fit)
     except UnreadableError as error:
         raise VideoError(f"{path}: {error}") from None
     except PermissionError as error:

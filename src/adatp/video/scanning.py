@@ -16,13 +16,16 @@ from av.video.stream import VideoStream
 
 from adatp.video.errors import CUT_SHORT, ENCRYPTED, UnreadableError
 from adatp.video.opening import candidates, demux, is_encrypted, open_container
-from adatp.video.structure import is_cut_matroska, is_fragmented, is_scrambled
+from adatp.video.structure import declares_encryption, is_cut_matroska, is_fragmented, is_scrambled
 from adatp.video.timeline import JUMP, is_loss, shown_seconds, steady
 
 _DECLARING = {"mov", "matroska", "avi"}  # containers that store how long they should be
 _JOINED = {"mpegts", "mpeg"}  # files of these are joined and cut anywhere, so their clocks jump
 _NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 GUESSED_RATE = 25  # frames per second, FFmpeg's own guess
+
+# PyAV 15, which lmms-eval asks for, tells neither what lies beside a packet nor the index of a file.
+_SIDE_DATA = hasattr(Packet, "has_sidedata")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class _Listing:
         row = (_NO_TIME if pts is None else pts, min(times), packet.duration or 0, packet.size, key, hidden)
         self.rows.extend(row)
         self.frames += not hidden
-        self.encrypted = self.encrypted or packet.has_sidedata("encryption_info")
+        self.encrypted = self.encrypted or (_SIDE_DATA and packet.has_sidedata("encryption_info"))
         if dts is not None:
             clock = dts * self.tick
             back = self.clock is not None and clock < self.clock
@@ -163,7 +166,8 @@ def _list_packets(container: InputContainer, listings: dict[int, _Listing], whol
 def _check_encryption(file: str, chosen: _Listing, kind: set[str]) -> None:
     stream = chosen.stream
     scrambled = "mpegts" in kind and is_scrambled(file, stream.id)
-    if chosen.encrypted or scrambled or is_encrypted(stream):
+    declared = not _SIDE_DATA and "mov" in kind and declares_encryption(file)
+    if chosen.encrypted or scrambled or declared or is_encrypted(stream):
         raise UnreadableError(ENCRYPTED)
 
 
@@ -210,9 +214,10 @@ def _is_cut(
 ) -> bool:
     """Whether the file ends before it should: at `declared` seconds, while its streams end at `ends`."""
     name = chosen.stream.container.format.name
-    if "mov" in name and not is_fragmented(file):
+    index = getattr(chosen.stream, "index_entries", None)
+    if "mov" in name and index is not None and not is_fragmented(file):
         # The header lists every sample. What it says of time is not to be trusted: an edit may last longer.
-        stop = max((entry.pos + entry.size for entry in chosen.stream.index_entries), default=0)
+        stop = max((entry.pos + entry.size for entry in index), default=0)
         return stop > os.path.getsize(file)
     if "matroska" in name and len(packets.shown) and is_cut_matroska(file):
         times = packets.pts[packets.shown] * packets.tick

@@ -28,10 +28,19 @@ class Orientation:
 def orientation(frame: VideoFrame) -> Orientation:
     """How `frame` is to be laid, by its display matrix; as stored if it has none."""
     # frame.side_data would make a cycle: frames of 4K would stay in memory until a garbage collection.
-    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    try:
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    except ValueError:  # PyAV knows no name for what stands beside the matrix: EXIF, of a JPEG
+        return of_rotation(frame.rotation)
     if not isinstance(data, Buffer) or data.buffer_size < 36:
         return Orientation()
     return of_matrix(np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3))
+
+
+def of_rotation(degrees: int) -> Orientation:
+    """The orientation that a turn by some degrees, counterclockwise, is nearest to."""
+    quarters = round(degrees / 90) % 4
+    return Orientation(quarters % 2 == 1, left_right=quarters in (2, 3), top_bottom=quarters in (1, 2))
 
 
 def of_matrix(matrix: np.ndarray) -> Orientation:

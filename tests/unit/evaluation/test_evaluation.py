@@ -27,9 +27,10 @@ from adatp.evaluation import (
     summarise,
 )
 from adatp.evaluation.entrants import BASELINES, VANILLA
-from adatp.evaluation.runner import TowerCache, fingerprint, third_of, view_of
+from adatp.evaluation.runner import TowerCache, fingerprint, view_of
 from adatp.evaluation.statistics import bootstrap_interval, mcnemar_p
-from adatp.methods import METHODS
+from adatp.evaluation.worlds import TINY
+from adatp.methods import METHODS, VARIANTS
 from adatp.tiny import world
 from training.validation import prompt
 
@@ -104,7 +105,7 @@ def test_entrants_are_methods_at_targets_and_vanilla_always() -> None:
         "adatp@0.2",
         "blind",
     ]
-    assert names() == [*METHODS, "blind", "single_frame"]
+    assert names() == [*METHODS, *VARIANTS, "blind", "single_frame"]
     keys = [each.key for each in entrants(names(), [0.5])]
     assert len(keys) == len(set(keys)) == len(names())
     with pytest.raises(KeyError):
@@ -117,8 +118,17 @@ def test_ablations_change_one_thing_each() -> None:
     assert full.key == "full@0.3" == others[0].reference
     for other in others:
         changed = {k: v for k, v in vars(other.method).items() if getattr(full.method, k) != v}
-        assert len(changed) == 1 + (other.label == "neither"), other.label
+        assert len(changed) <= 1 + (other.label in ("neither", "2 first layers")), other.label
+        assert changed, other.label  # what is so already is no variant
     assert len({each.key for each in [full, *others]}) == 1 + len(others)
+    paper, *others = ablations([0.3], 12, paper=True)
+    assert paper.method == AdaTP.paper(flops=0.3)
+    assert next(each for each in others if each.label == "early on").method == AdaTP.paper(0.3, early="on")
+
+
+def test_the_papers_method_is_asked_by_its_name() -> None:
+    [_, own] = entrants(["adatp-paper"], [0.3])
+    assert (own.key, own.method) == ("adatp-paper@0.3", AdaTP.paper(flops=0.3))
 
 
 # --- asking ---
@@ -188,7 +198,7 @@ def test_third_of_the_evidence() -> None:
     for seed, question in world.benchmark("validation", 9, 32):
         clip = world.make_clip(seed, 9, "validation")
         shown = world.evidence(clip, question.about).reshape(3, 3).any(1)
-        third = third_of(clip, question)
+        third = TINY.third_of(clip, question)
         assert third == (world.THIRDS[int(shown.argmax())] if shown.sum() == 1 else None)
         found.add(third)
     assert found == {None, *world.THIRDS}
@@ -312,9 +322,7 @@ def test_a_damaged_file_is_refused_and_left_alone(
     assert work.read_bytes() == before
 
 
-def test_a_file_of_another_run_is_refused_and_left_alone(
-    shipped: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = shipped
     work = tmp_path / "work"
     run(shipped, work, limit=2)
@@ -337,10 +345,10 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         model.lm_head.weight[0, 0] -= 1
     questions = list(world.benchmark("validation", FRAMES, 2))
     other = [(seed, replace(question, text="why ?")) for seed, question in questions]
-    monkeypatch.setattr("adatp.evaluation.runner.benchmark", lambda *_: other)
+    changed_world = replace(TINY, benchmark=lambda *_: iter(other))
     extra = entrants(["single_frame"], [])
     with pytest.raises(ResultsError, match="other questions"), Results(work) as results:
-        evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results)
+        evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results, world=changed_world)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

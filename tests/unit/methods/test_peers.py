@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,16 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp.budget import BudgetError
-from adatp.flops import DecoderShape, prefill_flops
+from adatp.flops import prefill_flops
 from adatp.layout import Grid, PromptCounts, build_layouts
-from adatp.methods import METHODS, AdaTP, Vanilla
+from adatp.methods import METHODS, AdaTP, FlashVID, HoliTom, Vanilla, VCast, VidCom2
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster, density_peaks, distances, nearest
 from adatp.methods.dycoke import DyCoke, least_like
 from adatp.methods.fastv import FastV
 from adatp.methods.fastvid import FastVID, segment_lengths
 from adatp.methods.framefusion import FrameFusion, merge_runs, same_place_before
-from adatp.methods.grouping import split_by_video
 from adatp.methods.prunevid import PruneVid, smooth_runs, static_positions
 from adatp.methods.pyramiddrop import PyramidDrop
 from adatp.methods.random import Random
@@ -41,105 +38,10 @@ from adatp.methods.uniform_grid import UniformGrid, grid_points
 from adatp.methods.visionzip import VisionZip, zip_frame
 from adatp.prefill import Prefill
 from families import FAMILIES, VIDEO, Prompt, batch, build
+from prefills import SHAPE, TINY, prefill_of, run_plan, with_gaps
 
 PEERS: list[Any] = [method for method in METHODS.values() if method not in (AdaTP, Vanilla)]
 peers = pytest.mark.parametrize("method", PEERS, ids=lambda method: method.name)
-SHAPE = DecoderShape(layers=12, hidden=192, heads=6, kv_heads=2, head_dim=32, intermediate=512, vocab=300)
-TINY = [(16, 6, 6)]
-BEFORE, BETWEEN, QUESTION = 3, 1, 5
-
-
-def with_gaps(videos: Sequence[Grid], full: float, seed: int) -> tuple[Prefill, Tensor]:
-    """The prefill of a prompt with these videos whose cells have tokens with a chance of ``full``."""
-    generator = torch.Generator().manual_seed(seed)
-    there = [torch.rand(t * r * c, generator=generator) < full for t, r, c in videos]
-    for video in there:
-        video[0] |= not video.any()  # a video without any token is none
-    cells = [video.nonzero().squeeze(1) for video in there]
-    count = sum(map(len, cells))
-    ids = torch.tensor([[1] * BEFORE + [9] * count + [1] * QUESTION])
-    layouts = build_layouts(ids, ids > 0, videos, video_token_id=9, cells=cells)
-    states = torch.randn(ids.shape[1], 8, generator=generator)
-    states[states[:, 0] > 0] = states[0].clone()
-    attention, frames = torch.rand(count, generator=generator), sum(t for t, _, _ in videos)
-    features = torch.randn(frames, 8, generator=generator)
-    prefill = Prefill(
-        shape=SHAPE,
-        layouts=layouts,
-        frame_features=lambda _: features,
-        relevance=lambda _: None,
-        tower_attention=lambda _: attention,
-    )
-    return prefill, states
-
-
-def prefill_of(*samples: Sequence[Grid], seed: int = 0, pads: int = 0) -> tuple[Prefill, list[Tensor]]:
-    """A prefill of prompts with these videos, and the input embeddings of each; half the tokens repeat."""
-    generator = torch.Generator().manual_seed(seed)
-    rows, embeds = [], []
-    for grids in samples:
-        ids = [1] * BEFORE
-        for t, r, c in grids:
-            ids += [9] * (t * r * c) + [2] * BETWEEN
-        rows.append(ids + [1] * QUESTION)
-    length = max(map(len, rows)) + pads
-    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    layouts = build_layouts(ids, ids > 0, [grid for grids in samples for grid in grids], video_token_id=9)
-    for layout in layouts:
-        states = torch.randn(length, 8, generator=generator)
-        for numbers in split_by_video(layout, layout.index):
-            for earlier, later in pairwise(numbers):
-                still = torch.rand(len(later), generator=generator) < 0.5
-                noise = 0.05 * torch.randn(int(still.sum()), 8, generator=generator)
-                states[later[still]] = states[earlier[still]] + noise
-        embeds.append(states)
-    attention = [torch.rand(len(layout.index), generator=generator) for layout in layouts]
-    features = [
-        torch.cat([states[:0], *(video.mean(1) for video in split_by_video(layout, states[layout.index]))])
-        for layout, states in zip(layouts, embeds, strict=True)
-    ]
-    prefill = Prefill(
-        shape=SHAPE,
-        layouts=layouts,
-        frame_features=features.__getitem__,
-        relevance=lambda _: None,
-        tower_attention=attention.__getitem__,
-    )
-    return prefill, embeds
-
-
-def run_plan(plan: TokenPlan, sample: int, embeds: Tensor, seed: int = 0) -> list[Tensor]:
-    """What each layer processes; merged as an engine does, states stay what they are but for that."""
-    generator = torch.Generator().manual_seed(seed)
-    alive, layers = plan.real[sample], []
-    hidden = embeds[alive]
-    for layer in range(SHAPE.layers):
-        if layer in plan.cuts:
-            scored = layer - 1 in plan.scored
-            scores = torch.rand(len(alive), generator=generator) if scored else None
-            selection = plan.select(layer, sample, alive, scores, hidden)
-            check_selection(alive, selection.kept, selection.into)
-            rows = torch.searchsorted(alive, selection.kept)
-            if selection.into is not None:
-                hidden = torch.stack(
-                    [hidden[selection.into == number].mean(0) for number in range(len(rows))]
-                )
-            else:
-                hidden = hidden[rows]
-            alive = selection.kept
-        layers.append(alive)
-    return layers
-
-
-def check_selection(alive: Tensor, kept: Tensor, into: Tensor | None) -> None:
-    assert kept.dtype == torch.int64
-    assert (kept[1:] > kept[:-1]).all()
-    assert torch.isin(kept, alive).all()
-    if into is not None:
-        assert into.shape == alive.shape
-        assert into.min() >= -1
-        assert into.max() < len(kept)
-        assert torch.equal(into[torch.searchsorted(alive, kept)], torch.arange(len(kept)))
 
 
 def flops_of(plan: TokenPlan, sample: int, layers: list[Tensor]) -> float:
@@ -257,7 +159,10 @@ def test_a_batch_is_its_single_samples(method: Any) -> None:
             assert torch.equal(got - left, want)
 
 
-@pytest.mark.parametrize("method", [UniformFrames, UniformGrid, VisionZip, DyCoke, PruneVid, FastVID])
+TWO = [UniformFrames, UniformGrid, VisionZip, DyCoke, PruneVid, FastVID, HoliTom, VidCom2, FlashVID, VCast]
+
+
+@pytest.mark.parametrize("method", TWO)
 def test_two_videos_are_pruned_as_two(method: Any) -> None:
     """Neither is emptied; the other methods rank all visual tokens together."""
     prefill, (embeds,) = prefill_of([(8, 4, 4), (4, 6, 6)])
@@ -925,7 +830,7 @@ def test_a_batch_on_a_model(method: Any) -> None:
 
 
 def test_every_peer_is_found_by_name() -> None:
-    assert len(PEERS) == 10
+    assert len(PEERS) == 15
     assert {AdaTP, Vanilla} | set(PEERS) == set(METHODS.values())
     for name, method in METHODS.items():
         assert method.name == name

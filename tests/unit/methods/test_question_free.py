@@ -45,7 +45,7 @@ def test_a_scene_of_the_second_turn_keeps_its_fair_share(monkeypatch: pytest.Mon
         "__call__",
         lambda relevance, _: None if relevance.signal.kind == "none" else torch.arange(24).lt(6).float(),
     )
-    monkeypatch.setattr("adatp.methods.adatp.segments_of", lambda *_: torch.arange(24) // LENGTH)
+    monkeypatch.setattr("adatp.methods.debiasing.segments_of", lambda *_: torch.arange(24) // LENGTH)
     shares = {}
     for name, method in {
         "by question": AdaTP(flops=0.4, tau_r=0.2, early="on"),

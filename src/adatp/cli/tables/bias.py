@@ -54,11 +54,11 @@ def show_bias(facts: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"First {end}, last {end}: share of the top-10 % attended visual tokens in the first and last {end} "
-        f"of {facts['frames']} frames, {end / facts['frames']:.1%} if frames were alike. Position peak: "
-        "attention on the most attended spatial position, against the mean one; kept a position: the same of "
-        "the number of top-10 % tokens. Entropy: 1 is all alike. Behind the arrow: by AdaTP's rules on the "
-        "same attention. Follows: correlation of attention by frame before and after shuffling, slot by slot "
-        "and frame by frame.",
+        f"of {facts['frames']} frames, {end / facts['frames']:.1%} if every frame had its even share. "
+        "Position peak: attention on the most attended spatial position, against the mean one; kept a "
+        "position: the same of the number of top-10 % tokens. Entropy: 1 is an even spread. After the arrow: "
+        "by AdaTP's rules on the same attention. Follows: correlation of attention by frame before and after "
+        "shuffling, slot by slot and frame by frame.",
         style="dim",
         highlight=False,
     )

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
 from adatp.cli.console import table_of, wide_console
 
 
 def show_rows(rows: Sequence[dict[str, Any]], limit: int) -> None:
-    """Print an evaluation: for each number of frames accuracy and what it took, then where it lies."""
+    """Print an evaluation: for each number of frames accuracy and what it took, then where it lies.
+
+    Where clips have several lengths, the accuracies of all lengths stand side by side at the end.
+    """
     console = wide_console()
-    reference = "full" if any("variant" in row for row in rows) else "vanilla"
+    reference = "full" if any(row.get("variant") == "full" for row in rows) else "vanilla"
     for frames, group in groupby(rows, lambda row: row["frames"]):
         chosen = list(group)
         console.print(Text(f"{chosen[0]['split']} split, {frames} frames, {limit} questions", "bold"))
@@ -38,6 +42,7 @@ def show_rows(rows: Sequence[dict[str, Any]], limit: int) -> None:
                     *(f"{row[by][name]['accuracy']:.0%}" if name in row[by] else "" for name in columns),
                 )
             console.print(table)
+    _show_lengths(console, rows)
     notes = (
         "FLOPs: real ones of the decoder's prefill, scoring included, of vanilla's. Tokens: visual ones, "
         "mean of the layers, and in the last. Accuracy: with its 95 % bootstrap interval. Difference, "
@@ -47,9 +52,23 @@ def show_rows(rows: Sequence[dict[str, Any]], limit: int) -> None:
     console.print(notes, style="dim", highlight=False)
 
 
+def _show_lengths(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    lengths = sorted({row["frames"] for row in rows})
+    if len(lengths) < 2:
+        return
+    console.print(Text("accuracy by the number of frames", "bold"))
+    table = table_of("", *map(str, lengths))
+    found = {(_row_name(row), row["frames"]): row for row in rows}
+    for name in dict.fromkeys(map(_row_name, rows)):
+        cells = [found.get((name, length)) for length in lengths]
+        table.add_row(name, *("" if row is None else f"{row['accuracy']:.1%}" for row in cells))
+    console.print(table)
+
+
 def _row_name(row: dict[str, Any]) -> str:
     label = str(row.get("variant", row["method"]))
-    return label if row["flops_target"] is None else f"{label} {100 * row['flops_target']:.3g}%"
+    label = label if row["flops_target"] is None else f"{label} {100 * row['flops_target']:.3g}%"
+    return f"{label} under {row['disturbance']}" if "disturbance" in row else label
 
 
 def _compared(row: dict[str, Any]) -> list[str]:

@@ -18,6 +18,10 @@ class FramesAsImages(SquareFrames):
 
     encoded_as: ClassVar[Literal["video", "image"]] = "image"
 
+    def fewest_frames(self, processor: Any) -> int:
+        """A lone frame looks the same as an image, of which no token is dropped."""
+        return 2
+
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """One video for each prompt that has images."""
         side = self.side(config)

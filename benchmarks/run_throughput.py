@@ -1,0 +1,149 @@
+"""Rows a second of `adatp run` against a plain loop over a session, and its peak memory by number of rows.
+
+    python benchmarks/run_throughput.py [--clips 24] [--rounds 5] [--questions 1,3] [--json FILE]
+
+The loop is what a user of `adatp.Session` writes: read a video, ask, next. It is given the better of one and
+two threads. The run reads the next videos in one worker process, and the model has one thread. Loop and run
+take turns over the same rows; the median of the rounds' ratios counts. Both have the model loaded, and the
+worker has started. Clips are 20 s of H.264, 480 x 480 at 24 frames a second, of which 16 frames are sampled.
+
+`cpu` is processor time of all processes, which a busy machine changes little; its ratio says what batches and
+shared videos save. The ratio of `seconds` also has what is done at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adatp import Session
+from adatp.run import Answering, Settings
+from adatp.run.preparing import units
+from adatp.run.rows import Row
+from run_clips import write_clips, write_rows
+from run_kills import COMMAND
+
+SETTINGS = Settings(frames=16)
+
+
+def cpu_seconds(worker: int | None = None) -> float:
+    """Processor time of this process, and of a worker of it."""
+    spent = time.process_time()
+    if worker is not None:
+        fields = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()
+        spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def timed(work: Callable[[], list[str]], worker: int | None = None) -> tuple[list[str], float, float]:
+    """Answers, seconds and processor seconds."""
+    cpu, began = cpu_seconds(worker), time.perf_counter()
+    answers = work()
+    return answers, time.perf_counter() - began, cpu_seconds(worker) - cpu
+
+
+def compare(session: Session, rows: list[Row], rounds: int) -> dict[str, Any]:
+    """Loop and run over the same rows, in turns."""
+
+    def loop() -> list[str]:
+        return [session.ask(row.video, row.question, frames=SETTINGS.frames).text for row in rows]
+
+    found: dict[str, list[tuple[float, float]]] = {"loop, 2 threads": [], "loop, 1 thread": [], "run": []}
+    with Answering(session, batch=8, workers=1) as answering:
+
+        def run() -> list[str]:
+            outcomes = {each.row.number: each.facts for each in answering.answer(units(rows, Path()))}
+            return [outcomes[row.number]["answer"] for row in rows]
+
+        run()
+        worker = answering._workers._running[0].pid
+        for _ in range(rounds):
+            texts = []
+            for name, threads, work in (
+                ("loop, 2 threads", 2, loop),
+                ("loop, 1 thread", 1, loop),
+                ("run", 1, run),
+            ):
+                torch.set_num_threads(threads)
+                answers, seconds, cpu = timed(work, worker)
+                texts.append(answers)
+                found[name].append((seconds / len(rows), cpu / len(rows)))
+            assert texts[0] == texts[1] == texts[2], "other answers"
+    loops = zip(found["loop, 2 threads"], found["loop, 1 thread"], strict=True)
+    better = [(min(a[0], b[0]), min(a[1], b[1])) for a, b in loops]
+    ratios = [
+        [mine / theirs for mine, theirs in zip(a, b, strict=True)]
+        for a, b in zip(better, found["run"], strict=True)
+    ]
+    return {
+        "rows": len(rows),
+        "videos": len({row.video for row in rows}),
+        **{
+            f"{name}: {kind} a row": statistics.median(each[place] for each in values)
+            for name, values in found.items()
+            for place, kind in enumerate(("seconds", "cpu"))
+        },
+        "ratio": statistics.median(ratio for ratio, _ in ratios),
+        "ratios": [round(ratio, 2) for ratio, _ in ratios],
+        "cpu_ratio": statistics.median(ratio for _, ratio in ratios),
+    }
+
+
+def peak_megabytes(rows: Path, out: Path) -> float:
+    """The largest resident memory of the process that answers."""
+    process = subprocess.Popen(
+        [*COMMAND, str(rows), "--out", str(out), "--frames", "16", "--workers", "1", "--rows-per-file", "64"],
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("the run failed")
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--questions", default="1,3", help="questions a video, several numbers by commas")
+    parser.add_argument("--memory", default="100,400", help="numbers of rows; nothing: no memory is measured")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    facts: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    session = Session(device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        clips = Path(folder, "clips")
+        asked = write_clips(clips, args.clips, 16, scale=5, repeat=30)
+        for most in map(int, args.questions.split(",")):
+            videos = args.clips // most or 1
+            pairs = [(f"{clips}/{n:04d}.mp4", text) for n in range(videos) for text in asked[n][:most]]
+            rows = [Row(n, n, video, text, SETTINGS) for n, (video, text) in enumerate(pairs)]
+            facts[f"questions a video: {most}"] = compare(session, rows, args.rounds)
+        for count in map(int, filter(None, args.memory.split(","))):
+            many = [
+                {"video": f"clips/{n % args.clips:04d}.mp4", "question": asked[n % args.clips][0]}
+                for n in range(count)
+            ]
+            file = write_rows(Path(folder, f"{count}.jsonl"), many)
+            facts[f"peak MB of {count} rows"] = round(peak_megabytes(file, Path(folder, f"out{count}")), 1)
+    facts["load_after"] = os.getloadavg()[0]
+    print(json.dumps(facts, indent=1))
+    if args.json is not None:
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

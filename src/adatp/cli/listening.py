@@ -1,0 +1,42 @@
+"""Where a server of ours listens."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from adatp.errors import RefusedError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound, before anything slow, to where the server will be.
+
+    Raises:
+        RefusedError: there is no such address, or it is taken.
+    """
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise RefusedError(f"--host {host}: no such address ({error.strerror})") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed may be had again
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise RefusedError(
+            f"{host}:{port} can't be listened on ({error.strerror}): choose another --port (or --host)"
+        ) from error
+    return listener
+
+
+def address_of(host: str, listener: socket.socket) -> str:
+    """The address of a server, as a browser takes it."""
+    at = f"[{host}]" if ":" in host else host
+    return f"http://{at}:{listener.getsockname()[1]}"
+
+
+def is_private(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback

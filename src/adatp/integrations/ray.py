@@ -1,0 +1,345 @@
+"""Ray Data: a dataset of questions about videos, answered by one model an actor.
+
+>>> import ray
+>>> from adatp.integrations.ray import answer
+>>> answer(ray.data.read_json("rows.jsonl"), actors=4, num_gpus=1).write_json("answers")
+
+Ray starts an actor again that died, and gives its block to another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adatp.errors import AdaTPError, first_line
+from adatp.run import Answering, Folder, Job, Row, Settings
+from adatp.run.answering import ANSWERED, failure
+from adatp.run.preparing import units
+from adatp.run.rows import Part, Scanned
+from adatp.run.runner import Summary, Update, ask_parts, summarise
+from adatp.session import Session
+
+BLOCK = 64
+"""Rows that an actor is given at once, where nothing else is said."""
+
+MOST_BLOCKS = 10_000
+"""Blocks that a run is cut into: Ray keeps a few kilobytes of each."""
+
+
+class RayError(AdaTPError, RuntimeError):
+    """Ray is missing, or did not do the work. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What an actor loads, and how it works.
+
+    Attributes:
+        source: a folder or an id on the hub, the same on every machine; None: the embedded model.
+        batch: how many prompts stand in a batch at most.
+        workers: processes of each actor that read the next videos.
+        device: a torch device, or "auto".
+        dtype: name of a dtype, or "auto".
+        trust_remote_code: whether the checkpoint's code may run.
+    """
+
+    source: str | None = None
+    batch: int = 8
+    workers: int = 1
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    def open(self) -> Answering:
+        """The model, ready to answer."""
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the actor's CPUs
+        session = Session(
+            self.source, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+        )
+        answering = Answering(session, self.batch, self.workers).__enter__()  # ends with the actor
+        _ = session.model
+        return answering
+
+
+class Answerer:
+    """An actor that answers blocks of rows.
+
+    Args:
+        model: what it loads.
+        defaults: settings of rows that name none themselves.
+        root: the folder that relative paths of videos start from.
+    """
+
+    def __init__(self, model: Model, defaults: Settings, root: str) -> None:
+        self._answering = model.open()
+        self._defaults, self._root = defaults, Path(root)
+
+    def __call__(self, block: Any) -> Any:
+        """Answer the rows of a block.
+
+        Args:
+            block: a table of pyarrow with the columns ``video`` and ``question``.
+
+        Returns:
+            The same rows in the same order, with the columns of their answers beside their own.
+        """
+        records = block.to_pylist()
+        found: list[Mapping[str, Any]] = [{}] * len(records)
+        rows = []
+        for number, record in enumerate(records):
+            try:
+                rows.append(Row.of(number, record, self._defaults))
+            except ValueError as error:
+                nothing = Row(number, number, "", "", self._defaults)
+                found[number] = failure(nothing, str(error))
+        for outcome in self._answering.answer(units(rows, self._root)):
+            found[outcome.row.number] = outcome.facts
+        return _beside(block, found)
+
+
+def _beside(block: Any, found: list[Mapping[str, Any]]) -> Any:
+    """A table with the columns of answers, of the same types whatever failed."""
+    import pyarrow as pa
+
+    texts, counts = ("answer", "error", "method", "relevance"), ("prompt_tokens", "visual_tokens")
+    whole = (*counts, "visual_tokens_last", "new_tokens", "batch")
+    for name in ANSWERED:
+        kind = pa.string() if name in texts else pa.int64() if name in whole else pa.float64()
+        column = pa.array([facts[name] for facts in found], kind)
+        if name in block.column_names:  # a setting of the rows
+            block = block.set_column(block.column_names.index(name), name, column)
+        else:
+            block = block.append_column(name, column)
+    return block
+
+
+def answer(
+    dataset: Any,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    actors: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    rows_per_block: int = BLOCK,
+    root: str | os.PathLike[str] = "",
+    method: str = "adatp",
+    flops: float | None = None,
+    frames: int = 32,
+    max_new_tokens: int = 64,
+    **loading: Any,
+) -> Any:
+    """Answer every row of a dataset. Nothing runs before the result is read or written.
+
+    Args:
+        dataset: a `ray.data.Dataset` with the columns ``video`` and ``question``; ``method``, ``flops``,
+            ``frames`` and ``max_new_tokens`` may be columns too, where rows differ. Others stay as they are.
+        model: a folder or an id on the hub, the same on every machine; None: the embedded model.
+        actors: how many models there are.
+        num_cpus: CPUs of each.
+        num_gpus: GPUs of each.
+        rows_per_block: how many rows an actor is given at once; the next videos are read ahead within them.
+        root: the folder that relative paths of videos start from; without it, the actor's own.
+        method: name of the pruning method.
+        flops: its target, a fraction of vanilla's prefill; None: the method's default.
+        frames: how many to sample.
+        max_new_tokens: longest answer, in tokens.
+        loading: more of `Model`: batch, workers, device, dtype, trust_remote_code.
+
+    Returns:
+        The dataset with the columns of `adatp run` beside its own. A row that can't be answered has the
+        reason under ``error``.
+
+    Raises:
+        RayError: Ray is not installed.
+        ValueError: a setting is out of range.
+    """
+    ray = _ray()
+    source = None if model is None else os.fspath(model)
+    settings = {"method": method, "flops": flops, "frames": frames, "max_new_tokens": max_new_tokens}
+    start = os.path.abspath(root) if os.fspath(root) else ""
+    return dataset.map_batches(
+        Answerer,
+        fn_constructor_args=(Model(source, **loading), Settings().changed(settings), start),
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        batch_format="pyarrow",
+        batch_size=rows_per_block,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+
+
+class PartAnswerer:
+    """An actor that answers parts of an input and writes them into the folder of the run.
+
+    Args:
+        model: what it loads.
+        job: of which the parts are.
+        folder: on a file system that all machines share.
+        facts: what the folder is bound to.
+    """
+
+    def __init__(self, model: Model, job: Job, folder: str, facts: Mapping[str, Any]) -> None:
+        self._answering = model.open()
+        self._job, self._folder = job, Folder(Path(folder), facts)
+
+    def __call__(self, block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Answer the parts of a block, each written as it is complete.
+
+        Args:
+            block: pickled parts under ``part``.
+
+        Yields:
+            For every part how many rows were found done and how many were asked.
+        """
+        for pickled in block["part"]:
+            part = pickle.loads(pickled)
+            before = self._answering.videos
+            steps = list(ask_parts(self._job, [part], self._folder, self._answering))
+            encoded, shared = (now - then for now, then in zip(self._answering.videos, before, strict=True))
+            yield {
+                "rows": [len(part.rows)],
+                "asked": [sum(new for _, new in steps)],
+                "videos": [encoded],
+                "shared": [shared],
+            }
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a run takes of a cluster.
+
+    Attributes:
+        actors: how many models.
+        num_cpus: CPUs of each.
+        num_gpus: GPUs of each.
+    """
+
+    actors: int = 1
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+
+def run(
+    job: Job,
+    scanned: Scanned,
+    path: Path,
+    facts: Mapping[str, Any],
+    model: Model,
+    cluster: Cluster,
+    update: Update,
+) -> Summary:
+    """Do what `adatp.run.run` does on the actors of a cluster, which write the same files.
+
+    Args:
+        job: what is asked.
+        scanned: of the job.
+        path: the folder of the answers, on a file system that all machines share.
+        facts: what the folder is bound to.
+        model: what each actor loads.
+        cluster: how many actors there are.
+        update: called after every part.
+
+    Raises:
+        RayError: Ray is not installed, or did not do the work.
+        FolderError: see `Folder`.
+    """
+    began = time.monotonic()
+    ray = _ray()
+    folder = Folder(path, facts)
+    start()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    left = [part for part in job.parts() if job.again or not folder.done(part.number).exists()]
+    done, total = (
+        sum(scanned.parts.values()) - sum(len(part.rows) for part in left),
+        sum(scanned.parts.values()),
+    )
+    update(done, total)
+    asked = videos = shared = 0
+    if left:
+        absolute = replace(job, path=job.path.resolve(), root=job.root.resolve())
+        for row in _answered(ray, left, absolute, folder, facts, model, cluster):
+            done, asked = done + row["rows"], asked + row["asked"]
+            videos, shared = videos + row["videos"], shared + row["shared"]
+            update(done, total)
+    summary = summarise(folder, scanned)
+    summary.asked, summary.seconds = asked, time.monotonic() - began
+    summary.videos, summary.videos_shared = videos, shared
+    return summary
+
+
+def start() -> None:
+    """Connect to the cluster that ``RAY_ADDRESS`` names, or start one on this machine; nothing if connected.
+
+    A cluster that is started here sends no usage statistics and has no dashboard.
+
+    Raises:
+        RayError: Ray is not installed, or there is no such cluster.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own = {"address": "local", "include_dashboard": False}
+    where = {"address": os.environ["RAY_ADDRESS"]} if os.environ.get("RAY_ADDRESS") else own
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **where)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RayError(f"no Ray cluster ({first_line(error)})") from error
+
+
+def _ray() -> Any:
+    try:
+        import ray.data
+
+        import ray
+    except ImportError:
+        raise RayError('Ray is not installed: pip install "adatp[ray]"') from None
+    return ray
+
+
+def _answered(
+    ray: Any,
+    left: Sequence[Part],
+    job: Job,
+    folder: Folder,
+    facts: Mapping[str, Any],
+    model: Model,
+    cluster: Cluster,
+) -> Iterator[dict[str, int]]:
+    """Have the actors answer parts; gives what `PartAnswerer` tells of each."""
+    items = [{"part": pickle.dumps(part)} for part in left]
+    asked = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
+        PartAnswerer,
+        fn_constructor_args=(model, job, str(folder.path.resolve()), dict(facts)),
+        compute=ray.data.ActorPoolStrategy(size=cluster.actors),
+        batch_size=1,
+        num_cpus=cluster.num_cpus,
+        num_gpus=cluster.num_gpus,
+    )
+    log = logging.getLogger("ray.data")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # tracebacks of what is told in one line; Ray's own files have them
+    try:
+        yield from asked.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise RayError(f"the work on Ray failed: {_reason(error)}") from error
+    finally:
+        log.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """What happened in an actor, in one line: Ray tells it as the text of a traceback, or of several."""
+    text = str(error)
+    ours = re.findall(r"^(?:\x1b\[\d+m)*adatp[\w.]*Error: (.+)$", text, re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (ours or lines or [type(error).__name__])[-1]

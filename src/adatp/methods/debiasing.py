@@ -1,0 +1,196 @@
+"""The rule of AdaTP: which tokens of one prompt stay, cut by cut."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
+from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.merging import merge_targets
+from adatp.adatp_steps.prior import time_of, without_place
+from adatp.adatp_steps.ranking import both, by_chance
+from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment, reliability
+from adatp.budget import Schedule
+from adatp.methods.segments import segments_of
+from adatp.methods.selection import allocate
+from adatp.methods.token_plan import Choice, Cut
+from adatp.prefill import Prefill
+
+if TYPE_CHECKING:
+    from adatp.methods.adatp import AdaTP
+
+
+class Debiasing:
+    """What AdaTP knows of one prompt on its way through the layers.
+
+    What is counted by segment stays on the CPU, so that a GPU is not waited for at every cut.
+    """
+
+    def __init__(self, method: AdaTP, prefill: Prefill, sample: int, schedule: Schedule) -> None:
+        self.method, self.layout, self.schedule = method, prefill.layouts[sample], schedule
+        layout = self.layout
+        self.segment_of_frame = segments_of(prefill, sample, method.tau_s, method.segments)
+        self.frame_relevance = prefill.relevance(sample) if method.global_debias else None
+        self.relevance: Tensor | None = None
+        if self.frame_relevance is not None:
+            self.frame_relevance = self.frame_relevance.cpu()
+            present = layout.tokens_by_frame / torch.tensor(layout.positions_by_frame)
+            self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
+        self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
+        self.position = layout.position
+        # Shares follow a segment's tokens in the prompt (after the early stage, those of them that are no
+        # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
+        # raise the weights to the power of the number of cuts.
+        self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
+        self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
+        self.weights = self._weights()
+        self.live = self.sizes  # visual tokens of each segment still processed
+        self.novelty: Tensor | None = None  # (visual,) once the embeddings have been read
+        self.extra = frozenset(method.extra_cuts(prefill.shape))
+        self.scored: list[Tensor] = []  # of the layers before the first cut by scores
+
+    def _weights(self) -> Tensor:
+        """(S,) weight of a token of each segment."""
+        weights = segment_weights(self.relevance, self.method.tau_r, self.sizes)
+        if self.method.soften and self.frame_relevance is not None:
+            weights = weights ** reliability(self.frame_relevance, self.segment_of_frame)
+        return weights
+
+    def __call__(self, cut: Cut) -> Choice:
+        """The tokens that stay at a cut."""
+        if cut.layer == 0:
+            return self._with_merging(cut, self._read(cut))
+        assert cut.log_scores is not None
+        if cut.layer in self.extra:
+            self.scored.append(cut.log_scores)
+            return torch.arange(len(cut.token), device=cut.token.device)
+        ranking = self._ranking(cut, cut.log_scores)
+        return self._with_merging(cut, self._choose(ranking, cut))
+
+    def _with_merging(self, cut: Cut, kept: Tensor) -> Choice:
+        """The tokens that stay, and what is averaged into them if that is asked for."""
+        if self.method.merge is None:
+            return kept
+        states = cut.states
+        segment = self.segment[cut.token].to(states.device)
+        return kept, merge_targets(states, segment, kept.to(states.device), self.method.merge)
+
+    def _ranking(self, cut: Cut, log_scores: Tensor) -> Tensor:
+        """(n,) what tokens are ranked by at a cut by scores, the higher the better."""
+        method, token = self.method, cut.token
+        if self.scored:  # nothing has been dropped since
+            log_scores = torch.stack([*self.scored, log_scores]).mean(0)
+            self.scored = []
+        if method.prior == "video":
+            layout = self.layout
+            place = (layout.video * (int(layout.position.max()) + 1) + layout.position)[token]
+            time = time_of(layout.frame[token], layout.frames)
+            log_scores = without_place(log_scores, time.to(log_scores.device), place.to(log_scores.device))
+        if method.ranking == "random":
+            return by_chance(len(self.layout.index)).to(log_scores.device)[token]
+        if method.ranking == "attention":
+            return log_scores
+        assert self.novelty is not None
+        new = self.novelty[token].to(log_scores.device)
+        return new if method.ranking == "novelty" else both(log_scores, new)
+
+    def _read(self, cut: Cut) -> Tensor:
+        """Of the prompt's visual tokens those worth reading, by what is new in each segment."""
+        score, distinct = self._novelty(cut.states)
+        self.novelty = score
+        method = self.method
+        if not method.drops_early(self.schedule, len(cut.token)):
+            if method.shares == "distinct":
+                self.sizes = distinct
+            return torch.arange(len(cut.token), device=cut.token.device)
+        return self._choose_early(score, distinct, cut.keep)
+
+    def _choose_early(self, score: Tensor, distinct: Tensor, keep: int) -> Tensor:
+        """The tokens of the prompt that the first layer processes.
+
+        Args:
+            score: (n,) novelty, duplicates lowest.
+            distinct: (S,) representatives of each segment.
+            keep: how many stay.
+        """
+        there, self.sizes = self.sizes, distinct
+        # Duplicates only fill what budget is left when every segment has what is new.
+        room = torch.zeros_like(there) if self.method.adaptive else there - distinct
+        if not self.method.global_debias:
+            keep = min(keep, int((distinct + room).sum()))
+            return self._choose_overall(score, self.segment, self.position, keep, local=False)
+        share = allocate(distinct, self.weights, keep, capacity=distinct)
+        share += allocate(distinct, self.weights, keep - int(share.sum()), floor=0, capacity=room)
+        self.live = share
+        return select(score, self.segment, self.position, there, share, local=False)
+
+    def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """The early stage's score of each token (n,), duplicates lowest; representatives by segment (S,)."""
+        layout, positions = self.layout, self.layout.positions_by_frame
+        tokens = layout.by_cell(visual)
+        there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
+        scores, by_frame, frame, first = [], [], 0, 0
+        for count in self._scopes():
+            shape = count, positions[frame]
+            cells = slice(first, first + math.prod(shape))
+            new, representative = novelty(
+                tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
+            )
+            scores.append((new + 2 * representative).flatten())  # novelty is 2 at most
+            by_frame.append(representative.sum(1))
+            frame, first = frame + count, cells.stop
+        distinct = torch.zeros_like(self.sizes)
+        distinct.index_add_(0, self.segment_of_frame, torch.cat(by_frame).cpu())
+        return torch.cat(scores).to(self.segment.device)[layout.cell], distinct
+
+    def _scopes(self) -> list[int]:
+        """Frames within which duplicates are looked for: of each segment, or of each video."""
+        if self.method.duplicates == "video":
+            return [grid[0] for grid in self.layout.grids]
+        lengths: list[int] = self.segment_of_frame.bincount().tolist()
+        return lengths
+
+    def _choose(self, scores: Tensor, cut: Cut) -> Tensor:
+        """The tokens that stay at a cut by scores (n,)."""
+        method, keep = self.method, cut.keep
+        segment, position = self.segment[cut.token], self.position[cut.token]
+        if method.adaptive:
+            capacity = distinct_positions(segment, position, len(self.sizes)).cpu()
+        else:
+            capacity = self.live
+        if not method.global_debias:
+            keep = min(keep, int(capacity.sum()))
+            return self._choose_overall(scores, segment, position, keep, method.local_debias)
+        weights = self.weights
+        if method.relevance == "attention":
+            assert cut.log_scores is not None
+            # The scale of relevance does not matter: in this one nothing is too small for a number.
+            most = cut.log_scores.amax().clamp(min=torch.finfo(cut.log_scores.dtype).min)
+            received = attention_relevance((cut.log_scores - most).exp(), segment, len(self.sizes)).cpu()
+            weights = segment_weights(received, method.tau_r, self.sizes)
+        there, self.live = self.live, allocate(self.sizes, weights, keep, capacity=capacity)
+        return select(scores, segment, position, there, self.live, method.local_debias)
+
+    def _choose_overall(
+        self, scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool
+    ) -> Tensor:
+        """With one budget for all segments."""
+        chosen = select_overall(scores, segment, position, keep, local)
+        self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
+        return chosen
+
+    def notes(self) -> dict[str, Any]:
+        """Segment and relevance of each frame, relevance and weight of each segment."""
+        kept, asking = self.schedule.visual, len(self.layout.question)
+        return {
+            "segments": self.segment_of_frame.tolist(),
+            "frame_relevance": None if self.frame_relevance is None else self.frame_relevance.tolist(),
+            "segment_relevance": None if self.relevance is None else self.relevance.tolist(),
+            "segment_weights": self.weights.tolist(),
+            "early": kept[0] < len(self.layout.index),
+            "queries": 0 if self.method.question_free else min(self.method.max_queries, asking),
+        }

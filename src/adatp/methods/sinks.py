@@ -1,0 +1,59 @@
+"""Damping of sink tokens (SToP, arXiv 2604.20937), for methods that rank by the tower's attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adatp.budget import BudgetError
+from adatp.layout import VideoLayout
+
+GAMMA = 1.1
+"""The paper's exponent of the mean attention of a position."""
+
+
+def check_damping(sink: float) -> None:
+    """Refuse a damping that makes no sense.
+
+    Raises:
+        BudgetError: it is negative or no number.
+    """
+    if not 0 <= sink < float("inf"):
+        raise BudgetError(f"sink is the weight of the sink score, at least 0, not {sink}")
+
+
+def damped(attention: Tensor, layout: VideoLayout, sink: float) -> Tensor:
+    """Attention in the tower, less the tendency of each spatial position to draw it in every frame.
+
+    A position's sink score is its mean attention over the frames of its video to the power of `GAMMA`, scaled
+    to [0, 1] over the positions of the video.
+
+    Args:
+        attention: (n,) that the sample's visual tokens receive.
+        layout: of the sample.
+        sink: weight of the sink score, the paper's mu; 0 changes nothing.
+
+    Returns:
+        (n,) float32.
+
+    Source: SToP's official code, which does so for VisionZip, FastVID and HoliTom. Its other part, which
+    keeps sink positions from becoming cluster centres, is left out.
+    """
+    if not sink:
+        return attention
+    device = attention.device
+    video = layout.video.to(device)
+    places = int(layout.position.max()) + 1
+    place = video * places + layout.position.to(device)
+    size = int(place.max()) + 1
+    total = torch.zeros(size, device=device).index_add_(0, place, attention.float())
+    count = torch.zeros(size, device=device).index_add_(0, place, torch.ones_like(attention.float()))
+    mean = (total / count.clamp(min=1)) ** GAMMA
+    damping = torch.zeros_like(mean)
+    for number in range(len(layout.grids)):
+        own = slice(number * places, min((number + 1) * places, size))
+        there = count[own] > 0
+        if bool(there.any()):
+            low, high = mean[own][there].min(), mean[own][there].max()
+            damping[own] = (mean[own] - low) / (high - low).clamp(min=1e-12)
+    return attention.float() - sink * damping[place]

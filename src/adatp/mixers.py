@@ -1,0 +1,139 @@
+"""What a decoder layer may have besides plain attention, and its multiply-accumulates. Plain integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CHUNK = 64
+"""Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention."""
+
+# What a config calls the sizes of a `DeltaNet`.
+_NAMES = {
+    "key_heads": "linear_num_key_heads",
+    "value_heads": "linear_num_value_heads",
+    "key_dim": "linear_key_head_dim",
+    "value_dim": "linear_value_head_dim",
+    "kernel": "linear_conv_kernel_dim",
+}
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """The sizes of linear attention by a gated delta net: a state for each value head, no keys of the past.
+
+    Attributes:
+        layers: the decoder layers that have it in the place of full attention, ascending.
+        key_heads: query and key heads.
+        value_heads: value heads.
+        key_dim: width of a query or key head.
+        value_dim: width of a value head.
+        kernel: tokens that the causal convolution over queries, keys and values sees.
+    """
+
+    layers: tuple[int, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    @classmethod
+    def from_config(cls, config: Any, layers: Sequence[int]) -> DeltaNet:
+        """Read the sizes from a text config of transformers.
+
+        Raises:
+            ValueError: the config lacks one of them, so its linear attention is of another kind.
+        """
+        if not all(hasattr(config, name) for name in _NAMES.values()):
+            raise ValueError(f"FLOPs of linear attention ({config.model_type}) are not known")
+        sizes = {size: getattr(config, name) for size, name in _NAMES.items()}
+        return cls(layers=tuple(layers), **sizes)
+
+    def macs(self, hidden: int, chunk: int) -> int:
+        """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
+
+        The rule takes whole chunks as matrices, and what it computes between a chunk's tokens is counted as
+        dense as it is computed; the triangular systems it solves there (0.1 % of a layer of Qwen3.5-9B) are
+        left out, as FlopCounterMode does, and so is what fills up the last chunk.
+
+        Args:
+            hidden: width of the hidden states.
+            chunk: tokens of a chunk; 0: one token updates the state by itself.
+        """
+        keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
+        linear = hidden * (2 * keys + 3 * values + 2 * self.value_heads)
+        convolution = self.kernel * (2 * keys + values)
+        state = 3 * self.key_dim * self.value_dim  # read by key, written, read by query
+        within = chunk * (2 * self.key_dim + self.value_dim)
+        return linear + convolution + self.value_heads * (state + within)
+
+
+@dataclass(frozen=True)
+class ShortConvolution:
+    """A gated convolution over the last few tokens, as LFM2 and LFM3 have it.
+
+    Attributes:
+        layers: the decoder layers that have it in the place of attention, ascending.
+        kernel: tokens that it sees.
+    """
+
+    layers: tuple[int, ...]
+    kernel: int
+
+    def macs(self, hidden: int, chunk: int) -> int:
+        """Multiply-accumulates for one token: two linear maps and the convolution.
+
+        Args:
+            hidden: width of the hidden states.
+            chunk: as in `DeltaNet.macs`; it makes no difference.
+        """
+        return 4 * hidden * hidden + self.kernel * hidden
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Attention whose keys and values are cached in a compressed form and expanded at every call (MLA).
+
+    Attributes:
+        query_rank: width that queries are compressed to; 0: they are not.
+        rank: width that keys and values are compressed to.
+        rotary: width of the part of a key that has a position.
+        key: width of a query or key head, that part included.
+        value: width of a value head.
+    """
+
+    query_rank: int
+    rank: int
+    rotary: int
+    key: int
+    value: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> LatentAttention | None:
+        """Read the sizes from a text config of transformers; None: its attention is another one."""
+        if not getattr(config, "kv_lora_rank", None):
+            return None
+        rotary = config.qk_rope_head_dim
+        key = config.qk_nope_head_dim + rotary
+        return cls(config.q_lora_rank or 0, config.kv_lora_rank, rotary, key, config.v_head_dim)
+
+    def macs(self, hidden: int, heads: int) -> int:
+        """Multiply-accumulates of the linear maps for one token, but those that expand its key and value.
+
+        Args:
+            hidden: width of the hidden states.
+            heads: query heads.
+        """
+        queries = heads * self.key
+        query = self.query_rank * (hidden + queries) if self.query_rank else hidden * queries
+        return query + hidden * (self.rank + self.rotary) + heads * self.value * hidden
+
+    def expanding(self, heads: int) -> int:
+        """Multiply-accumulates that make the key and the value of one cached token.
+
+        Args:
+            heads: query heads.
+        """
+        return self.rank * heads * (self.key - self.rotary + self.value)

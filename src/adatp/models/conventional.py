@@ -1,0 +1,25 @@
+"""Families that follow transformers' conventions to the letter: the general rule is all they need.
+
+What is registered here, the conformance suite runs. Of their vision towers only an estimate of the cost is
+known. Methods that read a tower's attention are refused.
+"""
+
+from __future__ import annotations
+
+from adatp.models.registry import register
+from adatp.models.shared import ByConvention
+
+
+@register("cohere_compass", checkpoint="CohereLabs/North-Micro-Vision-Instruct")
+@register("gemma4_unified", checkpoint="google/gemma-4-12B-it")
+@register("kimi_k25", checkpoint="moonshotai/Kimi-K2.6")
+@register("lfm3_vl", checkpoint="LiquidAI/LFM3-VL-2B")
+@register("minicpm_ocr", checkpoint="openbmb/MiniCPM-OCR-1.0")
+@register("minicpmv4_6", checkpoint="openbmb/MiniCPM-V-4.6")
+@register("minicpmv4_7", checkpoint="openbmb/MiniCPM-V-4.7-1B")
+@register("molmo2", checkpoint="allenai/Molmo2-8B")
+@register("muse_glimmer", checkpoint="meta-models/Muse-Glimmer-30B")
+@register("muse_spark", checkpoint="meta-models/Muse-Spark-Open-816B-A42B")
+@register("perception_lm", checkpoint="facebook/Perception-LM-1B")
+class Conventional(ByConvention):
+    """Runs of placeholders for frames, or one for a video. Frames of several videos count as one video's."""

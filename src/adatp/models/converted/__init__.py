@@ -1,0 +1,1 @@
+"""Models that transformers has no classes for: classes of ours, and what makes their checkpoints."""

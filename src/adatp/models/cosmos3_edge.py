@@ -1,0 +1,13 @@
+"""Cosmos 3 Edge: SigLIP on frames of any size, a run of placeholders and a timestamp for each."""
+
+from __future__ import annotations
+
+from adatp.models.registry import register
+from adatp.models.shared import ByConvention
+
+
+@register("cosmos3_edge", checkpoint="nvidia/Cosmos3-Edge")
+class Cosmos3Edge(ByConvention):
+    """Patches are merged two by two."""
+
+    attention = "visual.encoder.layers.-1.self_attn"

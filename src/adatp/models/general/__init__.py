@@ -1,0 +1,6 @@
+"""The general rule: model types that nobody registered, laid out by what transformers itself says of them."""
+
+from adatp.models.general.offers import offered, reads_videos
+from adatp.models.general.rule import GeneralRule
+
+__all__ = ["GeneralRule", "offered", "reads_videos"]

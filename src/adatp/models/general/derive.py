@@ -1,0 +1,86 @@
+"""Frames, rows and columns of videos from their tokens, their placeholders and what else was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from adatp.layout import Grid, LayoutError
+
+_MERGES = ("spatial_merge_size", "merge_size", "merge_kernel_size", "spatial_pool_stride")
+
+
+def by_patches(thw: Sequence[Sequence[int]], tokens: int, config: Any) -> list[Grid]:
+    """Grids of tokens from grids of patches: all videos merge them in the same way.
+
+    Args:
+        thw: temporal steps, rows and columns of each video, in patches.
+        tokens: of all videos together.
+        config: of the model; it may name how many patches on a side are merged.
+
+    Raises:
+        LayoutError: no way of merging gives so many tokens.
+    """
+    patches = sum(math.prod(video) for video in thw)
+    ratio, rest = divmod(patches, max(1, tokens))
+    named = [_side(getattr(part, name, None)) for part in _parts(config) for name in _MERGES]
+    for side in dict.fromkeys([*named, math.isqrt(ratio)]):
+        if rest or not side or ratio % side**2:
+            continue
+        steps = ratio // side**2  # temporal steps that become one
+        if all(t % steps == 0 and h % side == 0 and w % side == 0 for t, h, w in thw):
+            return [(t // steps, h // side, w // side) for t, h, w in thw]
+    raise LayoutError(f"the general rule can't merge {patches} patches to {tokens} tokens of equal rows")
+
+
+def by_runs(tokens: int, runs: Sequence[int], frames: int | None, size: tuple[int, int]) -> Grid:
+    """The grid of one video: equal frames, and in them equal rows.
+
+    Args:
+        tokens: that show a place in the video.
+        runs: lengths of its runs of placeholders.
+        frames: that the pixels have; None: every run is a frame.
+        size: height and width of a frame in pixels, or (0, 0).
+
+    Raises:
+        LayoutError: the tokens are not so many for each frame.
+    """
+    count = frames if frames and tokens % frames == 0 else len(runs)
+    if not count or tokens % count or (count == len(runs) > 1 and len({*runs}) > 1):
+        raise LayoutError(
+            f"the general rule can't share {tokens} visual tokens in {len(runs)} runs among "
+            f"{frames or len(runs)} frames of equal size"
+        )
+    return (count, *rectangle(tokens // count, size))
+
+
+def rectangle(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a frame: of a square number a square, else what is nearest to its shape.
+
+    Args:
+        tokens: of the frame.
+        size: its height and width in pixels, or (0, 0): all tokens are one row then.
+    """
+    side = math.isqrt(tokens)
+    if side * side == tokens and (size[0] == size[1] or not size[0]):
+        return side, side
+    if not size[0]:
+        return 1, tokens
+    shape = math.log(size[0] / size[1])
+    rows = min(
+        (rows for rows in range(1, tokens + 1) if tokens % rows == 0),
+        key=lambda rows: abs(math.log(rows * rows / tokens) - shape),
+    )
+    return rows, tokens // rows
+
+
+def _parts(config: Any) -> list[Any]:
+    return [part for part in (getattr(config, "vision_config", None), config) if part is not None]
+
+
+def _side(named: Any) -> int:
+    """Of a number, or of the two of a square."""
+    if isinstance(named, (list, tuple)):
+        named = named[0] if len({*named}) == 1 else 0
+    return int(named) if isinstance(named, int) else 0

@@ -1,0 +1,48 @@
+"""Which model types the general rule can be tried on."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import transformers.models.auto.modeling_auto as auto
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+_GENERATES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES")
+
+
+@cache
+def offered() -> tuple[str, ...]:
+    """The model types of the installed transformers that generate text and read videos, in order."""
+    types = {name for table in _GENERATES for name in getattr(auto, table, {})}
+    return tuple(sorted(filter(_is_written_for_videos, types)))
+
+
+def reads_videos(model: Any) -> bool:
+    """Whether a loaded model, of transformers or by a checkpoint's own code, is given videos as such."""
+    base = getattr(model, "base_model", None)
+    if base is None or not callable(getattr(model, "get_decoder", None)):
+        return False
+    encodes = getattr(base, "get_video_features", None) or getattr(base, "get_image_features", None)
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    takes = "pixel_values_videos" in inspect.signature(base.forward).parameters
+    return encodes is not None and (takes or model_type in offered())
+
+
+def _is_written_for_videos(model_type: str) -> bool:
+    """By the text of its module: importing all of them would take a minute."""
+    source = _source(model_type_to_module_name(model_type))
+    if "def get_video_features" in source or "pixel_values_videos" in source:
+        return True
+    return model_type in VIDEO_PROCESSOR_MAPPING_NAMES and "def get_image_features" in source
+
+
+def _source(module: str) -> str:
+    package = find_spec(f"transformers.models.{module}")
+    folders = package.submodule_search_locations if package is not None else None
+    files = [Path(folder) / f"modeling_{module}.py" for folder in folders or ()]
+    return "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())

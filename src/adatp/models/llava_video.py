@@ -1,0 +1,44 @@
+"""LLaVA-Video, once converted: LLaVA-OneVision with a newline after every row of every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adatp.layout import NO_CELL, Grid
+from adatp.models.family import TowerCall
+from adatp.models.registry import register
+from adatp.models.shared import PooledAfterwards
+
+
+@register("llava_video", checkpoint="lmms-lab/LLaVA-Video-7B-Qwen2")
+class LlavaVideo(PooledAfterwards):
+    """Newlines are no visual tokens, and are never dropped. `adatp convert` makes the checkpoints."""
+
+    def register_classes(self) -> None:
+        """Transformers has none for it."""
+        from adatp.models.converted.llava_video import register_with_transformers
+
+        register_with_transformers()
+
+    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
+        """All videos of a batch have the same number of frames."""
+        if call.get("pixel_values_videos") is not None:
+            return super().grids(config, call, tower)
+        side = self.side(config)
+        encoded = call["mm_encoder_outputs"]["video"].pooler_output
+        videos, frames = len(encoded), encoded.shape[1] // (side * (side + 1))
+        if tower is not None:  # of several return sequences, the tower was given each video once
+            videos = len(tower.output.last_hidden_state) // frames
+        return [(frames, side, side)] * videos
+
+    def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor]:
+        """In each row, its cells and a newline."""
+        found = []
+        for frames, rows, columns in grids:
+            shown = torch.arange(frames * rows * columns).view(-1, columns)
+            found.append(torch.cat([shown, torch.full((len(shown), 1), NO_CELL)], 1).flatten())
+        return found

@@ -1,0 +1,196 @@
+"""Runs what a plan says, one run of lmms-eval after the other, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from adatp.errors import RefusedError
+from adatp.paper.gathering import GatheringError, Outcome, gather
+from adatp.paper.plan import VANILLA, Plan, Run
+
+LOG = "log.txt"
+"""What lmms-eval said of one run."""
+
+
+def check_harness() -> None:
+    """Refuse to begin without lmms-eval.
+
+    Raises:
+        RefusedError: it is not installed here.
+    """
+    if find_spec("lmms_eval") is None:
+        raise RefusedError('lmms-eval is not installed: pip install "adatp[lmms-eval]"')
+
+
+def command_of(run: Run, out: Path) -> list[str]:
+    """The command that starts one run.
+
+    Args:
+        run: what is run.
+        out: the folder of all results.
+    """
+    plan, (first, *rest) = run.plan, run.plan.launch
+    command = [sys.executable if first == "python" else first, *rest]
+    command += ["--model", "adatp", "--model_args", run.model_args, "--tasks", run.task.name]
+    command += ["--batch_size", str(plan.batch_size), "--log_samples", "--output_path", str(out / run.folder)]
+    command += [] if plan.limit is None else ["--limit", str(plan.limit)]
+    return command + ([] if plan.include_path is None else ["--include_path", plan.include_path])
+
+
+def outcomes(runs: Sequence[Run], out: Path) -> dict[Run, Outcome]:
+    """The runs that are complete.
+
+    Raises:
+        GatheringError: a folder holds what another plan ran there, or is damaged.
+    """
+    found = {}
+    for run in runs:
+        outcome = Outcome.read(out / run.folder)
+        if outcome is None:
+            continue
+        if outcome.facts != run.facts():
+            held, wanted = outcome.facts, run.facts()
+            name = next(key for key in {**held, **wanted} if held.get(key) != wanted.get(key))
+            raise GatheringError(
+                f"{out / run.folder} holds results of another plan: {name} is {held.get(name)!r} there, "
+                f"{wanted.get(name)!r} here; give another --out"
+            )
+        found[run] = outcome
+    return found
+
+
+def carry_out(
+    runs: Sequence[Run],
+    out: Path,
+    environment: Mapping[str, str] | None = None,
+    told: Callable[[Run, Outcome | str | None], None] = lambda run, result: None,
+) -> dict[Run, Outcome]:
+    """Run what is not complete. One that fails is passed over: the next call tries it again.
+
+    Args:
+        runs: what to run.
+        out: the folder of all results.
+        environment: variables for lmms-eval beside those of this process.
+        told: called with a run before it begins (None), and with its outcome, or why it failed.
+
+    Returns:
+        Those that are complete.
+
+    Raises:
+        GatheringError: see `outcomes`.
+        RefusedError: another process runs into the folder, or lmms-eval can't be started.
+    """
+    complete = outcomes(runs, out)
+    for run in runs:
+        if run in complete:
+            continue
+        folder = out / run.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            told(run, None)
+            for left in folder.iterdir():  # of a run that was stopped
+                if left.is_dir():
+                    shutil.rmtree(left)
+            code = _start(command_of(run, out), folder / LOG, environment or {})
+            try:
+                outcome = gather(folder, run.facts())
+            except GatheringError as error:
+                told(run, f"{error} (exit code {code})")
+                continue
+            outcome.write(folder)
+        complete[run] = outcome
+        told(run, outcome)
+    return complete
+
+
+def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Run a command to its end, its messages into a file; it ends with this process."""
+    with log.open("wb") as file:
+        try:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            )
+        except OSError as error:
+            raise RefusedError(f"{command[0]}: can't be started ({error.strerror})") from None
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, as long as this one lives."""
+    with (folder / ".lock").open("w") as file:
+        with suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RefusedError(f"{folder}: another process runs this; give it its own --shard") from None
+        yield
+
+
+def hours(runs: Sequence[Run], complete: Mapping[Run, Outcome]) -> float:
+    """A guess of how long runs take.
+
+    A document takes as long as in the complete runs of the model and the task; without any as long as the
+    plan guesses for vanilla. Pruning is not counted on: reading videos and the vision tower take their time.
+    """
+    seconds = 0.0
+    for run in runs:
+        limit = run.plan.limit
+        documents = run.task.documents if limit is None else min(limit, run.task.documents)
+        measured = [
+            outcome.seconds / len(outcome.documents)
+            for other, outcome in complete.items()
+            if other.model == run.model and other.task == run.task and outcome.documents
+        ]
+        seconds += documents * (max(measured) if measured else run.model.seconds)
+    return seconds / 3600
+
+
+def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
+    """Every n-th run, for array jobs.
+
+    Args:
+        runs: all of them.
+        shard: "i/n", i from 1 to n.
+
+    Raises:
+        RefusedError: that is no such text.
+    """
+    first, slash, of = shard.partition("/")
+    if not (slash and first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
+        raise RefusedError(f"--shard is i/n, with i from 1 to n, not {shard!r}")
+    return list(runs[int(first) - 1 :: int(of)])
+
+
+def described(plan: Plan, runs: Sequence[Run], complete: Mapping[Run, Outcome], out: Path) -> str:
+    """What would be run, as a text: one command a line, and how long all may take."""
+    waiting = [run for run in runs if run not in complete]
+    lines = []
+    for run in waiting:
+        command = command_of(run, out)
+        if plan.launch[0] == "python":
+            command[0] = "python"
+        lines.append(" ".join(command))
+    vanilla = sum(run.method == VANILLA for run in waiting)
+    lines.append("")
+    lines.append(
+        f"{len(waiting)} of {len(runs)} runs are left ({vanilla} of vanilla): "
+        f"about {hours(waiting, complete):.1f} hours, reckoned as if nothing were pruned."
+    )
+    return "\n".join(lines)

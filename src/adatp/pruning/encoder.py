@@ -1,0 +1,61 @@
+"""Watches a method that encodes videos, where no module is known whose hooks would do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+from adatp.models import EncoderMethod
+
+
+class MethodWatch:
+    """Stands in the place of a method of one module until it is removed.
+
+    Args:
+        method: which.
+        before: called before each call.
+        after: called after each with the module, no positional arguments, all arguments by name, the result.
+    """
+
+    def __init__(
+        self,
+        method: EncoderMethod,
+        before: Callable[..., None],
+        after: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None],
+    ) -> None:
+        self.owner, self.name = method.owner, method.name
+        self.before, self.after = before, after
+        self.__wrapped__ = getattr(method.owner, method.name)  # `inspect.signature` follows it
+        setattr(self.owner, self.name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method."""
+        bound = inspect.signature(self.__wrapped__).bind_partial(*args, **kwargs)
+        named = dict(bound.arguments)
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named.update(named.pop(name, {}))
+        self.before()
+        output = self.__wrapped__(*args, **kwargs)
+        self.after(self.owner, (), named, output)
+        return output
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> Any:
+        """A copy of the module has its own method."""
+        twin = memo.get(id(self.owner), self.owner)
+        return MethodType(getattr(type(twin), self.name), twin)
+
+    def remove(self) -> None:
+        """Give the module its method back."""
+        vars(self.owner).pop(self.name, None)
+
+
+def anchor(output: Any) -> Any:
+    """What is known by its identity for as long as an output lives: of a list or tuple its first element."""
+    while isinstance(output, (list, tuple)) and output:
+        output = output[0]
+    return output

@@ -1,0 +1,30 @@
+"""Many questions about many videos: read ahead, answered in batches, written so that nothing is lost.
+
+- `rows`: the rows of an input file, cut into parts and shards.
+- `preparing`, `workers`, `worker`, `channel`: videos are read and prompts made in other processes.
+- `encode_once`: the vision tower encodes a video once for all questions about it.
+- `answering`: batches of like prompts.
+- `folder`, `runner`: what is answered already, and what is still to be asked.
+"""
+
+from adatp.run.answering import TIMES, Answering, Outcome
+from adatp.run.folder import Folder, FolderError
+from adatp.run.rows import Row, RowsError, Settings, Shard
+from adatp.run.runner import Job, Summary, run
+from adatp.run.workers import WorkerError
+
+__all__ = [
+    "TIMES",
+    "Answering",
+    "Folder",
+    "FolderError",
+    "Job",
+    "Outcome",
+    "Row",
+    "RowsError",
+    "Settings",
+    "Shard",
+    "Summary",
+    "WorkerError",
+    "run",
+]

@@ -1,0 +1,139 @@
+"""Has a vision tower encode a video once for all questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+
+class EncodeOnce:
+    """While open, a vision tower encodes equal videos of a batch once, and remembers those that come again.
+
+    The tower's hooks fire as if it had encoded every video. What it is given is cut into as many pieces as
+    there are prompts, and pieces are compared number by number: a tower whose calls can't be cut so encodes
+    everything, as it does without this.
+
+    Args:
+        tower: the vision tower.
+
+    Attributes:
+        encoded: how many videos the tower has encoded.
+        shared: how many it need not encode, since it had.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        self.tower = tower
+        self.encoded = self.shared = 0
+        self._keys: Sequence[Hashable] = ()
+        self._again: Collection[Hashable] = ()
+        self._held: dict[Hashable, tuple[list[Tensor], Any]] = {}  # what was given, what was made of it
+        self._before: Any = None
+
+    def __enter__(self) -> EncodeOnce:
+        self._before = vars(self.tower).get("forward")  # accelerate's
+        encode = self.tower.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._forward(encode, args, kwargs)
+
+        self.tower.forward = forward  # of the instance: calls go through it, and hooks stay around it
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            del self.tower.forward
+        else:
+            self.tower.forward = self._before
+        self._held = {}
+
+    def show(self, keys: Sequence[Hashable], again: Collection[Hashable] = ()) -> None:
+        """Say what the tower is given next.
+
+        Args:
+            keys: of each prompt's video, in the order of the batch; nothing: every video is encoded.
+            again: keys of videos that more prompts come with later.
+        """
+        self._keys, self._again = keys, again
+        self._held = {key: held for key, held in self._held.items() if key in keys or key in again}
+
+    def _forward(self, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        keys, self._keys = self._keys, ()  # whatever follows in the same call is not of these prompts
+        count = len(keys)
+        given = _cut((args, kwargs), count)
+        first: dict[Hashable, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        known = {key: self._held.get(key, (given[row], None)) for key, row in first.items()} if given else {}
+        if not given or not all(_equal(known[key][0], given[row]) for row, key in enumerate(keys)):
+            self._held = {}
+            self.encoded += count
+            return encode(*args, **kwargs)
+        missing = {key: row for key, row in first.items() if key not in self._held}
+        everything = len(missing) == count
+        if everything and not any(key in self._again for key in keys):
+            self.encoded += count
+            return encode(*args, **kwargs)
+        made = {key: output for key, (_, output) in self._held.items()}
+        if missing:
+            args, kwargs = _chosen((args, kwargs), list(missing.values()), count)
+            output = encode(*args, **kwargs)
+            self.encoded += len(missing)
+            pieces = _chosen_each(output, len(missing))
+            made.update(zip(missing, pieces, strict=True))
+        self.shared += count - len(missing)
+        self._held |= {key: (known[key][0], made[key]) for key in first}
+        self._held = {key: held for key, held in self._held.items() if key in self._again}
+        return _joined([made[key] for key in keys])
+
+
+def _cut(value: Any, count: int) -> list[list[Tensor]]:
+    """The tensors of nested containers cut into ``count`` equal pieces along their first axis.
+
+    Returns:
+        One list a piece; nothing where they can't be cut.
+    """
+    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    if (
+        not count
+        or not tensors
+        or any(not each.ndim or not len(each) or len(each) % count for each in tensors)
+    ):
+        return []
+    cut = [each.chunk(count) for each in tensors]
+    return [list(piece) for piece in zip(*cut, strict=True)]
+
+
+def _chosen(value: Any, rows: Sequence[int], count: int) -> Any:
+    """The same nested containers with some of the ``count`` pieces of every tensor."""
+
+    def choose(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        pieces = leaf.chunk(count)
+        return torch.cat([pieces[row] for row in rows]) if len(rows) > 1 else pieces[rows[0]]
+
+    return tree_map(choose, value)
+
+
+def _chosen_each(value: Any, count: int) -> list[Any]:
+    return [_chosen(value, [row], count) for row in range(count)]
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Equal nested containers as one, their tensors one after the other; a new object in any case."""
+    leaves, spec = zip(*map(tree_flatten, values), strict=True)
+    joined = [
+        torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*leaves, strict=True)
+    ]
+    return tree_unflatten(joined, spec[0])
+
+
+def _equal(mine: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(mine) == len(others) and all(
+        a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
+        for a, b in zip(mine, others, strict=True)
+    )

@@ -1,0 +1,302 @@
+"""The rows of an input file: which question is asked about which video, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adatp.errors import AdaTPError, RefusedError, first_line
+from adatp.methods import METHODS, Method
+
+LONGEST_LINE = 16 << 20
+"""Bytes of a line of JSON; a file without line ends is no list of rows."""
+
+_MOST = {"frames": 1_000_000, "max_new_tokens": 2**31 - 1}
+
+
+class RowsError(AdaTPError, ValueError):
+    """The input can't be read as rows. The message is one line that names the file and the row."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a question is asked.
+
+    Attributes:
+        method: name of the pruning method.
+        flops: FLOPs target, a fraction of vanilla's prefill; None: the method's own default.
+        frames: how many to sample.
+        max_new_tokens: longest answer, in tokens.
+    """
+
+    method: str = "adatp"
+    flops: float | None = None
+    frames: int = 32
+    max_new_tokens: int = 64
+
+    def changed(self, values: Mapping[str, Any]) -> Settings:
+        """These settings with those that a row names itself; a value of None names nothing.
+
+        A method without a FLOPs target ignores a target that only the defaults have.
+
+        Raises:
+            ValueError: a value has the wrong type or is out of range.
+        """
+        own = {name: values[name] for name in vars(self) if values.get(name) is not None}
+        for name, most in _MOST.items():
+            own[name] = _whole_number(name, own.get(name, getattr(self, name)), most)
+        if (name := own.get("method", self.method)) not in METHODS:
+            raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
+        if "flops" in own:
+            own["flops"] = _fraction(own["flops"])
+            if METHODS[name].flops is None:
+                raise ValueError(f"method {name!r} has no FLOPs target: leave flops out")
+        elif METHODS[name].flops is None:
+            own["flops"] = None
+        return replace(self, **own)
+
+    def pruning(self) -> Method:
+        """The pruning method with its target."""
+        return METHODS[self.method]() if self.flops is None else METHODS[self.method](flops=self.flops)
+
+
+def _whole_number(name: str, value: Any, most: int) -> int:
+    number = int(value) if isinstance(value, float) and value.is_integer() else value  # of Parquet with nulls
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+        raise ValueError(f"{name} is a whole number from 1 to {most}, not {value!r}")
+    return number
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError(f"flops is a fraction of vanilla, in (0, 1], not {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question about one video.
+
+    Attributes:
+        number: its place in the input, from 0.
+        id: what the input calls it: a text or a number; without one, its number.
+        video: the path as the input has it.
+        question: what is asked.
+        settings: how.
+    """
+
+    number: int
+    id: str | int | float
+    video: str
+    question: str
+    settings: Settings
+
+    @classmethod
+    def of(cls, number: int, record: Any, defaults: Settings) -> Row:
+        """Make a row of what the input has for it.
+
+        Args:
+            number: its place in the input.
+            record: a dictionary; names that are not ours are ignored.
+            defaults: the settings that it does not name itself.
+
+        Raises:
+            ValueError: something is missing or has the wrong type.
+        """
+        if not isinstance(record, Mapping):
+            raise ValueError("not an object with a video and a question")
+        for name in ("video", "question"):
+            if not isinstance(value := record.get(name), str):
+                raise ValueError(f"{name} is missing" if value is None else f"{name} is no text: {value!r}")
+        if not record["video"]:
+            raise ValueError("video is empty")
+        known: Any = record.get("id")
+        if known is None or (isinstance(known, float) and not math.isfinite(known)):
+            known = number
+        if isinstance(known, bool) or not isinstance(known, str | int | float):
+            raise ValueError(f"id is a text or a number, not {known!r}")
+        return cls(number, known, record["video"], record["question"], defaults.changed(record))
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked, as the output has it first."""
+        return {"row": self.number, "id": self.id, "video": self.video, "question": self.question}
+
+
+def read_rows(path: Path, defaults: Settings) -> Iterator[Row]:
+    """The rows of a file, one at a time.
+
+    Args:
+        path: a ``.parquet`` file (it needs pyarrow), or JSON, one object a line.
+        defaults: settings of rows that name none themselves.
+
+    Raises:
+        RowsError: the file can't be read, or a row is no question about a video.
+    """
+    number, where = 0, "row"
+    try:
+        if path.suffix.lower() == ".parquet":
+            for number, record in enumerate(_parquet(path)):
+                yield Row.of(number, record, defaults)
+        else:
+            where = "line"
+            for count, (number, line) in enumerate(_lines(path)):  # noqa: B007
+                yield Row.of(count, json.loads(line), defaults)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, AdaTPError):
+            raise
+        reason = "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "not UTF-8 text"
+        raise RowsError(f"{path}, {where} {number + 1}: {reason}") from error
+    except OSError as error:
+        raise RowsError(f"{path}: can't be read ({error.strerror or first_line(error)})") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, with their numbers from 0."""
+    if path.exists() and not path.is_file():  # a FIFO can't be read twice
+        raise RowsError(f"{path}: can't be read (not a regular file)")
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise RowsError(f"{path}, line {number + 1}: longer than {LONGEST_LINE >> 20} MB")
+            if line.strip():
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 0 else "utf-8")
+                except UnicodeDecodeError:
+                    raise RowsError(f"{path}, line {number + 1}: not UTF-8 text") from None
+            number += 1
+
+
+_COLUMNS = ("id", "video", "question", *vars(Settings()))
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, a few at a time in memory."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise RowsError(f'{path}: Parquet needs pyarrow: pip install "adatp[parquet]"') from None
+    if not path.is_file():
+        raise RowsError(f"{path}: no such file")
+    try:
+        with parquet.ParquetFile(path) as file:
+            known = [name for name in _COLUMNS if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=1024, columns=known):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RowsError(f"{path}: can't be read as Parquet ({first_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that follow each other, whose answers stand in one file.
+
+    Attributes:
+        number: its place among the parts, from 0.
+        rows: in the order of the input.
+    """
+
+    number: int
+    rows: tuple[Row, ...]
+
+
+def parts(rows: Iterable[Row], size: int) -> Iterator[Part]:
+    """Cut rows into parts: of the same input always the same ones.
+
+    Args:
+        rows: all rows of an input.
+        size: how many rows a part has. It goes on, to twice as many, where the next row is about the same
+            video as the last: that one is then read and encoded once.
+    """
+    held: list[Row] = []
+    number = 0
+    for row in rows:
+        full = len(held) >= size
+        if held and full and (row.video != held[-1].video or len(held) >= 2 * size):
+            yield Part(number, tuple(held))
+            held, number = [], number + 1
+        held.append(row)
+    if held:
+        yield Part(number, tuple(held))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which parts are this run's: every ``count``-th, from ``index`` on."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def named(cls, text: str) -> Shard:
+        """Read "i/n", with i from 0 to n - 1.
+
+        Raises:
+            RefusedError: that is no shard.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+            raise RefusedError(f"--shard is i/n, such as 0/8, not {text!r}")
+        if not int(index) < int(count) <= 1_000_000:
+            raise RefusedError(f"--shard {text}: shards of {count} go from 0 to {int(count) - 1}")
+        return cls(int(index), int(count))
+
+    def has(self, part: int) -> bool:
+        """Whether a part is of this shard."""
+        return part % self.count == self.index
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What reading an input once tells.
+
+    Attributes:
+        rows: how many there are, of all shards.
+        parts: how many rows each part of this shard has, by its number.
+        digest: of all rows with their settings.
+    """
+
+    rows: int
+    parts: dict[int, int]
+    digest: str
+
+
+def scan(path: Path, defaults: Settings, size: int, shard: Shard) -> Scanned:
+    """Read an input through once, to check every row before anything slow begins.
+
+    Args:
+        path: the input.
+        defaults: settings of rows that name none themselves.
+        size: see `parts`.
+        shard: whose parts are counted.
+
+    Raises:
+        RowsError: as of `read_rows`, or there are no rows.
+    """
+    digest, count = hashlib.sha256(), 0
+
+    def noted() -> Iterator[Row]:
+        nonlocal count
+        for row in read_rows(path, defaults):
+            digest.update(json.dumps([row.facts(), vars(row.settings)]).encode())
+            count += 1
+            yield row
+
+    found = {part.number: len(part.rows) for part in parts(noted(), size) if shard.has(part.number)}
+    if not count:
+        raise RowsError(f"{path}: no rows in it")
+    return Scanned(count, found, digest.hexdigest()[:16])
+
+
+def place(video: str, root: Path) -> str:
+    """The path of a row's video: a relative one starts from ``root``."""
+    return video if "://" in video or root == Path() else os.path.join(root, video)

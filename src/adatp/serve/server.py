@@ -1,0 +1,89 @@
+"""The server of the application."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from adatp.serve.app import build_app
+from adatp.serve.desk import Desk
+from adatp.serve.settings import Settings
+from adatp.session import Session
+
+HEAD_SECONDS = 20.0
+"""In which a request has to say what it wants, after its connection is opened."""
+
+MOST_CONNECTIONS = 1024
+"""Connections at once; of more a request gets 503."""
+
+_LAST_WORDS = 5.0
+"""Seconds in which those are told whose answers take too long when the server is stopped."""
+
+
+def serve(session: Session, settings: Settings, listener: socket.socket, ready: Callable[[], object]) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is being answered, clean up and return.
+
+    Args:
+        session: of the model, with its weights loaded.
+        settings: of the server.
+        listener: a socket that listens.
+        ready: called once requests are accepted.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server = build_server(session, settings)
+        ready()
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return
+
+
+def build_server(session: Session, settings: Settings) -> uvicorn.Server:
+    """A server that waits for its ``run``."""
+    desk = Desk(session, settings)
+    config = uvicorn.Config(
+        build_app(desk),
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=round(settings.shutdown_seconds + _LAST_WORDS),
+    )
+    return _Server(config, desk)
+
+
+class _Server(uvicorn.Server):
+    """A server that tells those it gives up."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is answered, as far as there is time."""
+        late = asyncio.get_running_loop().call_later(self._desk.settings.shutdown_seconds, self._desk.stop)
+        await super().shutdown(sockets)
+        late.cancel()
+
+
+class _Protocol(H11Protocol):
+    """HTTP, where a connection that does not say what it wants is closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the head of a request."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._check_head, transport)
+
+    def _check_head(self, transport: asyncio.Transport) -> None:
+        begun: Any = self.cycle  # None before the first request, in spite of its type
+        if begun is None:
+            transport.close()

@@ -1,0 +1,96 @@
+"""The output folder: lines cut short, locks, what binds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adatp.run.folder import FACTS, Folder, FolderError, Work
+
+BOUND = {"rows": 3, "model": "m"}
+
+
+def facts(row: int, error: str | None = None) -> dict[str, object]:
+    return {"row": row, "answer": "x" * row, "error": error}
+
+
+def test_a_part_grows_by_lines_and_ends_in_order(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out", BOUND)
+    with Work(folder, 0) as work:
+        for row in (2, 0, 1):
+            work.add(facts(row))
+            assert len(folder.work(0).read_text().splitlines()) == len(work.held)  # on disk at once
+        work.finish()
+    assert [record["row"] for record in folder.records(0)] == [0, 1, 2]
+    assert sorted(file.name for file in folder.path.iterdir()) == ["part-00000.jsonl", FACTS]
+
+
+@pytest.mark.parametrize("rest", [b'{"row": 1, "ans', b'{"row": 1, "answer": "", "error": null}', b"\xff"])
+def test_a_line_cut_short_is_asked_again(tmp_path: Path, rest: bytes) -> None:
+    folder = Folder(tmp_path / "out", BOUND)
+    with Work(folder, 0) as work:
+        work.add(facts(0))
+    with folder.work(0).open("ab") as file:
+        file.write(rest)
+    with Work(folder, 0) as work:
+        assert work.held == {0}
+        work.add(facts(1))
+        work.finish()
+    assert [record["row"] for record in folder.records(0)] == [0, 1]
+
+
+def test_a_damaged_work_file_is_left_alone(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out", BOUND)
+    for content in ("not an answer\n", '{"row": "1", "error": null}\n', "[]\n"):
+        folder.work(0).write_text(content)
+        with pytest.raises(FolderError, match="line 1 is damaged"):
+            Work(folder, 0)
+        assert folder.work(0).read_text() == content
+
+
+def test_one_process_at_a_time_writes_a_part(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out", BOUND)
+    with Work(folder, 0) as work:
+        with pytest.raises(FolderError, match="being written by another run"):
+            Work(folder, 0)
+        work.add(facts(0, "no such file"))
+    with Work(folder, 0, again=True) as work:  # rewritten without what failed, and locked again
+        assert not work.held
+        with pytest.raises(FolderError, match="being written"):
+            Work(folder, 0)
+
+
+def test_failed_rows_of_a_complete_part_are_asked_again_if_wanted(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out", BOUND)
+    with Work(folder, 0) as work:
+        work.add(facts(0))
+        work.add(facts(1, "no such file"))
+        work.finish()
+    before = folder.done(0).read_text().splitlines()
+    folder.reopen(0)
+    assert not folder.done(0).exists()
+    assert folder.work(0).read_text().splitlines() == before[:1]
+    with Work(folder, 0) as work:
+        work.add(facts(1))
+        work.finish()
+    folder.reopen(0)  # nothing failed
+    assert folder.has([0])
+
+
+def test_a_folder_is_bound_to_its_run(tmp_path: Path) -> None:
+    Folder(tmp_path / "out", BOUND)
+    Folder(tmp_path / "out", BOUND)
+    with pytest.raises(FolderError, match=r'holds another run: model is "m" there, "n" here'):
+        Folder(tmp_path / "out", {**BOUND, "model": "n"})
+    (tmp_path / "out" / FACTS).write_text("{")
+    with pytest.raises(FolderError, match="damaged"):
+        Folder(tmp_path / "out", BOUND)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "part-00000.jsonl").write_text("precious\n")
+    with pytest.raises(FolderError, match=r"holds part-00000\.jsonl, which is of no run"):
+        Folder(foreign, BOUND)
+    assert [file.name for file in foreign.iterdir()] == ["part-00000.jsonl"]
+    assert json.loads((tmp_path / "out" / FACTS).read_text() + "}") == {}
