@@ -131,7 +131,7 @@ def sharp_tower(family: Any, attention: str) -> Any:
     """The tower's last attention is not flat either."""
     model = build(family, attention)
     for name, parameter in family.last_attention(model).named_parameters():
-        if parameter.ndim == 2 and ("qkv" in name or "q_proj" in name):
+        if parameter.ndim == 2 and ("qkv" in name or "q_proj" in name or name == "q.weight"):
             parameter.data.mul_(30)
     return model
 

@@ -29,10 +29,10 @@ def sampled(*counts: int) -> dict[str, Any]:
     return {"do_sample_frames": False, "video_metadata": metadata}
 
 
-def asked(processor: Any, questions: list[str], videos: list[np.ndarray]) -> Any:
+def asked(processor: Any, questions: list[str], videos: list[np.ndarray], **options: Any) -> Any:
     """What the processor makes of prompts with a video and a question each."""
     shown, given = ["video"], {"videos": videos, **sampled(*map(len, videos))}
     if getattr(processor, "video_processor", None) is None:  # it takes images only
         shown, given = ["image"] * len(videos[0]), {"images": [list(video) for video in videos]}
     text = [prompt(processor, *shown, question) for question in questions]
-    return processor(text=text, padding=True, return_tensors="pt", **given)
+    return processor(text=text, padding=True, return_tensors="pt", **given, **options)

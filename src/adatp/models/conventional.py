@@ -11,7 +11,6 @@ from adatp.models.shared import ByConvention
 
 
 @register("cohere_compass", checkpoint="CohereLabs/North-Micro-Vision-Instruct")
-@register("gemma4_unified", checkpoint="google/gemma-4-12B-it")
 @register("kimi_k25", checkpoint="moonshotai/Kimi-K2.6")
 @register("lfm3_vl", checkpoint="LiquidAI/LFM3-VL-2B")
 @register("minicpm_ocr", checkpoint="openbmb/MiniCPM-OCR-1.0")

@@ -1,8 +1,8 @@
-"""Gemma 4: frames of any size, pooled three by three, a run of placeholders and a timestamp for each."""
+"""Gemma 4: frames of any size, a run of placeholders and a timestamp for each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,22 +14,50 @@ from adatp.models.registry import register
 from adatp.models.shared import ByConvention
 
 
+@register("gemma4_unified", checkpoint="google/gemma-4-12B-it")
+class Gemma4Unified(ByConvention):
+    """It has no tower: patches are projected. The processor says where each patch of a frame is."""
+
+    def pooled(self, config: Any) -> int:
+        """Patches on a side of a token."""
+        return 1
+
+    @override
+    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
+        """The rule's, with the rows and columns that the patches' places say."""
+        derived, side = super().grids(config, call, tower), self.pooled(config)
+        places = (call if tower is None else tower.kwargs).get("video_position_ids")
+        frames = [grid[0] for grid in derived]
+        if places is None or sum(frames) != len(places):
+            return derived
+        first = 0
+        for number, count in enumerate(frames):
+            columns, rows = ((places[first].amax(0) + 1) // side).tolist()
+            if rows * columns == derived[number][1] * derived[number][2]:
+                derived[number] = (count, rows, columns)
+            first += count
+        return derived
+
+
 @register("gemma4", checkpoint="google/gemma-4-31B-it")
-class Gemma4(ByConvention):
+class Gemma4(Gemma4Unified):
     """Its largest models. Small ones, whose last layers share the keys of earlier ones, are refused."""
 
     attention = "vision_tower.encoder.layers.-1.self_attn"
 
     @override
+    def pooled(self, config: Any) -> int:
+        return int(config.vision_config.pooling_kernel_size)
+
+    @override
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
         """The mean over the patches of a token. Frames are padded to the same number of patches."""
         assert tower.received is not None
-        side, places = config.vision_config.pooling_kernel_size, tower.kwargs["video_position_ids"]
-        received, found = tower.received.view(len(places), -1), []
+        side = self.pooled(config)
+        received, found = tower.received.view(len(tower.kwargs["video_position_ids"]), -1), []
         first = 0
         for frames, rows, columns in grids:
             patches = received[first : first + frames, : rows * columns * side**2]
-            split = patches.reshape(frames, rows, side, columns, side)
-            found.append(split.mean((2, 4)).flatten())
+            found.append(patches.reshape(frames, rows, side, columns, side).mean((2, 4)).flatten())
             first += frames
         return found

@@ -30,7 +30,7 @@ class Outcome:
         documents: "task/number" -> score of the document, 0 .. 1; those that have one by themselves.
         figures: means over the documents: tokens, FLOPs, milliseconds.
         failed: documents without an answer.
-        seconds: of the whole run.
+        seconds: of the run, loading included.
         peak_memory_gb: as lmms-eval wrote it; None: not.
     """
 
@@ -138,7 +138,7 @@ _PAIRS = (("pred_answer", "answer"), ("parsed_pred", "answer"), ("pred", "ground
 
 
 def score_of(record: Any) -> float | None:
-    """The score of one document by what its task noted of it, 0 .. 1; None where it can't be told.
+    """The score of one document by what its task noted of it, 0 .. 1; None where nothing says it.
 
     Args:
         record: a number, or what the tasks of the field note: a score or a rating, an answer beside the right

@@ -70,7 +70,7 @@ def carry_out(
     runs: Sequence[Run],
     out: Path,
     environment: Mapping[str, str] | None = None,
-    told: Callable[[Run, Outcome | str | None], None] = lambda run, result: None,
+    progress: Callable[[Run, Outcome | str | None], None] = lambda run, result: None,
 ) -> dict[Run, Outcome]:
     """Run what is not complete. One that fails is passed over: the next call tries it again.
 
@@ -78,7 +78,7 @@ def carry_out(
         runs: what to run.
         out: the folder of all results.
         environment: variables for lmms-eval beside those of this process.
-        told: called with a run before it begins (None), and with its outcome, or why it failed.
+        progress: called with a run before it begins (None), and with its outcome, or why it failed.
 
     Returns:
         Those that are complete.
@@ -94,7 +94,7 @@ def carry_out(
         folder = out / run.folder
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            told(run, None)
+            progress(run, None)
             for left in folder.iterdir():  # of a run that was stopped
                 if left.is_dir():
                     shutil.rmtree(left)
@@ -102,11 +102,11 @@ def carry_out(
             try:
                 outcome = gather(folder, run.facts())
             except GatheringError as error:
-                told(run, f"{error} (exit code {code})")
+                progress(run, f"{error} (exit code {code})")
                 continue
             outcome.write(folder)
         complete[run] = outcome
-        told(run, outcome)
+        progress(run, outcome)
     return complete
 
 

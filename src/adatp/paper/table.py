@@ -196,9 +196,9 @@ def published(model: Model, plan: Plan) -> str | None:
         facts = [row["method"], row.get("tokens", "-"), row.get("flops", "-")]
         lines.append([*facts, *scores, str(row["average"]), row["source"]])
     sources = {row["source"] for row in found}
-    told = "; ".join(f"{key}: {text}" for key, text in known["sources"].items() if key in sources)
+    sources_named = "; ".join(f"{key}: {text}" for key, text in known["sources"].items() if key in sources)
     note = (
         "Compare a row only with the vanilla of its own source: an average is per cent of that. The FLOPs of "
         "sources follow different conventions."
     )
-    return f"{_lines(lines)}\n\n{told}. {note}"
+    return f"{_lines(lines)}\n\n{sources_named}. {note}"

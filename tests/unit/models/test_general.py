@@ -165,6 +165,7 @@ def test_merged_patches() -> None:
     assert by_patches([[3, 4, 6], [1, 2, 2]], 3 * 6 + 1, config) == [(3, 2, 3), (1, 1, 1)]
     assert by_patches([[4, 4, 4]], 8, config) == [(2, 2, 2)]  # two temporal steps become one
     assert by_patches([[2, 9, 9]], 18, LlavaOnevisionConfig()) == [(2, 3, 3)]
+    assert by_patches([[4, 4, 4], [2, 4, 4]], 8, config) == [(1, 2, 2), (1, 2, 2)]  # all of a grid's
     for tokens in (7, 33):
         with pytest.raises(LayoutError, match="can't merge 64 patches"):
             by_patches([[4, 4, 4]], tokens, config)

@@ -124,14 +124,14 @@ class TestRunning:
 
     def test_a_run_that_fails_is_passed_over_and_tried_again(self, plan: Plan, tmp_path: Path) -> None:
         (tmp_path / "fails").write_text("fastv")
-        told: list[str] = []
+        reasons: list[str] = []
 
         def tell(run: Run, result: Outcome | str | None) -> None:
-            told.extend([result] if isinstance(result, str) else [])
+            reasons.extend([result] if isinstance(result, str) else [])
 
-        complete = carry_out(plan.runs(), tmp_path / "out", told=tell)
+        complete = carry_out(plan.runs(), tmp_path / "out", progress=tell)
         assert len(complete) == len(plan.runs()) - 2
-        assert "wrote no results" in told[0]
+        assert "wrote no results" in reasons[0]
         assert "no memory" in (tmp_path / "out" / plan.runs()[2].folder / "log.txt").read_text()
         (tmp_path / "fails").unlink()
         assert len(carry_out(plan.runs(), tmp_path / "out")) == len(plan.runs())

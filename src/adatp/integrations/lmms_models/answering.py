@@ -89,7 +89,7 @@ def has_video(session: Session, prompt: Prompt) -> bool:
     """Whether a prompt has a video whose tokens can be dropped.
 
     There are prompts of images or text alone. And where a family takes images for the frames of a video,
-    other images beside them can't be told from these.
+    other images beside them can't be distinguished from them.
     """
     kind = family_of(session.config.model_type).encoded_as
     if not any("video" in name if kind == "video" else "pixel" in name for name in prompt.inputs):

@@ -153,9 +153,9 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
         """Requests in their order, those together that ask for the same settings of ``generate``."""
         place = 1 if self.is_simple else 2
         for _, group in groupby(requests, key=lambda each: repr(each.arguments[place])):
-            alike = list(group)
-            for begin in range(0, len(alike), self.batch_size):
-                yield alike[begin : begin + self.batch_size]
+            same = list(group)
+            for begin in range(0, len(same), self.batch_size):
+                yield same[begin : begin + self.batch_size]
 
     def _answer(self, batch: Sequence[Instance]) -> list[tuple[GenerationResult | Exception, float]]:
         """The results of requests that are answered together, each with its milliseconds."""

@@ -21,7 +21,7 @@ from adatp.integrations.lmms_models.arguments import Arguments, own_parameters
 from adatp.session import Prompt, Session
 
 Generate = Callable[[Prompt, Mapping[str, Any]], torch.Tensor]
-"""Answers a prompt with settings of ``generate``: the whole sequence, (1, L + answer)."""
+"""Answers a prompt with settings of ``generate``: prompt and answer, (1, L + answer)."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Placed:
 
 
 class _WithoutEmptyLists:
-    """A processor that is told of no images by None: it refuses the empty list that llava_hf hands over."""
+    """A processor that gets None where there are no images: it refuses llava_hf's empty list."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor

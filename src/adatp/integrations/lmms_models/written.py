@@ -11,7 +11,7 @@ from adatp.session import Prompt, PromptError, Session
 from adatp.session.answer import words_of
 
 Generate = Callable[[Prompt, Mapping[str, Any]], torch.Tensor]
-"""Answers a prompt with settings of ``generate``: the whole sequence, (1, L + answer)."""
+"""Answers a prompt with settings of ``generate``: prompt and answer, (1, L + answer)."""
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -52,8 +52,8 @@ class WrittenPrompts:
                 for each in written(tasks[task][split][number])
             ]
         prompt = self._session.prepare(None, messages, frames=self._frames)
-        whole = generate(prompt, generation_settings(wanted))
-        words = words_of(self._session.processor, whole[0, prompt.inputs["input_ids"].shape[1] :].tolist())
+        sequence = generate(prompt, generation_settings(wanted))
+        words = words_of(self._session.processor, sequence[0, prompt.inputs["input_ids"].shape[1] :].tolist())
         return cut_at(words, wanted.get("until"))
 
 

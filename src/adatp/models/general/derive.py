@@ -14,6 +14,8 @@ _MERGES = ("spatial_merge_size", "merge_size", "merge_kernel_size", "spatial_poo
 def by_patches(thw: Sequence[Sequence[int]], tokens: int, config: Any) -> list[Grid]:
     """Grids of tokens from grids of patches: all videos merge them in the same way.
 
+    Either so many temporal steps become one everywhere, or all those of a grid do.
+
     Args:
         thw: temporal steps, rows and columns of each video, in patches.
         tokens: of all videos together.
@@ -26,11 +28,13 @@ def by_patches(thw: Sequence[Sequence[int]], tokens: int, config: Any) -> list[G
     ratio, rest = divmod(patches, max(1, tokens))
     named = [_side(getattr(part, name, None)) for part in _parts(config) for name in _MERGES]
     for side in dict.fromkeys([*named, math.isqrt(ratio)]):
-        if rest or not side or ratio % side**2:
+        if not side or any(h % side or w % side for _, h, w in thw):
             continue
-        steps = ratio // side**2  # temporal steps that become one
-        if all(t % steps == 0 and h % side == 0 and w % side == 0 for t, h, w in thw):
+        steps = 0 if rest else ratio // side**2  # temporal steps that become one
+        if steps and ratio == steps * side**2 and all(t % steps == 0 for t, _, _ in thw):
             return [(t // steps, h // side, w // side) for t, h, w in thw]
+        if sum(h * w for _, h, w in thw) == tokens * side**2:
+            return [(1, h // side, w // side) for _, h, w in thw]
     raise LayoutError(f"the general rule can't merge {patches} patches to {tokens} tokens of equal rows")
 
 
