@@ -85,8 +85,8 @@ def qwen3_5_model() -> Any:
         "head_dim": 32,
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
-        "linear_key_head_dim": 32,
-        "linear_value_head_dim": 32,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
     }
     config = Qwen3_5Config(
         text_config=text, vision_config={**QWEN_VISION, "num_position_embeddings": 64}, **QWEN_TOKENS
