@@ -191,9 +191,15 @@ def soak(process: subprocess.Popen[str], address: str, minutes: float, clients: 
         thread.start()
     while any(thread.is_alive() for thread in threads):
         memory.append((time.monotonic() - begun, resident(process.pid)))
+        if len(memory) % 30 == 0:
+            done, lost = sum(tally.counts.values()), tally.counts["lost"] + tally.counts["wrong"]
+            print(
+                f"{memory[-1][0]:.0f} s: {done} requests, {lost} lost, {memory[-1][1]:.1f} MB",
+                file=sys.stderr,
+            )
         time.sleep(2)
     for _ in range(50):  # what was given up ends at its next token
-        metrics = httpx.get(f"{address}/metrics").text
+        metrics = httpx.get(f"{address}/metrics", timeout=60).text
         left = [
             line
             for line in metrics.splitlines()
@@ -264,7 +270,7 @@ def main() -> int:
             result = soak(process, address, options.minutes, options.clients)
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(60)
+            code = process.wait(600)
     result["exit_code"] = code
     show(result)
     if options.json is not None:

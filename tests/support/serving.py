@@ -51,7 +51,7 @@ def served(session: Session, settings: Settings) -> Iterator[str]:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for _ in range(600):
+        for _ in range(6000):
             if server.started:
                 break
             time.sleep(0.01)
@@ -60,7 +60,7 @@ def served(session: Session, settings: Settings) -> Iterator[str]:
             yield address
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive()
 
 
@@ -93,7 +93,7 @@ class Command:
         [line] = [line for line in status.splitlines() if line.startswith(f"{what}:")]
         return int(line.split()[1]) / 1024
 
-    def stop(self, kind: signal.Signals = signal.SIGTERM, seconds: float = 30) -> tuple[int, str]:
+    def stop(self, kind: signal.Signals = signal.SIGTERM, seconds: float = 300) -> tuple[int, str]:
         """Stop it; its exit code and what it wrote on stderr."""
         self.process.send_signal(kind)
         _, err = self.process.communicate(timeout=seconds)
@@ -108,11 +108,20 @@ def pieces_of(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-def gauge(address: str, name: str) -> float:
+def gauge(address: str, name: str, headers: Mapping[str, str] | None = None) -> float:
     """One number of /metrics."""
-    text = httpx.get(f"{address}/metrics").text
+    text = httpx.get(f"{address}/metrics", headers=headers, timeout=60).text
     [line] = [line for line in text.splitlines() if line.startswith(f"{name} ")]
     return float(line.split()[1])
+
+
+def until_running(address: str, headers: Mapping[str, str] | None = None) -> None:
+    """Wait until the server writes an answer."""
+    for _ in range(3000):
+        if gauge(address, "adatp_answers_running", headers):
+            return
+        time.sleep(0.02)
+    raise AssertionError("nothing is answered")
 
 
 def settle(address: str, seconds: float) -> float:

