@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test ray lmms-eval versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
+.PHONY: setup dev demo test ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -96,6 +96,21 @@ rounding: dev  ## how near comparisons come to their limits under eight settings
 
 fuzz: dev  ## random requests against the masked reference, for MINUTES
 	FUZZ_MINUTES=$(MINUTES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -k many
+
+# vLLM's pins disagree with ours, so it has an environment of its own. PyPI's torchaudio and torchcodec are linked to
+# CUDA, can't be loaded beside torch for CPUs, and are not needed; for torchvision see the copied file.
+VLLM := $(VENV)/vllm
+
+$(VLLM)/.done: tests/vllm_plugin/requirements.txt tests/vllm_plugin/sitecustomize.py pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VLLM)/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
+	cp tests/vllm_plugin/sitecustomize.py $$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	touch $@
+
+vllm: $(VLLM)/.done  ## the plugin in a real vLLM, on a CPU (see CONTRIBUTING.md)
+	$(VLLM)/bin/python -m pytest -c tests/vllm_plugin/pytest.ini --rootdir tests/vllm_plugin 		--confcutdir tests/vllm_plugin tests/vllm_plugin
 
 lint: dev
 	$(BIN)/ruff check .

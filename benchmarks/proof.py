@@ -143,7 +143,9 @@ def parts(scale: float) -> list[Part]:
     ]
 
 
-def tuned_settings(session: Session, folder: Path, scale: float, until: float | None) -> dict[str, Any]:
+def tuned_settings(
+    session: Session, folder: Path, scale: float, until: float | None, batch: int
+) -> dict[str, Any]:
     """What the part "tune" found; it is run or gone on with where that is needed."""
     every = [name for name in tune.tunable() if METHODS[name].flops is not None]
     found = tune.tune(
@@ -154,13 +156,19 @@ def tuned_settings(session: Session, folder: Path, scale: float, until: float | 
         max(12, round(240 * scale)),
         folder / "tune.work.jsonl",
         until,
+        batch,
     )
     (folder / "tune.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
 def run(
-    session: Session, part: Part, who: Sequence[Entrant], folder: Path, until: float | None = None
+    session: Session,
+    part: Part,
+    who: Sequence[Entrant],
+    folder: Path,
+    until: float | None = None,
+    batch: int = 1,
 ) -> None:
     """Ask what is missing of a part and write its rows, with AdaTP's difference to each other method.
 
@@ -170,14 +178,14 @@ def run(
         who: is asked.
         folder: of the work file and of the rows.
         until: when to stop, by `time.monotonic`; None: when all is answered.
+        batch: questions that are asked together.
     """
+    world = world_of(session.processor)
     work = folder / f"{part.name}.work.jsonl"
     with Results(work) as results:
         results.pin("command", part.name)
         told = tune.clock(missing(part, who, results), until)
-        evaluate(
-            session, who, part.frames, part.split, part.limit, results, told, world_of(session.processor)
-        )
+        evaluate(session, who, part.frames, part.split, part.limit, results, told, world, batch)
         rows, skipped = summarise(results)
         pins = {name: value for name, value in results.pins.items() if not name.startswith("run ")}
         facts = {**pins, "rows": rows, "against_adatp": proof_tables.against(results, who, part.frames)}
@@ -206,7 +214,7 @@ def relevance_auc(session: Session, frames: int, clips: int) -> dict[str, float]
             continue
         prompt = session.prepare(clip.frames, question.text)
         for name in WORSE:
-            worse = Disturbance.named(name).method(method, seed)
+            worse = Disturbance.named(name).method(method, [seed])
             [notes] = session.read(prompt, worse).report.notes
             found = np.array(notes["frame_relevance"])
             higher = found[shown][:, None] - found[~shown]
@@ -222,24 +230,28 @@ def missing(part: Part, who: Sequence[Entrant], results: Results | None = None) 
     return len(who) * len(part.frames) * part.limit - held
 
 
-def seconds_an_answer(session: Session, lengths: Sequence[int]) -> dict[int, float]:
+def seconds_an_answer(session: Session, lengths: Sequence[int], batch: int) -> dict[int, float]:
     """How long an answer takes at each length, of vanilla and of AdaTP, clip and tower shared by the two."""
     world, who, found = world_of(session.processor), entrants(["adatp"], [0.273]), {}
     for length in lengths:
         seconds = []
         for attempt in range(3):
+            questions = batch * (1 + attempt)
             with TemporaryDirectory() as folder, Results(Path(folder) / "work.jsonl") as results:
                 begun = time.monotonic()
-                evaluate(session, who, [length], "validation", 1 + attempt, results, world=world)
-                seconds.append((time.monotonic() - begun) / (len(who) * (1 + attempt)))
+                evaluate(session, who, [length], "validation", questions, results, world=world, batch=batch)
+                seconds.append((time.monotonic() - begun) / (len(who) * questions))
         found[length] = fmean(seconds[1:])
     return found
 
 
-def estimate(session: Session, chosen: Sequence[Part], tuned: dict[str, Any], folder: Path) -> None:
+def estimate(
+    session: Session, chosen: Sequence[Part], tuned: dict[str, Any], folder: Path, batch: int
+) -> None:
     """Print how many answers each part lacks and about how long they take here."""
     layers = session.config.get_text_config().num_hidden_layers
-    speed = seconds_an_answer(session, sorted({length for part in chosen for length in part.frames}))
+    lengths = sorted({length for part in chosen for length in part.frames})
+    speed = seconds_an_answer(session, lengths, batch)
     total = 0.0
     for part in chosen:
         who = part.who(layers, tuned)
@@ -265,6 +277,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of questions")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and stop")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=1, help="questions asked together; 32 and more on a GPU")
     parser.add_argument("--minutes", type=float, help="stop after so many, to go on another time")
     parser.add_argument("--out", type=Path, default=proof_tables.RESULTS)
     args = parser.parse_args()
@@ -281,10 +294,10 @@ def main() -> None:
                 for name in tune.tunable():  # which peers will be the best changes little of the time
                     tuned["methods"][name] = {"cells": {"": 0.0}}
             else:
-                tuned = tuned_settings(session, args.out, args.scale, until)
+                tuned = tuned_settings(session, args.out, args.scale, until, args.batch)
             chosen = [part for part in every if part.name in wanted]
             if args.estimate:
-                estimate(session, chosen, tuned, args.out)
+                estimate(session, chosen, tuned, args.out, args.batch)
                 return
             layers = session.config.get_text_config().num_hidden_layers
             for part in chosen:
@@ -292,7 +305,7 @@ def main() -> None:
                     f"{part.name}: {part.limit} questions of {part.split} at {part.frames} frames",
                     file=sys.stderr,
                 )
-                run(session, part, part.who(layers, tuned), args.out, until)
+                run(session, part, part.who(layers, tuned), args.out, until, args.batch)
     except AdaTPError as error:
         sys.exit(f"proof: {error}")
     except (KeyboardInterrupt, tune.TimeIsUp):

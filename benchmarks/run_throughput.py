@@ -7,8 +7,9 @@ two threads. The run reads the next videos in one worker process, and the model 
 take turns over the same rows; the median of the rounds' ratios counts. Both have the model loaded, and the
 worker has started. Clips are 20 s of H.264, 480 x 480 at 24 frames a second, of which 16 frames are sampled.
 
-`cpu` is processor time of all processes, which a busy machine changes little; its ratio says what batches and
-shared videos save. The ratio of `seconds` also has what is done at the same time.
+All are seconds a row. `cpu` is processor time, which a busy machine changes less than the clock: its ratio
+says what batches and shared videos save, without anything done at the same time. `ratio_if_all_overlaps`
+is the loop's against the busier of the run's two processes: what two idle cores would give at best.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,66 +39,73 @@ from run_kills import COMMAND
 SETTINGS = Settings(frames=16)
 
 
-def cpu_seconds(worker: int | None = None) -> float:
-    """Processor time of this process, and of a worker of it."""
-    spent = time.process_time()
-    if worker is not None:
-        fields = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()
-        spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return spent
+def cpu_of(worker: int) -> float:
+    """Processor time of another process."""
+    fields = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(work: Callable[[], list[str]], worker: int | None = None) -> tuple[list[str], float, float]:
-    """Answers, seconds and processor seconds."""
-    cpu, began = cpu_seconds(worker), time.perf_counter()
+@dataclass
+class Spent:
+    """Seconds a row: of the clock, of this process's processor time, of the worker's."""
+
+    seconds: float
+    model: float
+    reader: float
+
+    @property
+    def cpu(self) -> float:
+        return self.model + self.reader
+
+
+def timed(work: Callable[[], list[str]], worker: int) -> tuple[list[str], Spent]:
+    """Answers, and what they took."""
+    mine, theirs, began = time.process_time(), cpu_of(worker), time.perf_counter()
     answers = work()
-    return answers, time.perf_counter() - began, cpu_seconds(worker) - cpu
+    spent = time.perf_counter() - began, time.process_time() - mine, cpu_of(worker) - theirs
+    return answers, Spent(*(each / len(answers) for each in spent))
 
 
-def compare(session: Session, rows: list[Row], rounds: int) -> dict[str, Any]:
+def compare(session: Session, rows: list[Row], rounds: int, threads: list[int]) -> dict[str, Any]:
     """Loop and run over the same rows, in turns."""
 
     def loop() -> list[str]:
         return [session.ask(row.video, row.question, frames=SETTINGS.frames).text for row in rows]
 
-    found: dict[str, list[tuple[float, float]]] = {"loop, 2 threads": [], "loop, 1 thread": [], "run": []}
+    found: dict[str, list[Spent]] = {}
     with Answering(session, batch=8, workers=1) as answering:
 
         def run() -> list[str]:
             outcomes = {each.row.number: each.facts for each in answering.answer(units(rows, Path()))}
             return [outcomes[row.number]["answer"] for row in rows]
 
-        run()
+        texts = [run()]
         worker = answering._workers._running[0].pid
         for _ in range(rounds):
-            texts = []
-            for name, threads, work in (
-                ("loop, 2 threads", 2, loop),
-                ("loop, 1 thread", 1, loop),
-                ("run", 1, run),
-            ):
-                torch.set_num_threads(threads)
-                answers, seconds, cpu = timed(work, worker)
+            for name, count, work in (*((f"loop, threads: {n}", n, loop) for n in threads), ("run", 1, run)):
+                torch.set_num_threads(count)
+                answers, spent = timed(work, worker)
                 texts.append(answers)
-                found[name].append((seconds / len(rows), cpu / len(rows)))
-            assert texts[0] == texts[1] == texts[2], "other answers"
-    loops = zip(found["loop, 2 threads"], found["loop, 1 thread"], strict=True)
-    better = [(min(a[0], b[0]), min(a[1], b[1])) for a, b in loops]
-    ratios = [
-        [mine / theirs for mine, theirs in zip(a, b, strict=True)]
-        for a, b in zip(better, found["run"], strict=True)
-    ]
+                found.setdefault(name, []).append(spent)
+    assert all(answers == texts[0] for answers in texts), "other answers"
+    runs = found.pop("run")
+    loops = [min(same, key=lambda spent: spent.seconds) for same in zip(*found.values(), strict=True)]
+    ratios = [loop.seconds / run.seconds for loop, run in zip(loops, runs, strict=True)]
+    middle = statistics.median
     return {
         "rows": len(rows),
         "videos": len({row.video for row in rows}),
-        **{
-            f"{name}: {kind} a row": statistics.median(each[place] for each in values)
-            for name, values in found.items()
-            for place, kind in enumerate(("seconds", "cpu"))
-        },
-        "ratio": statistics.median(ratio for ratio, _ in ratios),
-        "ratios": [round(ratio, 2) for ratio, _ in ratios],
-        "cpu_ratio": statistics.median(ratio for _, ratio in ratios),
+        **{f"{name}: seconds": middle(each.seconds for each in same) for name, same in found.items()},
+        **{f"{name}: cpu": middle(each.cpu for each in same) for name, same in found.items()},
+        "run: seconds": middle(each.seconds for each in runs),
+        "run: cpu of the model": middle(each.model for each in runs),
+        "run: cpu of the reader": middle(each.reader for each in runs),
+        "ratio": middle(ratios),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "cpu_ratio": middle(a.cpu / b.cpu for a, b in zip(loops, runs, strict=True)),
+        "ratio_if_all_overlaps": middle(
+            a.cpu / max(b.model, b.reader) for a, b in zip(loops, runs, strict=True)
+        ),
     }
 
 
@@ -119,6 +128,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", default="1,3", help="questions a video, several numbers by commas")
+    parser.add_argument("--threads", default="1,2", help="of the loop; the better one counts")
     parser.add_argument("--memory", default="100,400", help="numbers of rows; nothing: no memory is measured")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -131,7 +141,10 @@ def main() -> None:
             videos = args.clips // most or 1
             pairs = [(f"{clips}/{n:04d}.mp4", text) for n in range(videos) for text in asked[n][:most]]
             rows = [Row(n, n, video, text, SETTINGS) for n, (video, text) in enumerate(pairs)]
-            facts[f"questions a video: {most}"] = compare(session, rows, args.rounds)
+            facts[f"questions a video: {most}"] = compare(
+                session, rows, args.rounds, [*map(int, args.threads.split(","))]
+            )
+            print(f"questions a video: {most}", json.dumps(facts[f"questions a video: {most}"]), flush=True)
         for count in map(int, filter(None, args.memory.split(","))):
             many = [
                 {"video": f"clips/{n % args.clips:04d}.mp4", "question": asked[n % args.clips][0]}

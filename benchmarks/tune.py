@@ -69,6 +69,7 @@ def tune(
     limit: int,
     work: Path,
     until: float | None = None,
+    batch: int = 1,
 ) -> dict[str, Any]:
     """What wins for each method, and all that was tried.
 
@@ -80,6 +81,7 @@ def tune(
         limit: questions of each length.
         work: the work file, from which a run that was stopped goes on.
         until: when to stop, by `time.monotonic`; None: when all is answered.
+        batch: questions that are asked together.
     """
     world = world_of(session.processor)
     who: list[Entrant] = entrants([], [])
@@ -89,7 +91,7 @@ def tune(
         results.pin("command", "tune")
         asked = sum(len(results.answers[each.key, length]) for each in who for length in lengths)
         told = clock(len(who) * len(lengths) * limit - asked, until)
-        evaluate(session, who, lengths, SPLIT, limit, results, told, world)
+        evaluate(session, who, lengths, SPLIT, limit, results, told, world, batch)
         rows, skipped = summarise(results)
         facts = {each.label: each.facts()["settings"] for each in who}
         found = {name: best(name, rows, facts) for name in names}
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--frames", default="16,32")
     parser.add_argument("--limit", type=int, default=240, help="questions of each length")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=1, help="questions asked together")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     names = tunable() if args.methods == "all" else args.methods.split(",")
@@ -127,6 +130,7 @@ def main() -> None:
             [int(length) for length in args.frames.split(",")],
             args.limit,
             args.json.with_name(f"{args.json.stem}.work.jsonl"),
+            batch=args.batch,
         )
     except AdaTPError as error:
         sys.exit(f"tune: {error}")

@@ -106,6 +106,12 @@ def everything(shape: DecoderShape, counts: PromptCounts) -> Schedule:
     return Schedule((counts.visual,) * shape.layers, spent, prefill_flops(shape, tokens, None, counts.past))
 
 
+def constant(shape: DecoderShape, counts: PromptCounts, visual: int) -> Schedule:
+    """The same number of visual tokens in all layers, none of them scored."""
+    flops = prefill_flops(shape, [visual + counts.other] * shape.layers, None, counts.held_by(shape.layers))
+    return Schedule((visual,) * shape.layers, flops, everything(shape, counts).vanilla_flops)
+
+
 def fit(
     shape: DecoderShape,
     counts: PromptCounts,

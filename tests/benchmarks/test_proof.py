@@ -122,7 +122,7 @@ def test_all_parts_go_on_and_fill_the_page(
     with pytest.raises(SystemExit, match="stopped; run it again"):
         command(monkeypatch, "--out", str(out), "--minutes", "0")
     assert not list(out.glob("*.json"))
-    command(monkeypatch, "--out", str(out), "--parts", "claim,best")
+    command(monkeypatch, "--out", str(out), "--parts", "claim,best", "--batch", "2")
     text = page.read_text()
     assert "| vanilla, 4 frames | 2 |" in text
     assert "| vcast | 4 | +0.0" not in text.split("<!-- best -->")[0]

@@ -45,7 +45,8 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
     for layer in model.get_decoder().layers:  # what they get in the end
-        mixer = layer.self_attn if hasattr(layer, "self_attn") else layer.linear_attn
+        names = ("self_attn", "linear_attn", "conv")
+        mixer = next(getattr(layer, name) for name in names if hasattr(layer, name))
         mixer.register_forward_pre_hook(
             lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -148,11 +148,9 @@ def compare(model: Any, record: Record, told: Told) -> None:
 
 def last_calls(record: Record, count: int) -> Record:
     """Of a record those of the request that is checked."""
-    return Record(
-        *(each[len(each) - count :] for each in (record.embeds, record.positions, record.deepstack)),
-        record.types,
-        record.logits[len(record.logits) - count :],
-    )
+    parts = {field.name: getattr(record, field.name) for field in fields(record)}
+    lists = {name: part for name, part in parts.items() if isinstance(part, list)}
+    return replace(record, **{name: part[max(0, len(part) - count) :] for name, part in lists.items()})
 
 
 def check_reports(scenario: Scenario, told: Told) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clips import flat_clip
 from damage import Damage, damaged, setting, written
 
 LIMIT = 4 << 30
@@ -90,6 +91,26 @@ def test_bombs_are_refused_in_little_memory(world: Path, tmp_path: Path) -> None
         assert (name, code, out, err.count("\n")) == (name, 2, "", 1), err
         assert words in err, (name, err)
     assert used < 3 << 19  # KiB, of which torch and transformers alone take half
+
+
+MEASURED = """
+import resource, sys
+from adatp.cli import main
+code = main(sys.argv[1:])
+print("peak", code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_clip_of_4k_takes_little_memory(tmp_path: Path) -> None:
+    """64 frames are 1.6 GB as they are stored, and four times that as float32."""
+    clip = str(flat_clip(tmp_path / "4k.mp4", 64, (3840, 2160)))
+    asked = [sys.executable, "-c", MEASURED, "ask", clip, "what colour is the star ?", "--frames", "64"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=600)
+    assert done.stderr == ""
+    code, peak = done.stdout.split("peak")[1].split()
+    assert code == "0"
+    assert int(peak) < 3 << 19  # KiB
 
 
 def test_memory_of_the_cpu_that_runs_out_is_one_line(

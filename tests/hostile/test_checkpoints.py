@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,38 @@ def test_a_chat_template_that_fails(run: Run, tmp_path: Path, world: Path, templ
         path.write_text(template)
 
     check(run, call_on("ask", "hub", "chat_template.jinja", damage, words), tmp_path, world)
+
+
+ENDLESS = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+DOUBLING = "{% set all = namespace(text='aaaaaaaaaaaaaaaa') %}{% for i in range(40) %}" + (
+    "{% set all.text = all.text + all.text %}{% endfor %}{{ all.text }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ 'a' * 10 ** 10 }}", "takes more than 1024 MB for one text"),
+        ("{{ '%9999999999d' % 1 }}", "takes more than 1024 MB for one text"),
+        (DOUBLING, "takes more than 1024 MB for one text"),
+        (ENDLESS, "takes more than 1 s for one text"),
+    ],
+)
+def test_a_chat_template_that_takes_all(
+    run: Run, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, template: str, words: str
+) -> None:
+    monkeypatch.setattr("adatp.checkpoint.trial.MOST_SECONDS", 1)
+
+    def damage(path: Path) -> None:
+        path.write_text(template)
+
+    check(run, call_on("ask", "hub", "chat_template.jinja", damage, words), tmp_path, world)
+
+
+def test_a_tokenizer_whose_pattern_tries_every_way(run: Run, tmp_path: Path, world: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "([a-y ]+)+$"}, "behavior": "Isolated", "invert": False}
+    words = "its tokenizer gives up on this text"
+    call = call_on("ask", "model", "tokenizer.json", setting("pre_tokenizer", split), words)
+    command, *options = call.arguments
+    asked = (command, "{world}/clip.mp4", "what is it " * 4 + "z", *options)
+    check(run, replace(call, arguments=asked), tmp_path, world)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import Checkpoints
 from harness import Asked, Question, evaluate, noted, said, write_clip, write_task
 from PIL import Image
 
@@ -50,7 +51,7 @@ def sorted_calls(asked: Asked) -> list[tuple[dict[str, torch.Tensor], torch.Tens
 @pytest.mark.parametrize("simple", [False, True], ids=["chat", "simple"])
 @pytest.mark.parametrize("family", OWN)
 def test_vanilla_is_their_own_model(
-    checkpoints: Path, tmp_path: Path, family: str, simple: bool, monkeypatch: pytest.MonkeyPatch
+    checkpoints: Checkpoints, tmp_path: Path, family: str, simple: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, frames, more = OWN[family]
     if family == "llava_onevision" and not simple:
@@ -88,7 +89,7 @@ def take_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
-def test_every_family_is_pruned(checkpoints: Path, tmp_path: Path, family: str) -> None:
+def test_every_family_is_pruned(checkpoints: Checkpoints, tmp_path: Path, family: str) -> None:
     """Those without a model in lmms-eval too, and all with prompts that adatp writes."""
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     tasks = write_task(tmp_path / "tasks", [Question("what is the red ball ?", [clip])])

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import Checkpoints
 from harness import Question, evaluate, noted, said, write_clip, write_task
 from loguru import logger
 
@@ -19,7 +20,7 @@ from adatp.paper.offline import TASKS, write_tasks
 QUESTION = "what is the red ball ?"
 
 
-def test_an_unreadable_video_costs_one_document(checkpoints: Path, tmp_path: Path) -> None:
+def test_an_unreadable_video_costs_one_document(checkpoints: Checkpoints, tmp_path: Path) -> None:
     good = write_clip(tmp_path / "good.mp4", 8)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     videos = [good, str(tmp_path / "bad.mp4"), str(tmp_path / "missing.mp4"), good]
@@ -40,13 +41,13 @@ def test_an_unreadable_video_costs_one_document(checkpoints: Path, tmp_path: Pat
         assert "good.mp4" not in log
 
 
-def test_no_answer_at_all_is_an_error(checkpoints: Path, tmp_path: Path) -> None:
+def test_no_answer_at_all_is_an_error(checkpoints: Checkpoints, tmp_path: Path) -> None:
     tasks = write_task(tmp_path / "tasks", [Question(QUESTION, [str(tmp_path / "missing.mp4")])])
     with pytest.raises(RuntimeError, match=r"none of 1 documents has an answer.*missing\.mp4"):
         evaluate("adatp", {"pretrained": checkpoints / "llava_onevision"}, tasks)
 
 
-def test_images_alone_are_answered_unpruned(checkpoints: Path, tmp_path: Path) -> None:
+def test_images_alone_are_answered_unpruned(checkpoints: Checkpoints, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
@@ -58,7 +59,7 @@ def test_images_alone_are_answered_unpruned(checkpoints: Path, tmp_path: Path) -
     assert counts.keys() == {"input_tokens", "output_tokens"}
 
 
-def test_the_settings_of_the_task_are_kept(checkpoints: Path, tmp_path: Path) -> None:
+def test_the_settings_of_the_task_are_kept(checkpoints: Checkpoints, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 8)
     whole = {"max_new_tokens": 3, "temperature": 0}
     tasks = write_task(tmp_path / "whole", [Question(QUESTION, [clip])], whole)
@@ -108,7 +109,7 @@ def test_wrong_arguments_are_one_line(given: dict[str, object], why: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_arguments_that_nobody_knows(checkpoints: Path, tmp_path: Path) -> None:
+def test_arguments_that_nobody_knows(checkpoints: Checkpoints, tmp_path: Path) -> None:
     tasks = write_task(tmp_path / "tasks", [Question(QUESTION)])
     with pytest.raises(RefusedError, match="no argument max_frames="):
         evaluate("adatp", {"pretrained": checkpoints / "qwen2_5_vl", "max_frames": 8}, tasks)

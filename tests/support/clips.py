@@ -177,6 +177,21 @@ def write_clip(
     return path
 
 
+def flat_clip(path: Path, frames: int, size: tuple[int, int]) -> Path:
+    """Writes a clip of one colour, which is quick at any size, and returns `path`."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        frame = av.VideoFrame(*size, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes([90]) * plane.buffer_size)
+        for index in range(frames):
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path
+
+
 def write_sound(path: Path, *, cover: bool = False) -> Path:
     """Writes a second of silence with no video stream, with `cover` art or without."""
     codec, kind, sample = (

@@ -733,7 +733,9 @@ class KimiK25(Qwen2VL):
     """Latent attention; a run for every few frames, which are pooled to one."""
 
     name = "kimi_k25"
-    model_class = of_transformers("Kimi_K25ForConditionalGeneration")
+    several_videos = False
+    # Before, transformers could not split the features of several frames.
+    model_class = of_transformers("Kimi_K25ForConditionalGeneration") if VERSION >= (5, 24) else None
     tower_known = False
     multimodal_rope = False
     tokens_a_frame = 16
@@ -791,19 +793,40 @@ class LlavaVideo(LlavaOnevision):
     name = "llava_video"
     model_class = LlavaVideoForConditionalGeneration if VERSION >= LEAST else None
 
+    tokens_a_frame = 16
+
     @staticmethod
     def config() -> Any:
         said = LlavaOnevision.config().to_dict()
+        said["vision_config"]["image_size"], said["image_grid_pinpoints"] = 32, [[32, 32]]
         return LlavaVideoConfig(**{name: part for name, part in said.items() if name != "model_type"})
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        return [VIDEO] * (6 * frames)
+        return [VIDEO] * (20 * frames)
+
+    @staticmethod
+    def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values_videos": torch.randn(1, frames, 3, 32, 32, generator=generator)}
+
+    @staticmethod
+    def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels = torch.randn(1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+        return torch.full((64 + 64 + 8,), IMAGE), {
+            "pixel_values": pixels,
+            "image_sizes": torch.tensor([[32, 32]]),
+        }
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """8 x 8 patches a frame."""
+        return received.view(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
 
     @classmethod
     def shown(cls, placeholders: torch.Tensor) -> torch.Tensor:
-        """Two of three."""
-        return placeholders.unflatten(0, (-1, 3))[:, :2].flatten(0, 1)
+        """Four of five."""
+        return placeholders.unflatten(0, (-1, 5))[:, :4].flatten(0, 1)
 
     @classmethod
     def encode(cls, model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:

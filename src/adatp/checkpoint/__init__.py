@@ -3,6 +3,7 @@
 from adatp.checkpoint.errors import CheckpointError
 from adatp.checkpoint.files import check_files
 from adatp.checkpoint.numbers import check_config, check_generation, check_numbers, check_processor
+from adatp.checkpoint.trial import try_out
 from adatp.checkpoint.weights import check_weights
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "check_numbers",
     "check_processor",
     "check_weights",
+    "try_out",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adatp.cli.evaluating import (
+    BatchOption,
     DisturbOption,
     Evaluation,
     FramesOption,
@@ -35,6 +36,7 @@ def ablate(
         typer.Option("--paper", help="Change the paper's method, without the early stage, not the default."),
     ] = False,
     limit: LimitOption = 200,
+    batch: BatchOption = 1,
     json_file: JsonOption = None,
     plot: PlotOption = None,
     threads: ThreadsOption = None,
@@ -64,5 +66,6 @@ def ablate(
         trusted,
         world,
         disturb,
+        batch,
     )
     asked.run(entrants)

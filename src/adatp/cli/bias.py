@@ -95,7 +95,7 @@ def bias(
     with working_on(model):
         session = open_session(model, device, dtype, trusted)
         load_weights(session)
-        clips = synthetic_clips(frames) if files is None else read_clips(files, frames)
+        clips = synthetic_clips(frames) if files is None else read_clips(session, files, frames)
         total = limit if files is None else min(limit, len(files))
         with counting("measuring") as update:
             found = measure(

@@ -12,6 +12,7 @@ from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 
 if TYPE_CHECKING:
+    from adatp.session import Session
     from adatp.video import Video
 
 QUESTION = "What happens in this video?"
@@ -66,16 +67,18 @@ def questions_of_files(folder: Path, asked: Sequence[tuple[str | None, str]]) ->
     return [(file, question) for _, file, question in sorted(found, key=lambda each: each[0])]
 
 
-def read_clips(files: Sequence[tuple[Path, str]], frames: int) -> Iterator[tuple[Video, str]]:
+def read_clips(
+    session: Session, files: Sequence[tuple[Path, str]], frames: int
+) -> Iterator[tuple[Video, str]]:
     """The videos that can be read and are long enough; of the others one line each."""
-    from adatp.video import VideoError, read_video
+    from adatp.video import VideoError
 
     refused: set[Path] = set()
     for file, question in files:
         if file in refused:
             continue
         try:
-            video = read_video(file, frames)
+            video = session.read_video(file, frames)
             if len(video.frames) < frames:
                 raise VideoError(f"{file}: only {len(video.frames)} frames; ask for fewer --frames")
         except VideoError as error:

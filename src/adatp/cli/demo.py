@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -22,6 +23,13 @@ def demo(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this machine.")
     ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name that the page may be opened under, such as that of a proxy. May be repeated.",
+            show_default="localhost, this machine's name, --host",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trusted: TrustOption = False,
@@ -40,5 +48,5 @@ def demo(
             session = open_session(model, device, dtype, trusted)
             load_weights(session)
             address = address_of(host, listener)
-            serve(session, listener, lambda: print(address, flush=True))
-    raise typer.Exit(0)  # Ctrl-C is how it is stopped: no failure
+            names = ["localhost", socket.gethostname(), host, *(allow_host or ())]
+            serve(session, listener, names, lambda: print(address, flush=True))

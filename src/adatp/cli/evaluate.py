@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adatp.cli.evaluating import (
+    BatchOption,
     DisturbOption,
     Evaluation,
     FramesOption,
@@ -44,6 +45,7 @@ def evaluate(
         ),
     ] = None,
     limit: LimitOption = 200,
+    batch: BatchOption = 1,
     json_file: JsonOption = None,
     plot: PlotOption = None,
     threads: ThreadsOption = None,
@@ -66,7 +68,20 @@ def evaluate(
         return evaluation.entrants(wanted, ratios, tuned)
 
     asked = Evaluation(
-        "eval", model, frames, split, limit, json_file, plot, threads, device, dtype, trusted, world, disturb
+        "eval",
+        model,
+        frames,
+        split,
+        limit,
+        json_file,
+        plot,
+        threads,
+        device,
+        dtype,
+        trusted,
+        world,
+        disturb,
+        batch,
     )
     asked.run(entrants)
 

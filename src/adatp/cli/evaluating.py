@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 MOST_THREADS = 1024
 """CPU threads that may be asked for: torch starts as many as it is told to, and dies of too many."""
 
+MOST_BATCH = 4096
+"""Questions that may be asked together."""
+
 SplitOption = Annotated[str, typer.Option(help="A split of the world: validation, test or shifted.")]
 WorldOption = Annotated[
     str | None,
@@ -78,6 +81,14 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_THREADS, help="CPU threads to use.", show_default="as torch decides"),
 ]
+BatchOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_BATCH,
+        help="Questions asked together: faster on a GPU. Answers stay what they are alone.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Evaluation:
         trusted: whether the checkpoint's code may run.
         world: name of the world; None: the one that the model knows.
         disturb: disturbances, separated by commas.
+        batch: questions asked together.
     """
 
     command: str
@@ -113,6 +125,7 @@ class Evaluation:
     trusted: bool
     world: str | None = None
     disturb: str = "none"
+    batch: int = 1
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
         """Run or resume it, write and show what it found.
@@ -215,7 +228,7 @@ class Evaluation:
 
         try:
             with _counted(results, competing, counts, self.limit) as told:
-                evaluate(session, competing, counts, self.split, self.limit, results, told, world)
+                evaluate(session, competing, counts, self.split, self.limit, results, told, world, self.batch)
         except KeyboardInterrupt:
             file = self.json_file
             hint = "give --json next time, and it can go on" if file is None else "run it again to go on"

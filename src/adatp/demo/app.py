@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
-import json
-import re
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from adatp.demo import results
-from adatp.demo.asking import MOST_BYTES, MOST_FRAMES, MOST_SECONDS, PRUNING, told
+from adatp.demo.asking import (
+    LEAST_PERCENT,
+    MOST_BYTES,
+    MOST_FRAMES,
+    MOST_SECONDS,
+    PRUNING,
+    is_question,
+    told,
+)
 from adatp.demo.asking import compare as compare_methods
 from adatp.demo.examples import write_examples
+from adatp.demo.gate import Gate, Rules
+from adatp.demo.visitors import MOST_WAITING, Visitors
 from adatp.errors import AdaTPError
 from adatp.methods import AdaTP
 from adatp.session import Session
 
-GoOn = Callable[[Request], Awaitable[Response]]
-
-KEEP_SECONDS, SWEEP_SECONDS = 3600, 600
-"""How long an upload is kept, and how often old ones are looked for."""
+ASKING = "compare"
+"""The function of the page that asks the model."""
 
 
-def build_app(session: Session, folder: Path) -> FastAPI:
+def build_app(session: Session, folder: Path, names: Collection[str] = ("localhost",)) -> Gate:
     """The web application.
 
     Args:
         session: of the model.
         folder: where the examples are written, and uploads are.
+        names: what the page may be called in an address, beside any IP address.
     """
-    app = FastAPI(openapi_url=None)
-    app.middleware("http")(only_files_in(folder))
-    return gr.mount_gradio_app(  # type: ignore[no-any-return]
-        app,
-        build_page(session, write_examples(folder, session.embedded)),
+    examples, visitors = write_examples(folder, session.embedded), Visitors()
+    page = build_page(session, examples, visitors)
+    [asking] = [number for number, function in page.fns.items() if function.api_name == ASKING]
+    picking = {number: len(examples) for number in page.fns if number != asking}
+    known = frozenset(name.lower() for name in names)
+    rules = Rules(known, folder, asking, is_question, picking, MOST_BYTES)
+    return Gate(_mounted(page), rules, visitors)
+
+
+def _mounted(page: gr.Blocks) -> Any:
+    """The page as an application of its own."""
+    return gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
         path="",
         max_file_size=MOST_BYTES,
         show_error=False,
@@ -53,11 +69,17 @@ def build_app(session: Session, folder: Path) -> FastAPI:
             font=["system-ui", "sans-serif"],  # others, in some versions, are fetched from the web
             font_mono=["ui-monospace", "monospace"],
         ),
-        css=files("adatp.demo").joinpath("page.css").read_text(encoding="utf-8"),
+        css=_text_of("page.css"),
+        head=_text_of("page.html"),
     )
 
 
-def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
+def _text_of(name: str) -> str:
+    """A file of this package."""
+    return files("adatp.demo").joinpath(name).read_text(encoding="utf-8")
+
+
+def build_page(session: Session, examples: list[tuple[Path, str]], visitors: Visitors) -> gr.Blocks:
     """The page: inputs at the left, results at the right."""
 
     def compare(
@@ -66,13 +88,15 @@ def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
         percent: float,
         frames: float,
         names: list[str],
+        request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:
-        return _compared(session, path, question or "", percent / 100, int(frames), names, progress)
+        try:
+            return _compared(session, path, question or "", percent / 100, int(frames), names, progress)
+        finally:
+            visitors.leave(request.session_hash)
 
-    with gr.Blocks(
-        title="adatp", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS), fill_width=True
-    ) as page:
+    with gr.Blocks(title="adatp", analytics_enabled=False, fill_width=True) as page:
         model = "a small model of a world of coloured shapes" if session.embedded else session.source
         gr.Markdown(
             "# adatp: the same answer for a fraction of the compute\n"
@@ -92,7 +116,11 @@ def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
                 video.render()
                 question.render()
                 percent = gr.Slider(
-                    5, 100, value=100 * AdaTP().flops, step=0.1, label="FLOPs target, % of vanilla's prefill"
+                    LEAST_PERCENT,
+                    100,
+                    value=100 * AdaTP().flops,
+                    step=0.1,
+                    label="FLOPs target, % of vanilla's prefill",
                 )
                 frames = gr.Slider(1, MOST_FRAMES, value=32, step=1, label="Frames, sampled uniformly")
                 names = gr.Dropdown(
@@ -109,9 +137,10 @@ def build_page(session: Session, examples: list[tuple[Path, str]]) -> gr.Blocks:
             outputs=[answers, gallery],
             show_progress_on=answers,
             concurrency_limit=1,  # one request at a time on the model; others wait
+            api_name=ASKING,
             api_visibility="private",
         )
-    return page.queue()
+    return page.queue(max_size=MOST_WAITING)
 
 
 def _compared(session: Session, path: str | None, *asked: Any) -> tuple[str, str]:
@@ -126,36 +155,3 @@ def _compared(session: Session, path: str | None, *asked: Any) -> tuple[str, str
     except Exception:  # a bug: told to who runs the server
         traceback.print_exc()
         return results.message("Something went wrong here; the server's log says what."), ""
-
-
-def only_files_in(folder: Path) -> Callable[[Request, GoOn], Awaitable[Response]]:
-    """Middleware: clients may name files in ``folder`` alone, neither others of this machine nor of the web.
-
-    Gradio checks the files that its inputs name only where it is not mounted on another application, and
-    fetches addresses.
-    """
-    inside = folder.resolve()
-
-    def check(item: dict[str, Any]) -> dict[str, Any]:
-        if "path" in item and not Path(str(item["path"])).resolve().is_relative_to(inside):
-            raise _ForeignFileError
-        return item
-
-    async def middleware(request: Request, go_on: GoOn) -> Response:
-        uploads = request.headers.get("content-type", "").startswith("multipart/")
-        try:
-            if re.search(r"=https?:", request.url.path):
-                raise _ForeignFileError
-            if request.method == "POST" and not uploads:
-                json.loads(await request.body() or "{}", object_hook=check)
-        except _ForeignFileError:
-            return Response("a clip has to be uploaded, not named", 403)
-        except (ValueError, OSError):
-            return Response("bad request", 400)
-        return await go_on(request)
-
-    return middleware
-
-
-class _ForeignFileError(Exception):
-    """A file that was not uploaded here."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adatp.budget import BudgetError
 from adatp.errors import RefusedError
 from adatp.methods import METHODS, Method, Vanilla
 from adatp.session import Answer, Session
-from adatp.video import Video, read_video
+from adatp.video import Video
 
 MOST_BYTES = 200 * 2**20
 """Largest upload."""
@@ -23,6 +24,9 @@ MOST_PIXELS = 4096 * 2304
 
 MOST_FRAMES = 64
 """Most frames sampled from a clip."""
+
+LEAST_PERCENT = 5
+"""Lowest FLOPs target, % of vanilla's."""
 
 MOST_NEW_TOKENS = 64
 """Longest answer, in tokens."""
@@ -67,7 +71,7 @@ def compare(
         question: about it.
         flops: target of every method, a fraction of vanilla's prefill FLOPs.
         frames: how many to sample.
-        names: of methods, keys of `PRUNING`.
+        names: of methods, keys of `PRUNING`; each is asked once.
         progress: called with the share that is done and what is next.
 
     Raises:
@@ -77,10 +81,11 @@ def compare(
         raise RefusedError("There is no clip yet: upload one, or pick an example.")
     if not question.strip():
         raise RefusedError("There is no question yet: write one.")
+    names = list(dict.fromkeys(names))
     if not names:
         raise RefusedError("No method is chosen: choose one to compare with vanilla.")
     progress(0, "reading the video")
-    video = read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
+    video = session.read_video(path, frames, most_seconds=MOST_SECONDS, most_pixels=MOST_PIXELS)
     prompt = session.prepare(video, question)
     refused: dict[str, str] = {}
     methods: list[Method] = [Vanilla()]
@@ -98,6 +103,26 @@ def compare(
             answer = session.answer(prompt, method, max_new_tokens=tokens)
         answers.append(answer)
     return Comparison(session.visible_part(video), question, answers, refused)
+
+
+def is_question(data: Sequence[Any]) -> bool:
+    """Whether these are what the page sends: a clip, a question, % of FLOPs, frames and names of methods.
+
+    Args:
+        data: as JSON has it.
+    """
+    if len(data) != 5:
+        return False
+    clip, question, percent, frames, names = data
+    return (
+        (clip is None or (isinstance(clip, dict) and isinstance(clip.get("path"), str)))
+        and (question is None or isinstance(question, str))
+        and all(type(number) in (int, float) for number in (percent, frames))
+        and LEAST_PERCENT <= percent <= 100
+        and 1 <= frames <= MOST_FRAMES
+        and isinstance(names, list)
+        and all(isinstance(name, str) and name in PRUNING for name in names)
+    )
 
 
 def told(error: Exception, path: str | None) -> str:

@@ -6,21 +6,40 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
 
+from adatp.demo.uploads import swept
 from adatp.session import Session
 
+MOST_CONNECTIONS = 256
+"""Connections at a time; a page has a few."""
 
-def serve(session: Session, listener: socket.socket, ready: Callable[[], object]) -> None:
-    """Serve the page until SIGINT or SIGTERM, then clean up and return.
+
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
+
+
+def serve(
+    session: Session, listener: socket.socket, names: Collection[str], ready: Callable[[], object]
+) -> None:
+    """Serve the page until a signal comes, then clean up. Returns after SIGTERM.
 
     Args:
         session: of the model.
         listener: a socket that listens.
+        names: what the page may be called in an address, beside any IP address.
         ready: called once requests are accepted.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         # Everything that is uploaded, or made for the page, is in here.
         with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
@@ -29,10 +48,16 @@ def serve(session: Session, listener: socket.socket, ready: Callable[[], object]
 
             from adatp.demo.app import build_app
 
-            app = build_app(session, Path(folder))
-            # Browsers hold connections open for events: they are cut off when the server stops.
-            config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-            ready()
-            uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
+            app = build_app(session, Path(folder), names)
+            config = uvicorn.Config(
+                app,
+                log_level="critical",
+                limit_concurrency=MOST_CONNECTIONS,
+                server_header=False,
+                timeout_graceful_shutdown=1,  # browsers hold connections open for events: they are cut off
+            )
+            with swept(Path(folder)):
+                ready()
+                uvicorn.Server(config).run(sockets=[listener])
+    except _TerminatedError:
         return

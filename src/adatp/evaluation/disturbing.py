@@ -6,7 +6,7 @@ They are the same for every entrant that is asked a question, and follow from th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -78,20 +78,20 @@ class Disturbance:
         """What it makes of a clip's frames (F, H, W, 3)."""
         return disturb(frames, self.kind, seed) if self.of_pixels else frames
 
-    def method(self, method: Method, seed: int) -> Method:
-        """What it makes of a method: one that reads worse relevance."""
+    def method(self, method: Method, seeds: Sequence[int]) -> Method:
+        """What it makes of a method: one that reads worse relevance; a seed for each prompt of a batch."""
         if self.kind != RELEVANCE:
             return method
-        worse = with_noisy_relevance(self.amount, seed)
+        worse = with_noisy_relevance(self.amount, seeds)
         return cast(Method, WithPrefill(method, worse))
 
     @contextmanager
-    def tokens(self, model: Any, seed: int) -> Iterator[None]:
-        """While open, what it makes of the visual tokens that a model's decoder reads."""
+    def tokens(self, model: Any, seeds: Sequence[int]) -> Iterator[None]:
+        """While open, what it makes of the visual tokens that a decoder reads; a seed for each prompt."""
         if self.kind != FEATURES:
             yield
             return
-        noise = TokenNoise(model, self.amount, seed)
+        noise = TokenNoise(model, self.amount, seeds)
         handles = [
             model.base_model.register_forward_pre_hook(noise.note, with_kwargs=True),
             model.get_decoder().register_forward_pre_hook(noise.add, with_kwargs=True),
@@ -112,14 +112,14 @@ class TokenNoise:
     Args:
         model: a Video LLM of a supported family.
         amount: standard deviation, in root mean squares of the prompt's visual tokens.
-        seed: of the noise.
+        seeds: of the noise, one for each prompt of a batch.
     """
 
-    def __init__(self, model: Any, amount: float, seed: int) -> None:
+    def __init__(self, model: Any, amount: float, seeds: Sequence[int]) -> None:
         config = model.config
         images = family_of(config.model_type).encoded_as == "image"
         self.placeholder: int = config.image_token_id if images else config.video_token_id
-        self.amount, self.seed = amount, seed
+        self.amount, self.seeds = amount, seeds
         self.visual: Tensor | None = None
 
     def note(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,11 +132,14 @@ class TokenNoise:
         embeds, visual, self.visual = kwargs.get("inputs_embeds"), self.visual, None
         if embeds is None or visual is None or not bool(visual.any()):
             return args, kwargs
-        tokens = embeds[visual].float()
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(tokens.shape, generator=generator).to(tokens.device)
-        changed = tokens + self.amount * tokens.square().mean().sqrt() * noise
-        return args, {**kwargs, "inputs_embeds": embeds.masked_scatter(visual[..., None], changed.to(embeds))}
+        changed = embeds.clone()
+        for row, seed in enumerate(self.seeds):
+            tokens = embeds[row, visual[row]].float()
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(tokens.shape, generator=generator).to(tokens.device)
+            noisy = tokens + self.amount * tokens.square().mean().sqrt() * noise
+            changed[row, visual[row]] = noisy.to(embeds)
+        return args, {**kwargs, "inputs_embeds": changed}
 
 
 class WithPrefill:
@@ -162,12 +165,12 @@ class WithPrefill:
         return type(self._method).__call__(cast(Method, self), *args, **kwargs)
 
 
-def with_noisy_relevance(amount: float, seed: int) -> Callable[[Prefill], Prefill]:
+def with_noisy_relevance(amount: float, seeds: Sequence[int]) -> Callable[[Prefill], Prefill]:
     """Makes the relevance of a prefill's frames worse.
 
     Args:
         amount: standard deviation of the noise, in standard deviations of a prompt's frames.
-        seed: of the noise.
+        seeds: of the noise, one for each prompt of a batch.
     """
 
     def alter(prefill: Prefill) -> Prefill:
@@ -175,7 +178,7 @@ def with_noisy_relevance(amount: float, seed: int) -> Callable[[Prefill], Prefil
             found = prefill.relevance(sample)
             if found is None:
                 return None
-            noise = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed)).to(found)
+            noise = torch.randn(found.shape, generator=torch.Generator().manual_seed(seeds[sample])).to(found)
             return found + amount * found.std(correction=0) * noise
 
         return replace(prefill, relevance=relevance)

@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from adatp.evaluation.results import Results
 from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
 from adatp.models import family_of
-from adatp.session import Session
+from adatp.session import Answer, Prompt, Session
 
 LONGEST_ANSWER = 8
 """Tokens generated: the answers are words, which may be several tokens."""
@@ -94,6 +96,16 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One question and the frames (F, H, W, 3) of its clip."""
+
+    number: int
+    seed: int
+    text: str
+    frames: NDArray[np.uint8]
+
+
 def evaluate(
     session: Session,
     entrants: Sequence[Entrant],
@@ -103,6 +115,7 @@ def evaluate(
     results: Results,
     told: Callable[[str | None], None] = lambda reason: None,
     world: World = TINY,
+    batch: int = 1,
 ) -> None:
     """Ask what the work file lacks.
 
@@ -117,6 +130,7 @@ def evaluate(
         results: the open work file; what it holds is not asked again.
         told: called after every answer with None, and with a line of text if an entrant has to be skipped.
         world: whose questions are asked.
+        batch: questions that are asked together. FLOPs are then the mean of those.
 
     Raises:
         ResultsError: the work file belongs to another model, split or limit, or to other questions.
@@ -139,31 +153,33 @@ def evaluate(
     cache = TowerCache(family.tower(model), family.tower_attention_module(model))
     with cache as tower, torch.no_grad():
         for frames in frame_counts:
-            for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
-                clip = world.make_clip(seed, frames, split) if number == 0 else None
-                if clip is not None:  # another version of the world may draw the same questions' clips anew
-                    pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
-                    results.pin(f"first clip of {frames} frames", pixels)
-                asked = [each for each in ordered if results.wants(each.key, frames, number)]
-                if not asked:
-                    continue
-                clip = clip if clip is not None else world.make_clip(seed, frames, split)
-                results.add_question(
-                    frames,
-                    number,
-                    seed=seed,
-                    kind=question.kind,
-                    text=question.text,
-                    answer=question.answer,
-                    third=world.third_of(clip, question),
-                )
-                for entrant, answer in _ask_all(session, asked, clip.frames, question.text, seed, tower):
-                    if isinstance(answer, str):
-                        results.skips[entrant.key, frames] = answer
-                        told(f"{entrant.key}, {frames} frames: {answer}")
-                    else:
-                        results.add_answer(entrant.key, frames, number, **answer)
-                        told(None)
+            wanted = _wanted(world, ordered, split, frames, limit, results)
+            while together := list(islice(wanted, batch)):
+                _ask_all(session, ordered, together, frames, results, told, tower)
+
+
+def _wanted(
+    world: World, entrants: Sequence[Entrant], split: str, frames: int, limit: int, results: Results
+) -> Iterator[Asked]:
+    """The questions of one length that somebody has not answered yet."""
+    for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
+        clip = world.make_clip(seed, frames, split) if number == 0 else None
+        if clip is not None:  # another version of the world may draw the same questions' clips anew
+            pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
+            results.pin(f"first clip of {frames} frames", pixels)
+        if not any(results.wants(each.key, frames, number) for each in entrants):
+            continue
+        clip = clip if clip is not None else world.make_clip(seed, frames, split)
+        results.add_question(
+            frames,
+            number,
+            seed=seed,
+            kind=question.kind,
+            text=question.text,
+            answer=question.answer,
+            third=world.third_of(clip, question),
+        )
+        yield Asked(number, seed, question.text, clip.frames)
 
 
 def _shown(entrant: Entrant) -> tuple[str, str]:
@@ -174,37 +190,59 @@ def _shown(entrant: Entrant) -> tuple[str, str]:
 def _ask_all(
     session: Session,
     entrants: Sequence[Entrant],
-    frames: NDArray[np.uint8],
-    question: str,
-    seed: int,
+    together: Sequence[Asked],
+    frames: int,
+    results: Results,
+    told: Callable[[str | None], None],
     tower: TowerCache,
-) -> Iterator[tuple[Entrant, dict[str, Any] | str]]:
-    """Each entrant with its answer and what that took, or with why it can't be asked."""
-    shown, prompt = None, None
+) -> None:
+    """Ask each entrant what it has not answered of some questions, and note that or why it can't be asked."""
+    made: tuple[object, list[Prompt]] = (None, [])
     for entrant in entrants:
-        if prompt is None or _shown(entrant) != shown:
-            shown = _shown(entrant)
-            seen = view_of(entrant.disturbance.pixels(frames, seed), entrant.view)
-            made = session.prepare(seen, question)
-            session.check(made, Vanilla(), max_new_tokens=LONGEST_ANSWER)
-            prompt = made.to(session.model.device)
-        tower.show(prompt, entrant.method.tower_attention)
+        lacking = [each for each in together if results.wants(entrant.key, frames, each.number)]
+        if not lacking:
+            continue
+        key = (_shown(entrant), [each.number for each in lacking])
+        if key != made[0]:
+            made = key, [_prompt(session, entrant, each) for each in lacking]
+        tower.show(made[1], entrant.method.tower_attention)
+        seeds = [each.seed for each in lacking]
         try:
-            with entrant.disturbance.tokens(session.model, seed):
-                answer = session.answer(
-                    prompt,
-                    entrant.disturbance.method(entrant.method, seed),
+            with entrant.disturbance.tokens(session.model, seeds):
+                answers = session.answer_batch(
+                    made[1],
+                    entrant.disturbance.method(entrant.method, seeds),
                     max_new_tokens=LONGEST_ANSWER,
                     reuse_frames=entrant.reuse_frames,
                     strict=True,
                 )
         except (BudgetError, NoEncoderError, GridError) as error:
-            yield entrant, " ".join(str(error).split())
+            results.skips[entrant.key, frames] = reason = " ".join(str(error).split())
+            told(f"{entrant.key}, {frames} frames: {reason}")
             continue
-        report = answer.report
-        visual = [sum(layer) for layer in report.visual_tokens]
-        spent = {"flops_ratio": report.flops_ratio, "visual_mean": sum(visual) / len(visual)}
-        yield entrant, {"word": first_word(answer.text), **spent, "visual_last": visual[-1]}
+        for each, answer in zip(lacking, answers, strict=True):
+            results.add_answer(entrant.key, frames, each.number, **_facts(answer))
+            told(None)
+
+
+def _prompt(session: Session, entrant: Entrant, asked: Asked) -> Prompt:
+    """A question about what an entrant is shown of its clip, where the model is."""
+    shown = view_of(entrant.disturbance.pixels(asked.frames, asked.seed), entrant.view)
+    prompt = session.prepare(shown, asked.text)
+    session.check(prompt, Vanilla(), max_new_tokens=LONGEST_ANSWER)
+    return prompt.to(session.model.device)
+
+
+def _facts(answer: Answer) -> dict[str, Any]:
+    """What is noted of an answer: its word, and what it took; FLOPs are those of its batch."""
+    report = answer.report
+    visual = [layer[answer.row] for layer in report.visual_tokens]
+    return {
+        "word": first_word(answer.text),
+        "flops_ratio": report.flops_ratio,
+        "visual_mean": sum(visual) / len(visual),
+        "visual_last": visual[-1],
+    }
 
 
 def first_word(text: str) -> str:

@@ -15,17 +15,19 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from typing_extensions import override
 
-from adatp.budget import BudgetError, Schedule, cuts_between, default_range, solve, solve_early
+from adatp.adatp_steps.before_layers import Thresholds, kept_tokens
+from adatp.budget import BudgetError, Schedule, constant, cuts_between, default_range, solve, solve_early
 from adatp.flops import DecoderShape
-from adatp.layout import PromptCounts
+from adatp.layout import PromptCounts, VideoLayout
 from adatp.methods.base import Method
+from adatp.methods.before_layers import BeforeLayers, shares_of_videos
 from adatp.methods.debiasing import Debiasing
 from adatp.methods.segments import Features
 from adatp.methods.token_plan import Rule
 from adatp.prefill import Prefill
 
 Relevance = Literal["auto", "siglip", "embedding", "attention", "none"]
-Early = Literal["auto", "on", "off"]
+Early = Literal["auto", "on", "off", "only"]
 Duplicates = Literal["segment", "video"]
 Ranking = Literal["attention", "novelty", "both", "random"]
 Prior = Literal["none", "video"]
@@ -39,6 +41,26 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "prior": get_args(Prior),
     "shares": get_args(Shares),
     "segments": get_args(Features),
+}
+
+# What goes without scores inside the decoder, and then without a question, or with embeddings alone.
+_NO_SCORES: dict[str, tuple[Any, ...]] = {
+    "start": (None,),
+    "end": (None,),
+    "ranking": ("attention",),
+    "first_layers": (1,),
+    "prior": ("none",),
+}
+_QUESTION_FREE: dict[str, tuple[Any, ...]] = {"relevance": ("auto", "none"), "early": ("auto", "on")}
+_EARLY_ONLY: dict[str, tuple[Any, ...]] = {
+    "relevance": ("auto", "siglip", "embedding", "none"),
+    "adaptive": (False,),
+    "global_debias": (True,),
+    "duplicates": ("segment",),
+    "shares": ("tokens",),
+    "soften": (False,),
+    "merge": (None,),
+    "segments": ("mean",),
 }
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
@@ -71,7 +93,10 @@ class AdaTP(Method):
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
             far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than
-            15 % of the visual tokens, or cannot reach the target.
+            15 % of the visual tokens, or cannot reach the target. ``only``: nothing is dropped inside the
+            decoder. Each video keeps a number of tokens that is known in advance, chosen by segments,
+            relevance and novelty, all of them read from the input embeddings. A serving engine can do the
+            same (`adatp.integrations.vllm`).
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
         question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
@@ -119,6 +144,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     tau_d: float = 0.9
+    keep: float | None = None
     question_free: bool = False
     duplicates: Duplicates = "segment"
     ranking: Ranking = "attention"
@@ -143,21 +169,33 @@ class AdaTP(Method):
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
         if self.question_free:
-            self._check_question_free()
+            self._check_unused("question_free=True", _QUESTION_FREE)
+        elif self.early == "only":
+            self._check_unused('early="only"', _EARLY_ONLY)
+        if self.keep is not None:
+            self._check_keep(self.keep)
 
-    def _check_question_free(self) -> None:
-        unused: dict[str, tuple[Any, ...]] = {
-            "relevance": ("auto", "none"),
-            "early": ("auto", "on"),
-            "start": (None,),
-            "end": (None,),
-            "ranking": ("attention",),
-            "first_layers": (1,),
-            "prior": ("none",),
-        }
-        for name, fitting in unused.items():
-            if (value := getattr(self, name)) not in fitting:
-                raise ValueError(f"question_free=True does not go with {name}={value!r}")
+    def _check_unused(self, what: str, fitting: Mapping[str, tuple[Any, ...]]) -> None:
+        for name, values in {**_NO_SCORES, **fitting}.items():
+            if (value := getattr(self, name)) not in values:
+                raise ValueError(f"{what} does not go with {name}={value!r}")
+
+    def _check_keep(self, keep: float) -> None:
+        if self.early != "only" or self.question_free:
+            raise ValueError('keep needs early="only": elsewhere flops says how many tokens stay')
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is a share of each video's tokens, in (0, 1], not {keep}")
+        object.__setattr__(self, "flops", None)
+
+    @property
+    @override
+    def keeps_everything(self) -> bool:
+        return super().keeps_everything if self.keep is None else self.keep == 1
+
+    @property
+    def before_the_first_layer(self) -> bool:
+        """Whether all tokens are dropped before the decoder's first layer."""
+        return self.question_free or self.early == "only"
 
     @classmethod
     def paper(cls, flops: float = 0.273, **more: Any) -> Self:
@@ -199,7 +237,7 @@ class AdaTP(Method):
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer for the early stage, then every layer of the range that follows full attention."""
-        if self.question_free:
+        if self.before_the_first_layer:
             return (0,)
         return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape))
 
@@ -225,7 +263,9 @@ class AdaTP(Method):
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
         """Geometric decay over the cuts, after an early cut where the target asks for one."""
-        if self.question_free:
+        if self.keep is not None:
+            return constant(shape, counts, kept_tokens(counts.visual, self.keep))
+        if self.before_the_first_layer:
             return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
         queries, extra = min(self.max_queries, counts.question), self._extra_layers(shape)
@@ -253,6 +293,15 @@ class AdaTP(Method):
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
         return tuple(cut - 1 for cut in self.extra_cuts(shape))
 
+    @override
+    def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
+        if self.keep is None:
+            return super().schedule_of(shape, layout)
+        return constant(shape, layout.counts, sum(shares_of_videos(layout, self.keep)))
+
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Both debiasing rules, with the segments and their relevance of one prompt."""
+        if self.early == "only":
+            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r)
+            return BeforeLayers(thresholds, self.keep, prefill.layouts[sample], prefill.relevance(sample))
         return Debiasing(self, prefill, sample, schedule)

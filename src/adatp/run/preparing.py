@@ -12,6 +12,7 @@ from typing import Any
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.run.rows import Row, place
 from adatp.session import Prompt
+from adatp.session.fitting import fit_for
 from adatp.session.prompt import build_prompt, check_prompt
 from adatp.video import read_source
 
@@ -61,7 +62,7 @@ def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
     """
     began = time.perf_counter()
     try:
-        video = read_source(unit.path, unit.frames)
+        video = read_source(unit.path, unit.frames, fit=fit_for(processor, config))
     except Exception as error:  # also of a library that a file led astray: the other rows go on
         return [line_of(error)] * len(unit.rows)
     reading = 1000 * (time.perf_counter() - began) / len(unit.rows)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adatp.errors import first_line
 from adatp.session.errors import PromptError
-from adatp.video import Video, read_source
+from adatp.video import Fit, Video, read_source
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"
 """One video: a file, a folder of frame images or an address on the web (see `adatp.video.read_source`); a
@@ -24,12 +24,13 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tenso
 """One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""
 
 
-def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int) -> list[Video]:
+def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int, fit: Fit | None = None) -> list[Video]:
     """Read one video or several.
 
     Args:
         videos: one `VideoLike`; a list of them; a list of frames (H, W, 3), which is one video; or None.
         frames: how many to sample from a file. Frames that are read already are taken as they are.
+        fit: how large the frames of a file are kept (see `read_video`).
 
     Raises:
         VideoError: a file can't be read as a video.
@@ -38,19 +39,19 @@ def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int) -> list[Vid
     if videos is None:
         return []
     if isinstance(videos, str | os.PathLike | Video | np.ndarray | torch.Tensor):
-        return [video_of(videos, frames)]
+        return [video_of(videos, frames, fit)]
     videos = list(videos)
     if videos and all(getattr(video, "ndim", 0) == 3 for video in videos):
-        return [video_of(_stacked(videos), frames)]
-    return [video_of(video, frames) for video in videos]
+        return [video_of(_stacked(videos), frames, fit)]
+    return [video_of(video, frames, fit) for video in videos]
 
 
-def video_of(video: VideoLike | Sequence[Any], frames: int) -> Video:
+def video_of(video: VideoLike | Sequence[Any], frames: int, fit: Fit | None = None) -> Video:
     """Read one video (see `videos_of`)."""
     if isinstance(video, Video):
         return video
     if isinstance(video, str | os.PathLike):
-        return read_source(video, frames)
+        return read_source(video, frames, fit=fit)
     if not isinstance(video, np.ndarray | torch.Tensor):
         video = _stacked(video)
     pixels = _pixels(video, 4, "a video's frames are", "(F, H, W, 3)")

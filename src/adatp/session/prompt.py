@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from adatp.budget import BudgetError
+from adatp.checkpoint import CheckpointError, try_out
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.models import family_of
 from adatp.session.errors import PromptError
+from adatp.session.fitting import fit_for
 from adatp.session.frame_times import metadata, of_frames, times_of
 from adatp.session.media import ImageLike, VideoLike, image_of, video_of, videos_of
 from adatp.video import Video
@@ -92,16 +94,31 @@ def build_prompt(
     images: Sequence[ImageLike] = (),
     frames: int = 32,
     every_token: bool = False,
+    strange: bool = False,
 ) -> Prompt:
-    """Read what is to be shown and write the prompt (see ``Session.prepare``)."""
+    """Read what is to be shown and write the prompt (see ``Session.prepare``).
+
+    Args:
+        processor: of the checkpoint.
+        config: of the checkpoint.
+        videos: see there, as all that follow.
+        question: see there.
+        images: see there.
+        frames: see there.
+        every_token: see there.
+        strange: whether the processor's template and tokenizer have to be tried out first.
+    """
     began = time.perf_counter()
-    shown, beside = videos_of(videos, frames), [image_of(image) for image in images]
+    fit = fit_for(processor, config)
+    shown, beside = videos_of(videos, frames, fit), [image_of(image) for image in images]
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
     family = family_of(config.model_type)
     chat = _Chat(
         frames_are_images=not family.takes_videos(processor), fewest_frames=family.fewest_frames(processor)
     )
-    asked = _write(chat, messages, shown, beside, frames)
+    asked = _write(chat, messages, shown, beside, lambda video: video_of(video, frames, fit))
+    if strange:
+        _try_out(processor, chat.messages)
     with _processing():
         _check_words(processor, config, chat.messages, asked)
     if not chat.videos:
@@ -121,6 +138,24 @@ def build_prompt(
         _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
     return Prompt(asked, text, tuple(chat.videos), inputs, spent)
+
+
+def _try_out(processor: Any, messages: list[dict[str, Any]]) -> None:
+    """Refuse a chat template or a tokenizer that takes all time or memory for these messages."""
+
+    def work() -> None:
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "text":
+                    processor.tokenizer(part["text"], add_special_tokens=False)
+        processor.tokenizer(
+            processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+
+    try:
+        try_out(work)
+    except CheckpointError as error:
+        raise PromptError(f"the processor refuses this video or question ({error})") from error
 
 
 @contextmanager
@@ -170,7 +205,7 @@ def _write(
     messages: Sequence[Message],
     videos: list[Video],
     images: list[NDArray[np.uint8]],
-    frames: int,
+    read: Callable[[Any], Video],
 ) -> str:
     """Fill ``chat`` with the messages; returns the text of the last one.
 
@@ -202,7 +237,7 @@ def _write(
                 continue
             medium = next(waiting[kind]) if _empty(part) else part.get(kind, part.get("path"))
             if kind == "video":
-                content += chat.add_video(video_of(medium, frames))
+                content += chat.add_video(read(medium))
             else:
                 content += chat.add_image(image_of(medium))
         chat.messages.append({"role": message["role"], "content": content})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ from adatp.pruning import Run
 from adatp.session import loading
 from adatp.session.answer import Answer, batches, generate, read
 from adatp.session.errors import LoadError
+from adatp.session.fitting import fit_for
 from adatp.session.media import ImageLike, VideoLike, visible_part
 from adatp.session.prompt import Message, Prompt, build_prompt, check_prompt
 from adatp.session.stream import Stream
 from adatp.tiny import CHECKPOINT
-from adatp.video import Video
+from adatp.video import Video, read_video
 
 MAX_NEW_TOKENS = 64
 """Longest answer, in tokens, where nothing else is said."""
@@ -70,6 +72,7 @@ class Session:
         self.config: Any = loading.load_config(self.source, trust_remote_code)
         self.processor: Any = loading.load_processor(self.source, trust_remote_code)
         self._dtype, self._trusted = name, trust_remote_code
+        self._strange = not (self.embedded or trust_remote_code)
         self._model: Any = None
 
     @classmethod
@@ -85,7 +88,7 @@ class Session:
         session.device = str(model.device)
         session.config, session.processor = model.config, processor
         session._dtype, session._trusted = str(model.dtype).removeprefix("torch."), False
-        session._model = model
+        session._model, session._strange = model, False
         return session
 
     @property
@@ -136,7 +139,7 @@ class Session:
             PromptError: there is no video or no question, the text holds the model's placeholders, or the
                 processor refuses.
         """
-        return build_prompt(
+        prompt = build_prompt(
             self.processor,
             self.config,
             videos,
@@ -144,7 +147,35 @@ class Session:
             images=images,
             frames=frames,
             every_token=every_token,
+            strange=self._strange,
         )
+        self._strange = False  # once is enough: it costs some milliseconds
+        return prompt
+
+    def read_video(
+        self,
+        path: str | os.PathLike[str],
+        frames: int = 32,
+        *,
+        most_seconds: float = math.inf,
+        most_pixels: float = math.inf,
+    ) -> Video:
+        """Read a video file for `prepare`, as that does it itself.
+
+        Frames that have more than 2^27 pixels together (64 of 1920 x 1080) are scaled down as they come.
+
+        Args:
+            path: the file.
+            frames: how many to sample, uniformly.
+            most_seconds: see `adatp.video.read_video`.
+            most_pixels: see there.
+
+        Raises:
+            VideoError: the file can't be read as a video, or is beyond a limit.
+            PromptError: so many frames don't fit into the model's context.
+        """
+        fit = fit_for(self.processor, self.config)
+        return read_video(path, frames, most_seconds=most_seconds, most_pixels=most_pixels, fit=fit)
 
     def check(
         self,

@@ -9,8 +9,9 @@ told the truth. A file whose packets do not tell which frame they hold, or tell 
 twice: to count, then to pick. Either way only the picked frames are ever held.
 """
 
+from adatp.video.decoding import Fit
 from adatp.video.errors import VideoError
 from adatp.video.reading import Video, read_video
 from adatp.video.sources import local_file, read_source
 
-__all__ = ["Video", "VideoError", "local_file", "read_source", "read_video"]
+__all__ = ["Fit", "Video", "VideoError", "local_file", "read_source", "read_video"]

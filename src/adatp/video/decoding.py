@@ -8,7 +8,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from adatp.video.errors import GROWS, UnreadableError, too_large
@@ -16,7 +16,8 @@ from adatp.video.opening import NO_LIMIT, demux, open_stream
 from adatp.video.scanning import Packets
 from adatp.video.upright import orientation
 
-Shrink = Callable[[np.ndarray], np.ndarray]
+Fit = Callable[[int, int, int], tuple[int, int]]
+"""Takes the number of frames, their height and width; returns the height and width that they are kept in."""
 
 _OLD, _BT601 = int(av.__version__.split(".")[0]) < 17, 5
 
@@ -127,18 +128,19 @@ def _checked(
 
 
 def collect(
-    labelled: Iterable[tuple[int | None, VideoFrame]], wanted: list[int], shrink: Shrink | None = None
+    labelled: Iterable[tuple[int | None, VideoFrame]], wanted: list[int], fit: Fit | None = None
 ) -> np.ndarray:
     """The frames labelled as `wanted`: one array, shape (F, H, W, 3), uint8 RGB, upright.
 
     A stream may change its size or its orientation on the way. Its frames are scaled to the size of the first
-    one then.
+    one then. `fit` is asked once, before the first frame is kept.
 
     Raises:
         UntrueError: One is missing, or the labels do not ascend.
     """
     slots = {label: slot for slot, label in enumerate(wanted)}
-    reformatter, size, images, previous = VideoReformatter(), None, None, None
+    reformatter, images, previous = VideoReformatter(), None, None
+    size, scaling = (0, 0), Interpolation.BILINEAR
     for label, frame in labelled:
         if label is None or (previous is not None and label <= previous):
             raise UntrueError
@@ -146,15 +148,14 @@ def collect(
         if label not in slots:
             continue
         lay = orientation(frame)
-        stored = (frame.width, frame.height)
-        size = size or (stored[::-1] if lay.transposed else stored)
-        stored = size[::-1] if lay.transposed else size
-        image = lay.apply(_rgb(reformatter, frame, stored))
-        if shrink is not None:
-            image = shrink(image)
         if images is None:
-            images = np.empty((len(wanted), *image.shape), image.dtype)
-        images[slots.pop(label)] = image
+            height, width = (frame.width, frame.height) if lay.transposed else (frame.height, frame.width)
+            size = (height, width) if fit is None else fit(len(wanted), height, width)
+            if size != (height, width):  # an average of all pixels
+                scaling = Interpolation.AREA
+            images = np.empty((len(wanted), *size, 3), np.uint8)
+        rows, columns = size[::-1] if lay.transposed else size
+        images[slots.pop(label)] = lay.apply(_rgb(reformatter, frame, (columns, rows), scaling))
         if not slots:
             return images
     raise UntrueError
@@ -177,8 +178,10 @@ def _check_refusal(error: av.FFmpegError, stream: VideoStream, most_pixels: floa
         raise UnreadableError(GROWS)
 
 
-def _rgb(reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
+def _rgb(
+    reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int], scaling: Interpolation
+) -> np.ndarray:
     """A frame's pixels (H, W, 3), resized to ``size`` (width, height)."""
     # Before 17 PyAV takes the colours of every frame for those of BT.601, where nothing is said.
     said = {"src_colorspace": frame.colorspace, "dst_colorspace": _BT601} if _OLD else {}
-    return reformatter.reformat(frame, *size, format="rgb24", **said).to_ndarray()
+    return reformatter.reformat(frame, *size, format="rgb24", interpolation=scaling, **said).to_ndarray()

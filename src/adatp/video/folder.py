@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-from adatp.video.decoding import Shrink, UntrueError, collect
+from adatp.video.decoding import Fit, UntrueError, collect
 from adatp.video.errors import NO_MEMORY, UnreadableError, VideoError, too_large
 from adatp.video.opening import NO_LIMIT, Check
 from adatp.video.reading import Video
@@ -30,7 +30,7 @@ def read_folder(
     *,
     rate: float = 1.0,
     most_pixels: float = math.inf,
-    shrink: Shrink | None = None,
+    fit: Fit | None = None,
     check: Check | None = None,
 ) -> Video:
     """Reads `frames` images spread uniformly over a folder, as `read_video` picks frames of a file.
@@ -43,7 +43,7 @@ def read_folder(
         frames: How many to return, at least 1. A folder with fewer gives every image once.
         rate: Images a second: images have no times of their own.
         most_pixels: Larger images are refused: width times height.
-        shrink: As of `read_video`.
+        fit: As of `read_video`.
         check: Called before every image.
 
     Raises:
@@ -55,7 +55,7 @@ def read_folder(
     picks = np.linspace(0, len(images) - 1, min(len(images), frames)).astype(int)
     decoded = _decoded([images[pick] for pick in picks], most_pixels, check)
     try:
-        pixels = collect(enumerate(decoded), list(range(len(picks))), shrink)
+        pixels = collect(enumerate(decoded), list(range(len(picks))), fit)
     except MemoryError as error:
         raise VideoError(f"{folder}: {NO_MEMORY}") from error
     except UntrueError:  # of no file that is left: `_decoded` gives one frame a file

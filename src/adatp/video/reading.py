@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from adatp.video.decoding import Shrink, UntrueError, collect, decode_all, decode_to
+from adatp.video.decoding import Fit, UntrueError, collect, decode_all, decode_to
 from adatp.video.errors import (
     CUT_SHORT,
     ENCRYPTED,
@@ -52,7 +52,7 @@ def read_video(
     *,
     most_seconds: float = math.inf,
     most_pixels: float = math.inf,
-    shrink: Shrink | None = None,
+    fit: Fit | None = None,
     check: Check | None = None,
 ) -> Video:
     """Reads `frames` frames spread uniformly from the first to the last frame of a video file.
@@ -68,9 +68,9 @@ def read_video(
         most_seconds: A longer video is refused before anything is decoded.
         most_pixels: So is one with larger frames: width times height. A stream whose frames grow beyond the
             limit on the way is refused at the first such frame.
-        shrink: Takes each picked frame, shape (H, W, 3), as it is decoded, and returns what is kept of it: an
-            array of one shape and one type for all frames. What it returns is `Video.frames`, shape
-            (F, ...). Only one frame of full size is held then.
+        fit: Asked once, before a frame is kept: takes the number of frames, their height and width, and
+            returns the height and width to keep them in. Frames are scaled as they are decoded, so only one
+            of full size is held. What it raises is raised on.
         check: Called at every packet that is read or decoded. What it raises ends the reading: a limit of
             time, or a request that nobody waits for any more.
 
@@ -93,7 +93,7 @@ def read_video(
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
             raise VideoError(f"{path}: {WEBP}")
         with checked_by(check):
-            return _read(file, frames, most_seconds, most_pixels, shrink)
+            return _read(file, frames, most_seconds, most_pixels, fit)
     except UnreadableError as error:
         raise VideoError(f"{path}: {error}") from None
     except PermissionError as error:
@@ -111,7 +111,7 @@ _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Images (F, H, W, 3); seconds of all frames of the stream from the first; which of these are picked (F,)."""
 
 
-def _read(file: str, frames: int, most_seconds: float, most_pixels: float, shrink: Shrink | None) -> Video:
+def _read(file: str, frames: int, most_seconds: float, most_pixels: float, fit: Fit | None) -> Video:
     packets = scan(file)
     if packets.seconds > most_seconds:
         raise UnreadableError(
@@ -120,8 +120,8 @@ def _read(file: str, frames: int, most_seconds: float, most_pixels: float, shrin
     width, height = packets.size
     if width * height > most_pixels:
         raise too_large(width, height, most_pixels)
-    sample = by_seeking(file, packets, frames, most_pixels, shrink)
-    images, seconds, picks = sample or by_decoding(file, packets, frames, most_pixels, shrink)
+    sample = by_seeking(file, packets, frames, most_pixels, fit)
+    images, seconds, picks = sample or by_decoding(file, packets, frames, most_pixels, fit)
     span = float(seconds[-1])
     interval = span / (len(seconds) - 1) if span else 1 / packets.rate if packets.rate else 0.0
     fps = 1 / interval if interval else 0.0
@@ -133,7 +133,7 @@ def _uniform(total: int, frames: int) -> np.ndarray:
 
 
 def by_seeking(
-    file: str, packets: Packets, frames: int, most_pixels: float = math.inf, shrink: Shrink | None = None
+    file: str, packets: Packets, frames: int, most_pixels: float = math.inf, fit: Fit | None = None
 ) -> _Sample | None:
     """Decodes from keyframes to picked frames only; None where the packets do not tell, or tell wrong."""
     if not len(packets.shown):
@@ -142,14 +142,14 @@ def by_seeking(
     picks = _uniform(len(pts), frames)
     decoded = decode_to(file, packets, packets.shown[picks].tolist(), most_pixels)
     try:
-        images = collect(((frame.pts, frame) for frame in decoded), pts[picks].tolist(), shrink)
+        images = collect(((frame.pts, frame) for frame in decoded), pts[picks].tolist(), fit)
     except (UntrueError, av.FFmpegError):
         return None
     return images, (pts - pts[0]) * packets.tick, picks
 
 
 def by_decoding(
-    file: str, packets: Packets, frames: int, most_pixels: float = math.inf, shrink: Shrink | None = None
+    file: str, packets: Packets, frames: int, most_pixels: float = math.inf, fit: Fit | None = None
 ) -> _Sample:
     """Decodes everything, once to count the frames that come out and once to pick."""
     times, keys = [], []
@@ -173,7 +173,7 @@ def by_decoding(
     picks = _uniform(len(came), frames)
     again = enumerate(decode_all(file, packets.stream, most_pixels), -skipped)
     try:
-        return collect(again, picks.tolist(), shrink), seconds, picks
+        return collect(again, picks.tolist(), fit), seconds, picks
     except UntrueError:
         raise UnreadableError(CUT_SHORT) from None
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from adatp.video.addresses import is_address
-from adatp.video.decoding import Shrink
+from adatp.video.decoding import Fit
 from adatp.video.download import Limits, Progress, download
 from adatp.video.errors import VideoError
 from adatp.video.folder import read_folder
@@ -32,7 +32,7 @@ def read_source(
     rate: float = 1.0,
     most_seconds: float = math.inf,
     most_pixels: float = math.inf,
-    shrink: Shrink | None = None,
+    fit: Fit | None = None,
     check: Check | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
@@ -44,7 +44,7 @@ def read_source(
             and kept (`cache_folder`).
         frames: How many to return, spread uniformly.
         rate: Images a second, of a folder.
-        most_seconds, most_pixels, shrink: As of `read_video`.
+        most_seconds, most_pixels, fit: As of `read_video`.
         check: As of `read_video`; called during the download too.
         limits: Of a download.
         progress: Of a download, see `download`.
@@ -54,13 +54,13 @@ def read_source(
     """
     with local_file(source, limits=limits, check=check, progress=progress) as path:
         if os.path.isdir(path):
-            return read_folder(path, frames, rate=rate, most_pixels=most_pixels, shrink=shrink, check=check)
+            return read_folder(path, frames, rate=rate, most_pixels=most_pixels, fit=fit, check=check)
         return read_video(
             path,
             frames,
             most_seconds=most_seconds,
             most_pixels=most_pixels,
-            shrink=shrink,
+            fit=fit,
             check=check,
         )
 

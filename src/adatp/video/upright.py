@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from av.buffer import Buffer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 
 
@@ -26,8 +27,9 @@ class Orientation:
 
 def orientation(frame: VideoFrame) -> Orientation:
     """How `frame` is to be laid, by its display matrix; as stored if it has none."""
+    # frame.side_data would make a cycle: frames of 4K would stay in memory until a garbage collection.
     try:
-        data = frame.side_data.get("DISPLAYMATRIX")
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # PyAV knows no name for what stands beside the matrix: EXIF, of a JPEG
         return of_rotation(frame.rotation)
     if not isinstance(data, Buffer) or data.buffer_size < 36:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -271,11 +272,29 @@ def test_a_user_uploads_asks_moves_sliders_and_sees(opened: Visit, tmp_path: Pat
     assert re.search(r"of 576 tokens kept by adatp", told.inner_text())
     assert gallery.locator("figure").count() == 16
     assert gallery.locator("svg text", has_text="text relevance").count() == 1
+    all_of_the_gallery_is_shown(page)
     gallery.get_by_role("radio").nth(1).check()
     assert "576 of 576 tokens kept by vanilla" in told.inner_text()
 
     assert opened.outside == []
     assert opened.errors == []
+
+
+def all_of_the_gallery_is_shown(page: Any) -> None:
+    """The frame is as high as what is in it, and no text reaches beyond its edge."""
+    frame = page.locator("iframe.adatp-gallery")
+    frame.scroll_into_view_if_needed()
+    inside = page.frame_locator("iframe.adatp-gallery")
+    inside.locator("body[data-ready]").wait_for()
+    inside.locator("figure").last.scroll_into_view_if_needed()
+    needed = inside.locator("body").evaluate("body => body.offsetHeight")
+    end = time.monotonic() + 10
+    while abs(frame.evaluate("frame => frame.clientHeight") - needed) > 2 and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    assert abs(frame.evaluate("frame => frame.clientHeight") - needed) <= 2
+    cut = """() => [...document.querySelectorAll("text, figcaption span, h1, p, dd, dt, label")]
+        .filter(each => each.getBoundingClientRect().right > innerWidth).map(each => each.textContent)"""
+    assert inside.locator("body").evaluate(cut) == []
 
 
 def test_on_a_phone_nothing_is_cut_off(server: Server, visit: Visitor) -> None:
@@ -286,27 +305,42 @@ def test_on_a_phone_nothing_is_cut_off(server: Server, visit: Visitor) -> None:
     press_ask(page)
     page.locator("iframe.adatp-gallery").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    all_of_the_gallery_is_shown(page)
     assert visited.outside == []
 
 
-def named(path: str) -> dict[str, Any]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+# Other sites, in a browser.
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", str(CLIP), "http://example.com/a.mp4"])
-def test_files_that_were_not_uploaded_are_not_read(opened: Visit, server: Server, path: str) -> None:
-    # From the page's own context: the test process has no network.
-    statuses = opened.page.evaluate(
-        """async ([path, data]) => {
-            const body = JSON.stringify({data, fn_index: 1, session_hash: "a"});
-            const headers = {"content-type": "application/json; x=multipart/"};
-            const asked = await fetch("gradio_api/queue/join", {method: "POST", headers, body});
-            const fetched = await fetch("gradio_api/file=" + path);
-            return [asked.status, fetched.status];
-        }""",
-        [path, [named(path), QUESTION, 27.3, 8, ["adatp"]]],
+def test_a_name_that_was_pointed_here_reads_nothing(server: Server, visit: Visitor) -> None:
+    """DNS rebinding: to the browser a site whose name now leads here is of one origin with itself."""
+    visited = visit(server.address.replace("127.0.0.1", "rebound.test"))
+    assert "not known by that name" in visited.page.content()
+    asked = (
+        """async () => (await fetch("gradio_api/upload", {method: "POST", body: new FormData()})).status"""
     )
-    assert statuses == [403, 403]
+    assert visited.page.evaluate(asked) == 403
+
+
+def test_another_site_can_neither_upload_nor_show_the_page_in_a_frame(
+    server: Server, visit: Visitor, tmp_path: Path
+) -> None:
+    site = tmp_path / "site.html"
+    site.write_text(f'<iframe src="{server.address}/"></iframe>')
+    page = visit(site).page
+    before = sorted(server.folder.rglob("*"))
+    page.evaluate(
+        """async address => {
+            const form = new FormData();
+            form.append("files", new File(["a clip"], "foreign.mp4"));
+            const sent = {method: "POST", mode: "no-cors", body: form};
+            await fetch(address + "/gradio_api/upload", sent).catch(() => 0);
+        }""",
+        server.address,
+    )
+    assert sorted(server.folder.rglob("*")) == before
+    page.wait_for_timeout(500)
+    assert "adatp" not in page.frames[1].content()
 
 
 def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
@@ -314,3 +348,8 @@ def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
     done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"adatp: .*in use.*--port.*\n", done.stderr)
+
+
+def test_ctrl_c_ends_it_as_it_ends_every_command(tmp_path: Path) -> None:
+    server = Server(tmp_path / "tmp")
+    assert server.stop(signal.SIGINT) == (130, "")

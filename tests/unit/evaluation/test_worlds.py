@@ -174,7 +174,7 @@ def read_by_decoder(session: Session, disturbance: Disturbance, method: Any, see
             return lambda cut: (found.append(cut.states), rule(cut))[1]
 
     prompt = session.prepare(scenes.make_clip(5, FRAMES, "validation").frames, "where is the star ?")
-    with disturbance.tokens(session.model, seed):
+    with disturbance.tokens(session.model, [seed]):
         session.answer(prompt, Spy(flops=0.1), max_new_tokens=1)
     return found[0]
 
@@ -199,14 +199,41 @@ def test_relevance_noise_changes_relevance_alone(second: Session) -> None:
         return np.array(second.answer(prompt, method, max_new_tokens=1).report.notes[0]["frame_relevance"])
 
     plain = relevance(method)
-    worse = relevance(Disturbance.named("relevance:2").method(method, 7))
+    worse = relevance(Disturbance.named("relevance:2").method(method, [7]))
     assert np.std(worse - plain) == pytest.approx(2 * np.std(plain), rel=0.6)
-    assert np.array_equal(worse, relevance(Disturbance.named("relevance:2").method(method, 7)))
-    assert not np.array_equal(worse, relevance(Disturbance.named("relevance:2").method(method, 8)))
-    assert Disturbance.named("noise").method(method, 7) is method
-    without = WithPrefill(AdaTP(flops=0.2, relevance="none"), with_noisy_relevance(1, 0))
+    assert np.array_equal(worse, relevance(Disturbance.named("relevance:2").method(method, [7])))
+    assert not np.array_equal(worse, relevance(Disturbance.named("relevance:2").method(method, [8])))
+    assert Disturbance.named("noise").method(method, [7]) is method
+    without = WithPrefill(AdaTP(flops=0.2, relevance="none"), with_noisy_relevance(1, [0]))
     notes = second.answer(prompt, without, max_new_tokens=1).report.notes[0]  # type: ignore[arg-type]
     assert notes["frame_relevance"] is None
+
+
+def test_a_batch_is_answered_as_each_is_alone(tmp_path: Path) -> None:
+    """Also under disturbances, which follow from each clip, and where a run goes on amid a batch."""
+    session = Session.of(*tiny.load())
+    who = disturbed(
+        entrants(["adatp", "holitom", "single_frame"], [0.5]),
+        [Disturbance.named(name) for name in ("none", "noise", "features", "relevance")],
+    )
+    found = {}
+    for batch in (1, 3):
+        with Results(tmp_path / str(batch)) as results:
+            if batch == 3:
+                evaluate(session, who[:2], [6], "validation", 5, results)
+            evaluate(session, who, [6], "validation", 5, results, batch=batch)
+            found[batch] = results.answers, summarise(results)[0]
+    (alone, rows), (together, others) = found[1], found[3]
+    assert alone.keys() == together.keys()
+    assert len(alone) == len(who)
+    for key, answers in alone.items():
+        for number, answer in answers.items():
+            mine = together[key][number]
+            for name in ("word", "visual_mean", "visual_last"):
+                assert mine[name] == answer[name], key
+    for row, other in zip(rows, others, strict=True):
+        assert row["accuracy"] == other["accuracy"]
+        assert row["flops_ratio"] == pytest.approx(other["flops_ratio"], abs=2e-3)
 
 
 # --- the command ---

@@ -14,7 +14,8 @@ import pytest
 from av.stream import Disposition
 
 from adatp.video import VideoError, errors, read_video
-from clips import FPS, FRAMES, decoded, index_of, indexes, picked, picture, write_clip
+from adatp.video.upright import Orientation
+from clips import FPS, FRAMES, decoded, indexes, picked, picture, write_clip
 
 DATA = Path(__file__).parents[2] / "data" / "videos"
 
@@ -348,23 +349,41 @@ def test_any_shape_is_read():
     assert read_video(DATA / "wide_2000x8.mkv", 4).frames.shape == (4, 8, 2000, 3)
 
 
-def test_frames_are_shrunk_as_they_come(clips):
-    def halved(image: np.ndarray) -> np.ndarray:
-        assert image.shape == (48, 64, 3)
-        return image[::2, ::2].astype(np.float32)
+def test_frames_are_scaled_as_they_come(clips):
+    asked = []
 
-    read, whole = read_video(clips / "plain.mp4", 5, shrink=halved), read_video(clips / "plain.mp4", 5)
-    assert read.frames.dtype == np.float32
-    assert (read.frames == whole.frames[:, ::2, ::2]).all()
-    assert [index_of(image) for image in read.frames] == picked(FRAMES, 5)
+    def fit(frames: int, height: int, width: int) -> tuple[int, int]:
+        asked.append((frames, height, width))
+        return height // 2, width // 2
+
+    for name in ("plain.mp4", "h264.avi"):  # by seeking, and by decoding through
+        read, whole = read_video(clips / name, 5, fit=fit), read_video(clips / name, 5)
+        assert read.frames.shape == (5, 24, 32, 3)
+        means = whole.frames.reshape(5, 24, 2, 32, 2, 3).mean((2, 4))
+        assert abs(read.frames - means).mean() < 2
+        assert (read.timestamps == whole.timestamps).all()
+    assert asked == [(5, 48, 64)] * 2
+    kept = read_video(clips / "plain.mp4", 5, fit=lambda frames, height, width: (height, width))
+    assert (kept.frames == read_video(clips / "plain.mp4", 5).frames).all()
+
+
+def test_frames_are_scaled_upright(tmp_path, monkeypatch):
+    """As a phone held upright stores them: turned."""
+    clip = write_clip(tmp_path / "plain.mp4", 4)
+    monkeypatch.setattr("adatp.video.decoding.orientation", lambda frame: Orientation(transposed=True))
+    whole = read_video(clip, 2)
+    read = read_video(clip, 2, fit=lambda frames, height, width: (height // 2, width // 4))
+    assert (whole.frames.shape, read.frames.shape) == ((2, 64, 48, 3), (2, 32, 12, 3))
+    means = whole.frames.reshape(2, 32, 2, 12, 4, 3).mean((2, 4))
+    assert abs(read.frames - means).mean() < 3
 
 
 def test_no_memory_is_one_line(clips):
-    def greedy(_: np.ndarray) -> np.ndarray:
+    def greedy(*_: int) -> tuple[int, int]:
         raise MemoryError
 
     with pytest.raises(VideoError, match="not enough memory"):
-        read_video(clips / "plain.mp4", 5, shrink=greedy)
+        read_video(clips / "plain.mp4", 5, fit=greedy)
 
 
 def test_every_message_is_explained():

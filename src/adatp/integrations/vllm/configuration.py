@@ -1,0 +1,71 @@
+"""Hands the plugin's settings to the places of vLLM that see a model's config and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+from adatp.integrations.vllm.settings import Settings, SettingsError
+
+_logger = init_logger("vllm.adatp")
+
+
+class _ReadsSettings:
+    """Marks the hooks of this module, so that registering twice wraps nothing twice."""
+
+
+def read_settings_of(architecture: str) -> None:
+    """Have vLLM read the plugin's settings whenever it settles the config of a model.
+
+    What vLLM itself does there for the architecture goes on being done.
+    """
+    before = MODELS_CONFIG_MAP.get(architecture, VerifyAndUpdateConfig)
+    if issubclass(before, _ReadsSettings):
+        return
+
+    class ReadsSettings(_ReadsSettings, before):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def verify_and_update_config(vllm_config: Any) -> None:
+            before.verify_and_update_config(vllm_config)
+            _attach(vllm_config)
+
+    MODELS_CONFIG_MAP[architecture] = ReadsSettings
+
+
+def _attach(vllm_config: Any) -> None:
+    settings = Settings.read(vllm_config.additional_config)
+    if settings is None:
+        return
+    rate = vllm_config.model_config.multimodal_config.video_pruning_rate
+    if not rate:
+        raise SettingsError("adatp: say how much to drop, for example --video-pruning-rate 0.75")
+    vllm_config.model_config.adatp = settings
+    by = "what its question asks for and what is new" if settings.question else "what is new"
+    _logger.info("adatp keeps %.4g of each video's tokens, chosen by %s", 1 - rate, by)
+
+
+def settings_of(model_config: Any) -> Settings | None:
+    """The settings that a model's config was given; None: the model is to be vLLM's own."""
+    settings: Settings | None = getattr(model_config, "adatp", None)
+    return settings
+
+
+def refuse_what_loses_positions(vllm_config: Any) -> None:
+    """Refuse ways of running under which a model can't put its tokens' positions right.
+
+    Raises:
+        SettingsError: one of them is asked for.
+    """
+    parallel, graphs = vllm_config.parallel_config, vllm_config.compilation_config.cudagraph_mode
+    lost = {
+        "speculative decoding": vllm_config.speculative_config is not None,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "dual batch overlap": getattr(parallel, "enable_dbo", False),
+        "graphs of whole prefills (cudagraph_mode FULL)": graphs is not None
+        and graphs.mixed_mode().name == "FULL",
+    }
+    for what, asked in lost.items():
+        if asked:
+            raise SettingsError(f"adatp: {what} does not go with pruned videos of this model")

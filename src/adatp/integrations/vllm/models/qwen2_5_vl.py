@@ -1,0 +1,69 @@
+"""Qwen2.5-VL: one run of placeholders a video, tokens keep their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models import qwen2_5_vl as base
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from adatp.integrations.vllm.models.shared import KeepsPositions
+from adatp.integrations.vllm.numbering import offsets_of
+from adatp.integrations.vllm.positions import attach
+from adatp.integrations.vllm.processing import PrunedVideos
+
+
+class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):
+    """As many placeholders as tokens stay."""
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        if self.adatp is None:
+            return updates
+        config = self.info.get_hf_config()
+
+        def length(number: int) -> int:
+            grid = out_mm_kwargs["video"][number]["video_grid_thw"].data
+            return self.kept(int(grid.prod()) // config.vision_config.spatial_merge_size**2)
+
+        return self.with_videos_of(updates, length, config.video_token_id)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Processor, info=base.Qwen2_5_VLProcessingInfo, dummy_inputs=base.Qwen2_5_VLDummyInputsBuilder
+)
+class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
+    KeepsPositions, base.Qwen2_5_VLForConditionalGeneration
+):
+    """vLLM's class; with settings of the plugin other tokens of a video stay."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.prune_by(vllm_config)
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of a medium's embeddings without what is carried beside them."""
+        width: int = self.config.text_config.hidden_size
+        return width
+
+    def whole_video(self, feature: Any) -> list[int]:
+        """The tokens that stand for a video if nothing of it is dropped."""
+        grid = feature.data["video_grid_thw"].data
+        merged = self.config.vision_config.spatial_merge_size**2
+        return [self.config.video_token_id] * (int(grid.prod()) // merged)
+
+    def prune(self, videos: Sequence[Tensor], video_input: Any) -> tuple[Tensor, ...]:
+        """What stays of each video, with its offsets beside it."""
+        assert self.pruning is not None
+        seconds, out = video_input.get("second_per_grid_ts"), []
+        for number, rows in enumerate(videos):
+            grid = video_input["video_grid_thw"][number].cpu()
+            fields = {} if seconds is None else {"second_per_grid_ts": seconds[number]}
+            tokens = [self.config.video_token_id] * len(rows)
+            offsets = offsets_of(self.number_unpruned, tokens, video_grid_thw=grid, **fields)
+            kept = self.pruning.choose(number, rows, int(grid[0]))
+            out.append(attach(rows[kept], offsets.to(rows.device, non_blocking=True)[kept]))
+        return tuple(out)

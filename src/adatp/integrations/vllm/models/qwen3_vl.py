@@ -1,0 +1,116 @@
+"""Qwen3-VL: a timestamp and a run of placeholders a temporal step, DeepStack; tokens keep their positions.
+
+How many tokens of each step stay is known only after the tower has run. So all that stands for a video in a
+prompt are placeholders, and the timestamps between its steps come as embeddings with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import qwen3_vl as base
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from adatp.integrations.vllm.models.shared import KeepsPositions
+from adatp.integrations.vllm.numbering import offsets_of
+from adatp.integrations.vllm.positions import attach
+from adatp.integrations.vllm.processing import PrunedVideos
+
+
+def whole_video(config: Any, tokenizer: Any, grid: Tensor, timestamps: Any) -> list[int]:
+    """The tokens that stand for a video if nothing of it is dropped.
+
+    Args:
+        config: of the model.
+        tokenizer: for the timestamps.
+        grid: (3,) temporal steps, rows and columns of patches.
+        timestamps: seconds, one a step.
+    """
+    steps, rows, columns = (int(size) for size in grid)
+    tokens = rows * columns // config.vision_config.spatial_merge_size**2
+    update = base.Qwen3VLMultiModalProcessor.get_video_repl(
+        tokens_per_frame=[tokens] * steps,
+        timestamps=timestamps,
+        tokenizer=tokenizer,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        video_token_id=config.video_token_id,
+    )
+    return list(update.full)
+
+
+class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):
+    """As many placeholders as tokens stay and timestamps have."""
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        if self.adatp is None:
+            return updates
+        config = self.info.get_hf_config()
+
+        def length(number: int) -> int:
+            video = out_mm_kwargs["video"][number]
+            whole = whole_video(
+                config, self.info.get_tokenizer(), video["video_grid_thw"].data, video["timestamps"].data
+            )
+            tokens = whole.count(config.video_token_id)
+            return len(whole) - tokens + self.kept(tokens)
+
+        return self.with_videos_of(updates, length, config.video_token_id)
+
+
+class PrunedQwen3VL(KeepsPositions):
+    """In front of Qwen3-VL and of what derives from it."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.prune_by(vllm_config)
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of a medium's embeddings, DeepStack's among them, without what is carried beside them."""
+        width: int = self.visual_dim + self.multiscale_dim  # type: ignore[attr-defined]
+        return width
+
+    def whole_video(self, feature: Any) -> list[int]:
+        """The tokens that stand for a video if nothing of it is dropped."""
+        grid, timestamps = feature.data["video_grid_thw"].data, feature.data["timestamps"].data
+        return whole_video(self.config, self._tokenizer, grid, timestamps)  # type: ignore[attr-defined]
+
+    def prune(self, videos: Sequence[Tensor], video_input: Any) -> tuple[Tensor, ...]:
+        """What stays of each video and the text between its steps, with offsets beside them."""
+        grids = [grid.cpu() for grid in video_input["video_grid_thw"]]
+        return tuple(
+            self._prune(number, rows, grids[number], video_input.timestamps[number])
+            for number, rows in enumerate(videos)
+        )
+
+    def _prune(self, number: int, rows: Tensor, grid: Tensor, timestamps: Any) -> Tensor:
+        assert self.pruning is not None
+        whole = whole_video(self.config, self._tokenizer, grid, timestamps)  # type: ignore[attr-defined]
+        ids = torch.tensor(whole)
+        shows = ids == self.config.video_token_id  # type: ignore[attr-defined]
+        text, shown = ((~shows).nonzero().squeeze(1), shows.nonzero().squeeze(1))
+        offsets = offsets_of(self.number_unpruned, whole, video_grid_thw=grid)
+
+        device = rows.device
+        text, shown, ids, offsets = (
+            each.to(device, non_blocking=True) for each in (text, shown, ids, offsets)
+        )
+        words = self.pruning.embed(ids[text])
+        kept = self.pruning.choose(number, rows[:, : words.shape[1]], int(grid[0]))
+        # DeepStack adds nothing to text.
+        words = torch.nn.functional.pad(words, (0, rows.shape[1] - words.shape[1]))
+        place = torch.cat([text, shown[kept]])
+        order = place.argsort()
+        return attach(torch.cat([words.to(rows.dtype), rows[kept]])[order], offsets[place[order]])
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Processor, info=base.Qwen3VLProcessingInfo, dummy_inputs=base.Qwen3VLDummyInputsBuilder
+)
+class Qwen3VLForConditionalGeneration(PrunedQwen3VL, base.Qwen3VLForConditionalGeneration):
+    """vLLM's class; with settings of the plugin other tokens of a video stay."""

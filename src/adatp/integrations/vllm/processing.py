@@ -1,0 +1,113 @@
+"""What vLLM's processors do otherwise: the number of a video's placeholders, and the question in its hash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from vllm.multimodal.inputs import MultiModalFieldConfig
+
+from adatp.adatp_steps.before_layers import kept_tokens
+from adatp.integrations.vllm.asking import question_words
+from adatp.integrations.vllm.configuration import settings_of
+from adatp.integrations.vllm.settings import Settings
+
+QUESTION, MEDIUM = "adatp_question", "adatp_medium"
+"""Fields of a video beside its pixels: ids of the question's words, and a name of the video by itself."""
+
+
+class PrunedVideos:
+    """In front of a processor of vLLM: without settings everything is left to it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._request = threading.local()  # vLLM may process requests in several threads
+
+    @property
+    def adatp(self) -> Settings | None:
+        """The plugin's settings."""
+        return settings_of(self.info.ctx.model_config)  # type: ignore[attr-defined]
+
+    def kept(self, tokens: int) -> int:
+        """How many tokens of a video stay."""
+        return kept_tokens(tokens, 1 - self.info.ctx.get_mm_config().video_pruning_rate)  # type: ignore[attr-defined]
+
+    def with_videos_of(self, updates: Sequence[Any], length: Callable[[int], int], token: int) -> list[Any]:
+        """vLLM's updates of a prompt, with as many placeholders of each video as ``length`` says."""
+        return [
+            replace(update, replacement=lambda number: [token] * length(number))
+            if update.modality == "video"
+            else update
+            for update in updates
+        ]
+
+    # The question of the request at hand, for what vLLM calls deeper down.
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process a request."""
+        config = self.info.get_hf_config()  # type: ignore[attr-defined]
+        if self.adatp is not None and self.adatp.question:
+            self._request.words = tuple(
+                question_words(
+                    self.info.get_hf_processor(),  # type: ignore[attr-defined]
+                    inputs.prompt,
+                    token_of(config, "video"),
+                    token_of(config, "image"),
+                )
+            )
+        return super().apply(inputs, timing_ctx)  # type: ignore[misc]
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """What decides which tokens stay is part of a video's name in vLLM's caches."""
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        if self.adatp is None or "video" not in hashes:
+            return hashes
+        rate = self.info.ctx.get_mm_config().video_pruning_rate  # type: ignore[attr-defined]
+        suffix = self.adatp.digest(rate, getattr(self._request, "words", ()))
+        self._request.media = list(hashes["video"])
+        return {**hashes, "video": [f"{name}-{suffix}" for name in hashes["video"]]}
+
+    def _apply_hf_processor(self, inputs: Any, timing_ctx: Any) -> Any:
+        if self.adatp is not None:
+            self._get_mm_hashes(inputs)  # vLLM asks for them only later
+        return super()._apply_hf_processor(inputs, timing_ctx)  # type: ignore[misc]
+
+    def _get_cache_missing_items(self, *args: Any, **kwargs: Any) -> Any:
+        """Of the media that vLLM has processed before only the others are processed."""
+        cached, missing = super()._get_cache_missing_items(*args, **kwargs)  # type: ignore[misc]
+        if self.adatp is not None:
+            known = cached.get("video", [])
+            media = getattr(self._request, "media", [])
+            self._request.media = [name for name, there in zip(media, known, strict=False) if not there]
+        return cached, missing
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
+        videos = mm_items.get_count("video", strict=False)
+        if self.adatp is not None and self.adatp.question and videos:
+            words = torch.tensor(getattr(self._request, "words", ()) or (-1,))
+            processed[QUESTION] = [words] * videos
+            processed[MEDIUM] = [_name(medium) for medium in self._request.media[:videos]]
+        return processed
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Any:
+        fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))  # type: ignore[misc]
+        for name in (QUESTION, MEDIUM):
+            if name in hf_inputs:
+                fields[name] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+        return fields
+
+
+def _name(medium: str) -> torch.Tensor:
+    """(16,) uint8 that stand for a medium's hash."""
+    return torch.tensor(list(blake2b(medium.encode(), digest_size=16).digest()), dtype=torch.uint8)
+
+
+def token_of(config: Any, kind: str) -> int:
+    """The token that stands for an image or a video; some configs call it an index."""
+    token: int = getattr(config, f"{kind}_token_id", None) or getattr(config, f"{kind}_token_index")
+    return token

@@ -1,0 +1,79 @@
+"""AdaTP's rule for a decoder that can't be cut: each video by itself, before the first layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adatp.adatp_steps.before_layers import Thresholds, choose_before_layers, kept_tokens
+from adatp.layout import VideoLayout
+from adatp.methods.selection import split_in_proportion
+from adatp.methods.token_plan import Cut
+
+
+class BeforeLayers:
+    """Chooses each video's tokens by itself, so that a video's choice is the same beside any other.
+
+    Args:
+        thresholds: of the rule.
+        keep: share of each video's tokens that stays; None: the schedule's number is split between videos in
+            proportion to their tokens.
+        layout: of the prompt.
+        relevance: (frames,) of the prompt's frames to the question, or None.
+    """
+
+    def __init__(
+        self, thresholds: Thresholds, keep: float | None, layout: VideoLayout, relevance: Tensor | None
+    ) -> None:
+        self.thresholds, self.keep, self.layout, self.relevance = thresholds, keep, layout, relevance
+        self.shares: list[int] = []
+
+    def __call__(self, cut: Cut) -> Tensor:
+        """The visual tokens that stay, as rows of ``cut.token``."""
+        layout = self.layout
+        if self.keep is None:
+            self.shares = split_in_proportion(cut.keep, tokens_of_videos(layout))
+        else:
+            self.shares = shares_of_videos(layout, self.keep)
+        tokens = layout.by_cell(cut.states)
+        there = layout.by_cell(tokens.new_ones(len(layout.index), dtype=torch.bool))
+        kept, before = [], 0
+        for number, (frames, cells) in enumerate(self._videos()):
+            count = frames.stop - frames.start
+            chosen = choose_before_layers(
+                tokens[cells].view(count, -1, tokens.shape[1]),
+                self.shares[number],
+                self.thresholds,
+                None if self.relevance is None else self.relevance[frames],
+                None if layout.whole else there[cells].view(count, -1),
+            )
+            kept.append(chosen + before)
+            before += tokens_of_videos(layout)[number]
+        return torch.cat(kept)
+
+    def _videos(self) -> Iterator[tuple[slice, slice]]:
+        """The frames and the cells of each video."""
+        frame = cell = 0
+        for grid in self.layout.grids:
+            yield slice(frame, frame + grid[0]), slice(cell, cell + math.prod(grid))
+            frame, cell = frame + grid[0], cell + math.prod(grid)
+
+    def notes(self) -> dict[str, Any]:
+        """How many tokens each video keeps, relevance of each frame."""
+        relevance = None if self.relevance is None else self.relevance.tolist()
+        return {"kept_by_video": list(self.shares), "frame_relevance": relevance, "early": True, "queries": 0}
+
+
+def tokens_of_videos(layout: VideoLayout) -> list[int]:
+    """How many visual tokens each video of a prompt has."""
+    frames = [grid[0] for grid in layout.grids]
+    return [int(part.sum()) for part in torch.split(layout.tokens_by_frame, frames)]
+
+
+def shares_of_videos(layout: VideoLayout, keep: float) -> list[int]:
+    """How many of them stay if each video keeps the share ``keep``."""
+    return [kept_tokens(tokens, keep) for tokens in tokens_of_videos(layout)]

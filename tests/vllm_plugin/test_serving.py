@@ -1,0 +1,178 @@
+"""What vLLM does around the plugin: caches, chunks, preemption, several videos, turns; no settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import ALONE, BLOCK, Answered, Engine, answer_all, requests, scenes
+
+from adatp.adatp_steps.before_layers import kept_tokens
+
+RATE = 0.6
+VIDEO_TOKEN = 91
+FREE: dict[str, Any] = {"video_pruning_rate": RATE, "additional_config": {"adatp": {}}}
+ASKED: dict[str, Any] = {
+    "video_pruning_rate": RATE,
+    # Every frame a segment, and relevance counts much: random weights make little of a question.
+    "additional_config": {"adatp": {"question": True, "tau_s": 1.0, "tau_r": 0.2}},
+}
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
+families = pytest.mark.parametrize("family", FAMILIES)
+TOKENS = {"qwen2_5_vl": 8 * 16, "qwen3_vl": 8 * 16, "llava_onevision": 16 * 4}
+"""Visual tokens of the clips."""
+
+
+def near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether logits are the same but for the rounding of other shapes of batches."""
+    return bool((one - other).abs().max() < 1e-4 * other.abs().max())
+
+
+@pytest.fixture(scope="module")
+def results(engine: Callable[..., Engine]) -> Callable[..., list[Answered]]:
+    """What an engine answers to each request alone, computed once."""
+    found: dict[str, list[Answered]] = {}
+
+    def answers(family: str, **options: Any) -> list[Answered]:
+        key = repr((family, options))
+        if key not in found:
+            found[key] = answer_all(engine(family, **options, **ALONE))
+        return found[key]
+
+    return answers
+
+
+@families
+def test_everything_at_once_is_as_each_alone(
+    family: str, engine: Callable[..., Engine], results: Callable[..., list[Answered]]
+) -> None:
+    """Prefix caching and chunked prefill are on, and prompts, even videos, are longer than a chunk.
+
+    Requests share videos, and the second time most of each prompt is found: cached blocks end within videos.
+    """
+    single = results(family, **FREE)
+    small = {"max_num_batched_tokens": 24, "enable_prefix_caching": True, "enable_chunked_prefill": True}
+    together = engine(family, **FREE, **small, block_size=BLOCK)
+    read = []
+    for _ in range(2):
+        together.seen.clear()
+        found = together.answers(requests(family))
+        for one, (ids, logits, tokens) in zip(single, found, strict=True):
+            assert one.ids == ids
+            assert near(logits, one.logits)
+            assert tokens == one.tokens
+        read.append(sum(positions.shape[-1] for positions in together.seen.positions))
+    assert read[0] < sum(len(one.ids) for one in single)  # the rest was found
+    assert read[1] < read[0] / 2
+
+
+@families
+def test_as_many_tokens_as_asked(family: str, results: Callable[..., list[Answered]]) -> None:
+    kept = kept_tokens(TOKENS[family], 1 - RATE)
+    # Besides: LLaVA's newline; of each of Qwen3-VL's eight steps a timestamp of two words, start and end.
+    text = {"qwen2_5_vl": 0, "llava_onevision": 1, "qwen3_vl": 8 * 4}[family]
+    for found, videos in zip(results(family, **FREE), (1, 1, 2, 1, 1), strict=True):
+        assert {len(chosen) for chosen in found.chosen} <= {kept}  # none where vLLM remembers the video
+        assert found.ids.count(VIDEO_TOKEN) == videos * (kept + text)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
+def test_a_second_question_does_not_run_the_tower(family: str, engine: Callable[..., Engine]) -> None:
+    """And each question has its own tokens, whatever vLLM remembers of the other one."""
+    made = engine(family, **ASKED, enable_prefix_caching=True)
+    (one, _, _), (other, videos, _) = requests(family)[:2]
+    first = [made.answer(prompt, videos) for prompt in (one, other)]
+    assert made.seen.encoded == 1
+    assert len(made.seen.chosen) == 2
+    assert made.seen.chosen[0] != made.seen.chosen[1]
+    again = [made.answer(prompt, videos) for prompt in (one, other)]
+    assert made.seen.encoded == 1
+    assert len(made.seen.chosen) == 2  # vLLM remembers what was left
+    for (_, before, _), (_, after, _) in zip(first, again, strict=True):
+        assert near(after, before)
+    made.answer(one, [scenes(9)])
+    assert made.seen.encoded == 2
+
+
+def test_preempted_requests_are_answered_alike(
+    engine: Callable[..., Engine], results: Callable[..., list[Answered]]
+) -> None:
+    """There is room for the beginnings of all requests, and not for what they are to say."""
+    family = "qwen2_5_vl"
+    single = results(family, **FREE)
+    small = {"num_gpu_blocks_override": 12, "block_size": BLOCK, "max_model_len": 320}
+    tight = engine(family, **FREE, **ALONE, **small, disable_log_stats=False)
+    found = tight.answers(requests(family)[:4], tokens=100)
+    preempted = [metric.value for metric in tight.llm.get_metrics() if metric.name == "vllm:num_preemptions"]
+    assert preempted
+    assert preempted[0] > 0
+    for one, (ids, logits, tokens) in zip(single, found, strict=False):
+        assert one.ids == ids
+        assert near(logits, one.logits)
+        assert tokens[: len(one.tokens)] == one.tokens
+
+
+def test_text_is_where_vllm_has_it(results: Callable[..., list[Answered]]) -> None:
+    """Nothing but dropped tokens is missing from the positions that vLLM gives an unpruned prompt.
+
+    Of every request whose videos vLLM had not seen: their tokens were chosen as they were read.
+    """
+    compared = 0
+    for whole, pruned in zip(results("qwen2_5_vl"), results("qwen2_5_vl", **FREE), strict=True):
+        visual = (torch.tensor(whole.ids) == VIDEO_TOKEN).nonzero().squeeze(1)
+        if TOKENS["qwen2_5_vl"] * len(pruned.chosen) != len(visual):
+            continue
+        kept = [
+            visual[TOKENS["qwen2_5_vl"] * number + torch.tensor(chosen)]
+            for number, chosen in enumerate(pruned.chosen)
+        ]
+        rows = torch.ones(len(whole.ids), dtype=torch.bool)
+        rows[visual] = False
+        rows[torch.cat(kept)] = True
+        assert torch.equal(pruned.positions, whole.positions[:, rows])
+        compared += 1
+    assert compared >= 2
+
+
+@families
+def test_without_settings_vllm_is_as_without_the_plugin(
+    family: str, checkpoint: Callable[[str], Path], results: Callable[..., list[Answered]], tmp_path: Path
+) -> None:
+    """To the bit, against a process that does not load it."""
+    path = tmp_path / "answers"
+    subprocess.run(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("engines.py")),
+            family,
+            str(checkpoint(family)),
+            str(path),
+        ],
+        env={**os.environ, "VLLM_PLUGINS": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    for one, other in zip(results(family), torch.load(path, weights_only=False), strict=True):
+        assert (one.ids, one.tokens) == (other.ids, other.tokens)
+        assert torch.equal(one.logits, other.logits)
+    assert results(family)[0].model.startswith("adatp.")
+    assert torch.load(path, weights_only=False)[0].model.startswith("vllm.")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"additional_config": {"adatp": {}}}, "adatp: say how much to drop"),
+        ({**FREE, "additional_config": {"adatp": {"tau": 1}}}, "adatp: no setting 'tau'"),
+    ],
+)
+def test_bad_settings_stop_vllm_at_the_start(
+    options: dict[str, Any], message: str, engine: Callable[..., Engine]
+) -> None:
+    with pytest.raises(Exception, match=message):
+        engine("qwen2_5_vl", **options)
