@@ -8,8 +8,8 @@ take turns over the same rows; the median of the rounds' ratios counts. Both hav
 worker has started. Clips are 20 s of H.264, 480 x 480 at 24 frames a second, of which 16 frames are sampled.
 
 All are seconds a row. `cpu` is processor time, which a busy machine changes less than the clock: its ratio
-says what batches and shared videos save, without anything done at the same time. `ratio_if_all_overlaps` is
-the loop's against the busier of the run's two processes: what two idle cores would give at best.
+says what batches and shared videos save, without anything done at the same time. `ratio_if_all_overlaps`
+is the loop's against the busier of the run's two processes: what two idle cores would give at best.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def test_the_page_prints_what_is_shown(tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copy(CLIP, tmp_path / "clip.mp4")
     here = {"/data/videos": str(tmp_path)}
     found = [content for _, content in re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)]
-    _, start, address, curl, answer, program, printed = found
+    _, start, address, curl, answer, program, printed, _ = found
     for word, place in here.items():
         start, curl = start.replace(word, place), curl.replace(word, place)
     assert start.startswith("adatp serve ")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+import fake_flash
 from adatp.errors import AdaTPError
 from adatp.methods.vanilla import Vanilla
 from families import IMAGE, VIDEO, Prompt, batch, build
@@ -341,13 +342,15 @@ def converse(
     turns += [{"input_ids": torch.full((size, 1), 10 + step)} for step in range(STEPS)]
     length = sum(turn["input_ids"].shape[1] for turn in turns)
     cache = new_cache(scenario, model, length)
+    # There transformers itself, unpruned, reads a static cache's unused keys.
+    unmasked_fails = scenario.cache == "static" and scenario.attention == fake_flash.NAME
     mask = None
     for turn in turns:
         if mask is None:
             mask = turn["attention_mask"]
         else:
             mask = torch.nn.functional.pad(mask, (0, turn["input_ids"].shape[1]), value=1)
-        padded = {} if mask.all() else {"attention_mask": mask}
+        padded = {} if mask.all() and not unmasked_fails else {"attention_mask": mask}
         start, end = mask.shape[1] - turn["input_ids"].shape[1], mask.shape[1]
         if padded and start and family.multimodal_rope:  # transformers would number the mask, not the new ids
             padded["position_ids"] = family.position(torch.arange(start, end).expand(size, -1))

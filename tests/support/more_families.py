@@ -734,7 +734,8 @@ class KimiK25(Qwen2VL):
 
     name = "kimi_k25"
     several_videos = False
-    model_class = of_transformers("Kimi_K25ForConditionalGeneration")
+    # Before, transformers could not split the features of several frames.
+    model_class = of_transformers("Kimi_K25ForConditionalGeneration") if VERSION >= (5, 24) else None
     tower_known = False
     multimodal_rope = False
     tokens_a_frame = 16

@@ -108,11 +108,18 @@ def pieces_of(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+_CLIENT = httpx.Client(verify=False, timeout=60)  # making one reads all certificates
+
+
+def gauges(address: str, headers: Mapping[str, str] | None = None) -> dict[str, float]:
+    """The numbers of /metrics that have no labels."""
+    lines = _CLIENT.get(f"{address}/metrics", headers=headers).text.splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#" and "{" not in line}
+
+
 def gauge(address: str, name: str, headers: Mapping[str, str] | None = None) -> float:
     """One number of /metrics."""
-    text = httpx.get(f"{address}/metrics", headers=headers, timeout=60).text
-    [line] = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-    return float(line.split()[1])
+    return gauges(address, headers)[name]
 
 
 def until_running(address: str, headers: Mapping[str, str] | None = None) -> None:
@@ -124,11 +131,13 @@ def until_running(address: str, headers: Mapping[str, str] | None = None) -> Non
     raise AssertionError("nothing is answered")
 
 
-def settle(address: str, seconds: float) -> float:
-    """How long it takes until a server is idle; fails after some seconds."""
+def settle(address: str, seconds: float, *names: str) -> float:
+    """How long it takes until a server is idle, or until some gauges are zero; fails after some seconds."""
+    names = names or ("adatp_requests_taken", "adatp_answers_running")
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
-        if gauge(address, "adatp_requests_taken") + gauge(address, "adatp_answers_running") == 0:
+        found = gauges(address)
+        if not any(found[name] for name in names):
             return time.monotonic() - begun
         time.sleep(0.02)
     raise AssertionError(f"still busy after {seconds} s")

@@ -28,6 +28,8 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from transformers import LlavaOnevisionForConditionalGeneration, SiglipModel
 
 from adatp.tiny import TinyProcessor
 from training.scenes.attention import SHARED_PREFIX
@@ -46,6 +48,9 @@ CURRICULUM = "2:400,4:600,8:1200,16:3000,32:2000,64:600"
 
 REHEARSAL = 0.25
 """Share of the steps of a phase that use an earlier phase's length."""
+
+PROBES = Path(__file__).parent / "probes.safetensors"
+"""The probes of the run that the shipped checkpoint is from."""
 
 QUESTION_TOKENS = 18
 """Tokens of a question and its answer, about."""
@@ -67,6 +72,9 @@ class Settings:
         save_every: Minutes between states written.
         validate_every: Minutes between validations.
         validation: Questions of a validation.
+        start: Folder of an exported checkpoint that a new run begins from, in the decoder stage; None: from
+            nothing.
+        start_step: Steps of that stage that the checkpoint has had.
     """
 
     vision_steps: int
@@ -80,6 +88,8 @@ class Settings:
     save_every: float
     validate_every: float
     validation: int
+    start: Path | None = None
+    start_step: int = 0
 
     def steps(self, stage: str) -> int:
         """Steps of a stage."""
@@ -132,6 +142,8 @@ class Run:
             self.stage, self.step, self.spent = saved["stage"], saved["step"], saved["spent"]
             for name in ("partner", "model", "probes"):
                 getattr(self, name).load_state_dict(saved[name])
+        elif settings.start is not None:
+            self._start_from(settings.start)
         if self.stage == "done" and self.step < settings.steps("decoder"):
             self.stage = "decoder"
         self.optimizers = self._optimizers()
@@ -140,6 +152,16 @@ class Run:
                 optimizer.load_state_dict(its)
         for module in (self.model, self.partner):
             module.set_attn_implementation(SHARED_PREFIX)
+
+    def _start_from(self, folder: Path) -> None:
+        """Take the weights of an exported checkpoint, and of the probes if they are beside this file."""
+        found = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(found.state_dict())
+        partner = SiglipModel.from_pretrained(folder / "relevance", dtype=torch.float32)
+        self.partner.load_state_dict(partner.state_dict())
+        if PROBES.exists():
+            self.probes.load_state_dict(load_file(PROBES))
+        self.stage, self.step = "decoder", self.settings.start_step
 
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         vision = self.stage == "vision"
@@ -293,6 +315,8 @@ def parse() -> argparse.Namespace:
     add("--save-every", type=float, default=3.0, help="minutes")
     add("--validate-every", type=float, default=30.0, help="minutes")
     add("--validation", type=int, default=96, help="questions of a validation")
+    add("--start", type=Path, help="folder of an exported checkpoint that a new run begins from")
+    add("--start-step", type=int, default=0, help="steps of the decoder stage that it has had")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=torch.get_num_threads(), help="threads on the CPU")
@@ -317,6 +341,8 @@ def main() -> None:
         save_every=args.save_every,
         validate_every=args.validate_every,
         validation=args.validation,
+        start=args.start,
+        start_step=args.start_step,
     )
     Run(args.out, args.seed, args.device, settings).train()
 

@@ -7,6 +7,9 @@
 - `folder`, `runner`: what is answered already, and what is still to be asked.
 """
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.run.answering import TIMES, Answering, Outcome
 from adatp.run.folder import Folder, FolderError
 from adatp.run.rows import Row, RowsError, Settings, Shard

@@ -139,11 +139,12 @@ class Conversation:
         )
 
     def close(self) -> None:
-        """Let go of the model, if the answers are not finished."""
+        """Let go of the job, and of the model if the answers are not finished."""
         if self.job is not None and self._open:
             self._open = 0
             self._desk.metrics.cancelled.inc()
             self._desk.batcher.cancel(self.job)
+        self.job = None  # which knows this conversation: a circle would hold the model's inputs for long
 
 
 class Desk:
