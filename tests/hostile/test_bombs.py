@@ -110,7 +110,16 @@ print("peak", code, peak())
 def test_a_clip_of_4k_takes_little_memory(tmp_path: Path) -> None:
     """64 frames are 1.6 GB as they are stored, and four times that as float32."""
     clip = str(flat_clip(tmp_path / "4k.mp4", 64, (3840, 2160)))
-    asked = [sys.executable, "-c", PEAK + MEASURED, "ask", clip, "what colour is the star ?", "--frames", "64"]
+    asked = [
+        sys.executable,
+        "-c",
+        PEAK + MEASURED,
+        "ask",
+        clip,
+        "what colour is the star ?",
+        "--frames",
+        "64",
+    ]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=600)
     assert done.stderr == ""
     code, peak = done.stdout.split("peak")[1].split()
