@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,24 @@ def test_a_chat_template_that_takes_all(
         path.write_text(template)
 
     check(run, call_on("ask", "hub", "chat_template.jinja", damage, words), tmp_path, world)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_chat_template_that_takes_all_of_a_run(
+    run: Run, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("adatp.checkpoint.trial.MOST_SECONDS", 1)
+    damaged(
+        world / "hub", tmp_path / "bad", "chat_template.jinja", lambda path: void(path.write_text(ENDLESS))
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"video": str(world / "clip.mp4"), "question": "what ?"}) + "\n")
+    code, out, err = run(
+        "run", rows, "--out", tmp_path / "out", "--model", tmp_path / "bad", "--workers", workers
+    )
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "takes more than 1 s for one text" in err
+    assert not list((tmp_path / "out").glob("part-*"))
 
 
 def test_a_tokenizer_whose_pattern_tries_every_way(run: Run, tmp_path: Path, world: Path) -> None:

@@ -348,7 +348,7 @@ INPUT_FILES = [
             ("fifo", "not a regular file"),
             ("zero", "not a regular file"),
             ("loop", "loop"),
-            ("empty", "not a regular file"),
+            ("empty", "a folder without frame images"),
             (LONG, "no such file"),
             ("a\x1b[31m\x07b\nc.mp4", "a\\x1b[31m\\x07b c.mp4: no such file"),
             ("a\u202eb.mp4", "a\\u202eb.mp4"),

@@ -48,12 +48,26 @@ def test_what_may_be_done_here_too(work: Callable[[], object], capfd: pytest.Cap
         (panic, "gives up"),
     ],
 )
-def test_what_may_not(work: Callable[[], object], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_may_not(
+    work: Callable[[], object],
+    words: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies: list[int] = []
+    fork = os.fork
+
+    def noted() -> int:
+        copies.append(fork())
+        return copies[-1]
+
+    monkeypatch.setattr(os, "fork", noted)
     with pytest.raises(CheckpointError, match=words):
         try_out(work)
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(ChildProcessError):  # no copy is left
-        os.waitpid(-1, os.WNOHANG)
+    (copy,) = copies
+    with pytest.raises(ChildProcessError):  # it is not left; other tests may have children of their own
+        os.waitpid(copy, os.WNOHANG)
 
 
 def test_one_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

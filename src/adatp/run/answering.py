@@ -71,6 +71,7 @@ class Answering:
 
     Raises:
         LoadError: the weights can't be loaded (on entering).
+        PromptError: the checkpoint's template or tokenizer takes all time or memory (on entering).
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Answering:
         self._stack = ExitStack()
 
     def __enter__(self) -> Answering:
+        self.session.try_out()  # the workers do not
         self._stack.enter_context(self._workers)
         return self
 

@@ -140,6 +140,17 @@ def build_prompt(
     return Prompt(asked, text, tuple(chat.videos), inputs, spent)
 
 
+def try_processor(processor: Any, config: Any) -> None:
+    """Try a stranger's template and tokenizer out with some question about a video.
+
+    Raises:
+        PromptError: they take all time or memory.
+    """
+    kind = "video" if family_of(config.model_type).takes_videos(processor) else "image"
+    parts = [{"type": kind}, {"type": "text", "text": "What happens in the video?"}]
+    _try_out(processor, [{"role": "user", "content": parts}])
+
+
 def _try_out(processor: Any, messages: list[dict[str, Any]]) -> None:
     """Refuse a chat template or a tokenizer that takes all time or memory for these messages."""
 

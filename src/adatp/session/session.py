@@ -17,7 +17,7 @@ from adatp.session.answer import Answer, batches, generate, read
 from adatp.session.errors import LoadError
 from adatp.session.fitting import fit_for
 from adatp.session.media import ImageLike, VideoLike, visible_part
-from adatp.session.prompt import Message, Prompt, build_prompt, check_prompt
+from adatp.session.prompt import Message, Prompt, build_prompt, check_prompt, try_processor
 from adatp.session.stream import Stream
 from adatp.tiny import CHECKPOINT
 from adatp.video import Video, read_video
@@ -151,6 +151,11 @@ class Session:
         )
         self._strange = False  # once is enough: it costs some milliseconds
         return prompt
+
+    def try_out(self) -> None:
+        """Refuse, by `PromptError`, a stranger's template or tokenizer that takes all time or memory."""
+        if self._strange:
+            try_processor(self.processor, self.config)
 
     def read_video(
         self,

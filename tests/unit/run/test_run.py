@@ -140,10 +140,10 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
         "import os, sys, time\n"
         "import adatp.run.preparing as made\n"
         "read = made.read_source\n"
-        "def stand_in(path, frames):\n"
+        "def stand_in(path, frames, **more):\n"
         "    if 'killer' in path: os.kill(os.getpid(), 11)\n"
         "    if 'slow' in path: time.sleep(1000)\n"
-        "    return read(path, frames)\n"
+        "    return read(path, frames, **more)\n"
         "made.read_source = stand_in\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.pathsep.join(filter(None, sys.path))}")
