@@ -30,8 +30,8 @@ def stopping(stop: Callable[[], object]) -> Iterator[None]:
         elif callable(handler := before.get(number)):
             handler(number, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        before[each] = signal.signal(each, note)
     try:
         yield
     finally:
