@@ -58,7 +58,7 @@ $(RAY_VENV)/.done: $(VENV)/.dev
 	touch $@
 
 ray: $(RAY_VENV)/.done  ## Ray Data, on a cluster of two actors on this machine
-	RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 $(RAY_VENV)/bin/python -m pytest tests/ray
+	RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 $(RAY_VENV)/bin/python -m pytest tests/ray_data
 
 # Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
 EXACT_TESTS := tests/conformance/test_keep_all.py tests/conformance/test_dropping.py tests/conformance/test_batches.py

@@ -16,6 +16,7 @@ from families import (
     batch,
     build,
 )
+from more_families import Ernie45VL
 from oracle import masked_logits, recorded
 from rounding import limit
 from suite import (
@@ -86,6 +87,14 @@ def test_transformers_itself_can_not_repeat_or_cut_a_compressed_video(
     model, inputs = build(family), batch(family, ONE)
     with pytest.raises((IndexError, RuntimeError, ValueError)):
         model.generate(**inputs, **{**GREEDY, **how})
+
+
+@pytest.mark.skipif(Ernie45VL.model_class is None, reason="this transformers has no ERNIE 4.5 VL")
+def test_transformers_itself_can_not_assist_ernie() -> None:
+    """Once it names experts for a draft's tokens, the family has the feature."""
+    model, inputs = build(Ernie45VL), batch(Ernie45VL, ONE)
+    with pytest.raises(IndexError, match="The shape of the mask"):
+        model.generate(**inputs, **GREEDY, assistant_model=build(Ernie45VL))
 
 
 @feature("assisted")

@@ -253,6 +253,11 @@ class Ernie45VL(Qwen2VL):
         }
 
     @classmethod
+    def lacks(cls) -> dict[str, str]:
+        why = "transformers names no experts for a draft that is read with the prompt, pruned or not"
+        return {**super().lacks(), "assisted": why}
+
+    @classmethod
     def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return {
@@ -430,6 +435,12 @@ class Molmo2(Family):
     @classmethod
     def more(cls, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mm_token_type_ids": (ids == IMAGE).long()}
+
+    @staticmethod
+    def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The mask reads types by their place in the whole sequence."""
+        types = torch.cat([first["mm_token_type_ids"], second["mm_token_type_ids"]], 1)
+        return {**Family.next_turn(first, second), "mm_token_type_ids": types}
 
     @staticmethod
     def pixels(frames: int, seed: int) -> dict[str, torch.Tensor]:

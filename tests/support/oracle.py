@@ -101,11 +101,12 @@ def in_one_picture(types: Tensor) -> Tensor:
     """(B, S, S) bool: tokens that see each other, whichever comes first.
 
     Args:
-        types: (B, S), above 0 on the tokens of pictures: each run is one, or with ``ONE_BLOCK`` all are.
+        types: (B, S), above 0 on the tokens of pictures: each run is one. From ``ONE_BLOCK`` on, all tokens
+            of one number are one, wherever they stand.
     """
     shown = types > 0
     number = (types.diff(dim=1, prepend=torch.zeros_like(types[:, :1])) != 0).cumsum(1)
-    number = number.masked_fill(types == ONE_BLOCK, -1)
+    number = torch.where(types >= ONE_BLOCK, -types, number)
     return (number[:, :, None] == number[:, None]) & shown[:, :, None] & shown[:, None]
 
 
@@ -183,7 +184,11 @@ def recorded(model: Any) -> Iterator[Record]:
         if types is None and record.types is not None:
             types = record.types.new_zeros(len(kwargs["input_ids"]), length)
         if types is not None and (record.types is None or types.shape[1] > length):
-            record.types = types  # Gemma 3's are of the whole sequence
+            if record.types is not None:  # what an earlier call read has not seen this one's pictures
+                before = record.types.shape[1]
+                later = types[:, before:]
+                types = torch.cat([record.types, later + (later == ONE_BLOCK) * len(record.logits)], 1)
+            record.types = types  # Gemma 3's and Molmo 2's are of the whole sequence
         elif types is not None:
             record.types = torch.cat([record.types, types], 1)
 

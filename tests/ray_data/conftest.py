@@ -18,7 +18,7 @@ OUTDATED = ("ray.data.context",)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ray's processes talk to each other; nobody else is talked to."""
     for item in items:
-        if "tests/ray/" in item.path.as_posix():
+        if "tests/ray_data/" in item.path.as_posix():
             item.add_marker(pytest.mark.allow_hosts(["127.0.0.1", "::1"]))
             for module in OUTDATED:  # in what Ray itself does
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::DeprecationWarning:{module}"))
