@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,3 +104,13 @@ def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, 
 
     monkeypatch.setattr(TokenPlan, "select", spy)
     return seen
+
+
+@pytest.fixture
+def no_pyplot(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails a test that imports pyplot, which holds state of the process. What imported it before does not
+    count: gradio does so wherever it answers."""
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    monkeypatch.delattr("matplotlib.pyplot", raising=False)
+    yield
+    assert "matplotlib.pyplot" not in sys.modules

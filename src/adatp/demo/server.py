@@ -12,6 +12,7 @@ from types import FrameType
 
 from adatp.demo.uploads import swept
 from adatp.session import Session
+from adatp.signals import stopping
 
 MOST_CONNECTIONS = 256
 """Connections at a time; a page has a few."""
@@ -56,8 +57,9 @@ def serve(
                 server_header=False,
                 timeout_graceful_shutdown=1,  # browsers hold connections open for events: they are cut off
             )
-            with swept(Path(folder)):
+            server = uvicorn.Server(config)
+            with swept(Path(folder)), stopping(lambda: setattr(server, "should_exit", True)):
                 ready()
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
     except _TerminatedError:
         return

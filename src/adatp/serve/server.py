@@ -15,6 +15,7 @@ from adatp.serve.app import build_app
 from adatp.serve.desk import Desk
 from adatp.serve.settings import Settings
 from adatp.session import Session
+from adatp.signals import stopping
 
 HEAD_SECONDS = 20.0
 """In which a request has to say what it wants, after its connection is opened."""
@@ -38,8 +39,9 @@ def serve(session: Session, settings: Settings, listener: socket.socket, ready: 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         server = build_server(session, settings)
-        ready()
-        server.run(sockets=[listener])
+        with stopping(lambda: setattr(server, "should_exit", True)):
+            ready()
+            server.run(sockets=[listener])
     except KeyboardInterrupt:
         return
 

@@ -353,3 +353,26 @@ def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
 def test_ctrl_c_ends_it_as_it_ends_every_command(tmp_path: Path) -> None:
     server = Server(tmp_path / "tmp")
     assert server.stop(signal.SIGINT) == (130, "")
+
+
+@pytest.mark.parametrize("command", ["demo", "serve"])
+def test_ctrl_c_before_the_server_listens_to_signals(command: str, tmp_path: Path) -> None:
+    """Its coroutine is made, and nothing awaits it yet."""
+    program = (
+        "import signal, sys, uvicorn\n"
+        "from adatp.cli import main\n"
+        "found = uvicorn.Config.get_loop_factory\n"
+        "def pressed(config):\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    return found(config)\n"
+        "uvicorn.Config.get_loop_factory = pressed\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, "--port", "0"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (130 if command == "demo" else 0, "")

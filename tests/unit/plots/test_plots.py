@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from typing import Any
 
 import numpy as np
@@ -111,9 +110,9 @@ def test_rows_without_targets_or_none_at_all_are_drawn(plot: Any) -> None:
         render(plot([{**row("vanilla", 8, None, 0.5), "by_third": {}}]))
 
 
+@pytest.mark.usefixtures("no_pyplot")
 def test_no_global_state_is_touched() -> None:
     plot_accuracy(ROWS)
-    assert "matplotlib.pyplot" not in sys.modules
 
 
 @given(st.lists(st.floats(0, 100), max_size=15), st.floats(0.5, 20))
