@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -174,20 +173,15 @@ def test_shards_together_are_the_whole(rows: Path, whole: Path, run: Run, tmp_pa
 
 
 def killed(rows: Path, out: Path, wanted: int, then: float) -> None:
-    """Run in a process that is killed some seconds after so many rows are on disk.
-
-    The process is a fork, so that it need not import everything again.
-    """
-    child = os.fork()
-    if not child:
-        os.close(2)
-        main(["run", str(rows), "--out", str(out), *map(str, QUICK), "--rows-per-file", "4", "--batch", "1"])
-        os._exit(0)
-    while len(lines_in(out)) < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+    """Run in a process that is killed some seconds after so many rows are on disk."""
+    command = ["run", str(rows), "--out", str(out), *map(str, QUICK), "--rows-per-file", "4", "--batch", "1"]
+    program = "import sys; from adatp.cli import main; sys.exit(main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.DEVNULL)
+    while len(lines_in(out)) < wanted and child.poll() is None:
         time.sleep(0.005)
     time.sleep(then)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child.kill()
+    child.wait()
 
 
 def test_a_killed_run_goes_on_and_loses_nothing(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
