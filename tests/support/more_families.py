@@ -35,12 +35,17 @@ def of_transformers(name: str) -> Any:
     return getattr(transformers, name, None)
 
 
+def since_5_23(name: str) -> Any:
+    """The same, of types whose code in transformers 5.5 is too different: they are not run there."""
+    return of_transformers(name) if VERSION >= (5, 23) else None
+
+
 class Qwen25OmniThinker(Qwen25VL):
     """Qwen2.5-VL's tower and decoder, and an audio tower beside."""
 
     name = "qwen2_5_omni_thinker"
     may_end_with_video = False
-    model_class = of_transformers("Qwen2_5OmniThinkerForConditionalGeneration")
+    model_class = since_5_23("Qwen2_5OmniThinkerForConditionalGeneration")
 
     @staticmethod
     def config() -> Any:
@@ -90,7 +95,7 @@ class Qwen3OmniMoeThinker(Qwen3VL):
         """One run, as in Qwen2.5-Omni."""
         return [94, *[VIDEO] * (16 * frames), 95]
 
-    model_class = of_transformers("Qwen3OmniMoeThinkerForConditionalGeneration")
+    model_class = since_5_23("Qwen3OmniMoeThinkerForConditionalGeneration")
 
     @classmethod
     def config(cls) -> Any:
@@ -472,7 +477,7 @@ class PerceptionLM(LlavaOnevision):
     name = "perception_lm"
     in_chunks = False
     tower_known = False
-    model_class = of_transformers("PerceptionLMForConditionalGeneration")
+    model_class = since_5_23("PerceptionLMForConditionalGeneration")
     trailing = 0
 
     @staticmethod
@@ -580,7 +585,7 @@ class Gemma4(Family):
 
     name = "gemma4"
     tokens_a_frame = 16
-    model_class = of_transformers("Gemma4ForConditionalGeneration")
+    model_class = since_5_23("Gemma4ForConditionalGeneration")
     full = (1, 3, 5)
     attentions = ("eager", "sdpa")
     configuration: ClassVar[Any] = of_transformers("Gemma4Config")
