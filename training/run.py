@@ -17,9 +17,10 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 from adatp.tiny.processor import TinyProcessor
 from training.clips import CURRICULUM, FULL, REHEARSAL, Phase, clip_batch, thin
 from training.decoder import decoder_loss
-from training.model import build_model, build_relevance, graft_tower
+from training.model import build_model, build_relevance
 from training.probes import build_probes
 from training.shared_prefix import SHARED_PREFIX
+from training.towers import graft_tower
 from training.validation import validate
 from training.vision import vision_batch, vision_loss
 

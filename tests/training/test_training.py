@@ -14,9 +14,10 @@ from adatp.tiny.sizes import TOKENS_PER_FRAME
 from training.clips import Phase, clip_batch, thin
 from training.decoder import LOSS_WEIGHT, decoder_loss
 from training.labels import IGNORE, cell_labels, counted, frame_things, motion_labels, named_times
-from training.model import build_model, build_relevance, graft_tower
+from training.model import build_model, build_relevance
 from training.run import Run
 from training.shared_prefix import SHARED_PREFIX
+from training.towers import graft_tower
 from training.validation import prompt
 from training.vision import vision_batch, vision_loss
 

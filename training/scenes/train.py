@@ -35,10 +35,11 @@ from adatp.tiny import TinyProcessor
 from training.scenes.attention import SHARED_PREFIX
 from training.scenes.data import clip_batch, stream, vision_batch
 from training.scenes.losses import Probes, decoder_loss, vision_loss
-from training.scenes.model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer, graft_tower
+from training.scenes.model import TOKENS_PER_FRAME, build_model, build_partner, build_tokenizer
 from training.scenes.optim import Muon
 from training.scenes.scores import Scores
 from training.scenes.validate import background_cosine, validate
+from training.towers import graft_tower
 
 HARD = {"first/last": 2.0, "count": 3.0, "before/after": 1.5, "eighth": 1.5}
 """Question types that are asked more often, as they are learned last."""

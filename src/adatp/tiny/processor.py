@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,17 @@ Video = NDArray[np.uint8] | torch.Tensor | Sequence[NDArray[np.uint8]]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The world's word-level tokenizer: lower-cased, left-padded, unknown words become <unk>."""
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys((*SPECIAL, *words())))}
+    """The word-level tokenizer of the first world."""
+    return word_tokenizer(words())
+
+
+def word_tokenizer(known: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A world's word-level tokenizer: lower-cased, left-padded, unknown words become <unk>.
+
+    Args:
+        known: the world's words; their order is that of the embeddings.
+    """
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys((*SPECIAL, *known)))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
