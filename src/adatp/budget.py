@@ -86,6 +86,16 @@ def nearest_cut(shape: DecoderShape, layer: int) -> int:
     return min(shape.cut_layers, key=lambda cut: abs(cut - layer))
 
 
+def check_scored_cut(layer: int | None) -> None:
+    """Refuse a cut at a layer with none before it that could score; None: the method's own choice.
+
+    Raises:
+        BudgetError: the layer is below 1.
+    """
+    if layer is not None and layer < 1:
+        raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {layer}")
+
+
 def scaled_cut(shape: DecoderShape, layer: int, of: int) -> int:
     """The cut that stands for ``layer`` of a decoder of ``of`` layers: the nearest in proportion.
 

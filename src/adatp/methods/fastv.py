@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from adatp.budget import BudgetError, scaled_cut
+from adatp.budget import check_scored_cut, scaled_cut
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.selection import top
@@ -35,8 +35,7 @@ class FastV(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer is not None and self.layer < 1:
-            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+        check_scored_cut(self.layer)
 
     @override
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule, scaled_cut
+from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster
@@ -74,8 +74,7 @@ class FlashVID(Method):
             raise BudgetError("segments and neighbours are at least 1, alpha and inner shares, in [0, 1]")
         if not (-1 <= self.similarity <= 1 and -1 <= self.tau <= 1):
             raise BudgetError("similarity and tau are cosines, in [-1, 1]")
-        if self.layer is not None and self.layer < 1:
-            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+        check_scored_cut(self.layer)
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Before the first layer, and inside the decoder."""

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule, scaled_cut
+from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster, nearest
@@ -67,8 +67,7 @@ class HoliTom(Method):
         check_damping(self.sink)
         if not (-1 <= self.tau <= 1 and 0 < self.inner <= 1 and self.neighbours > 0):
             raise BudgetError("tau is a cosine, inner a share, in (0, 1], neighbours a positive number")
-        if self.layer is not None and self.layer < 1:
-            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+        check_scored_cut(self.layer)
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Before the first layer, and inside the decoder."""

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from adatp.budget import BudgetError, Schedule, scaled_cut
+from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster
@@ -66,8 +66,7 @@ class PruneVid(Method):
         super().__post_init__()
         if not (0 < self.alpha <= 1 and 0 < self.segments <= 1 and self.neighbours > 0):
             raise BudgetError("alpha and segments are shares, in (0, 1], neighbours a positive number")
-        if self.layer is not None and self.layer < 1:
-            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+        check_scored_cut(self.layer)
 
     @property
     @override

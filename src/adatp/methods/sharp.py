@@ -23,7 +23,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adatp.adatp_steps.prior import time_of, without_place
-from adatp.budget import BudgetError, Schedule, scaled_cut
+from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.segments import segments_of
@@ -53,8 +53,7 @@ class ShaRP(Method):
         super().__post_init__()
         if not (-1 <= self.tau_s <= 1 and -1 <= self.duplicate <= 1):
             raise BudgetError("tau_s and duplicate are cosines, in [-1, 1]")
-        if self.layer is not None and self.layer < 1:
-            raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {self.layer}")
+        check_scored_cut(self.layer)
 
     @property
     @override
