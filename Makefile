@@ -113,7 +113,7 @@ vllm: $(VLLM)/.done  ## the plugin in a real vLLM, on a CPU (see CONTRIBUTING.md
 	$(VLLM)/bin/python -m pytest -c tests/vllm_plugin/pytest.ini --rootdir tests/vllm_plugin 		--confcutdir tests/vllm_plugin tests/vllm_plugin
 
 lint: dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 

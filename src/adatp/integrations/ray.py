@@ -299,9 +299,8 @@ def start() -> None:
 
 def _ray() -> Any:
     try:
-        import ray.data
-
         import ray
+        import ray.data
     except ImportError:
         raise RayError('Ray is not installed: pip install "adatp[ray]"') from None
     return ray
