@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig, SiglipModel
 
-from adatp.checkpoint import CheckpointError, check_config, check_files, check_numbers, check_weights
+from adatp.checkpoint import (
+    CheckpointError,
+    check_config,
+    check_files,
+    check_numbers,
+    check_weights,
+    try_out,
+)
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
@@ -65,10 +72,21 @@ class SiglipPartner(nn.Module):
             raise CheckpointError(f"its embeddings of texts have {text} numbers, those of images {image}")
         self.requires_grad_(False).eval()
         self._ids("a")  # a broken tokenizer fails here, not amid a run
+        self._source, self._strange = source, Path(source).is_dir()
 
     @torch.no_grad()
     def embed_text(self, question: str) -> Tensor:
-        """Embedding (d,) of a question; what is beyond the encoder's length is cut off."""
+        """Embedding (d,) of a question; what is beyond the encoder's length is cut off.
+
+        Raises:
+            EncoderError: the tokenizer, a stranger's, takes all time or memory for the first question.
+        """
+        if self._strange:
+            self._strange = False  # once is enough, as for the model's own tokenizer
+            try:
+                try_out(lambda: self._ids(question))
+            except CheckpointError as error:
+                raise EncoderError(f"the text encoder {self._source} can't be used: {error}") from error
         ids = self._ids(question)
         return cast(Tensor, self.text(ids.to(next(self.parameters()).device)).pooler_output[0])
 

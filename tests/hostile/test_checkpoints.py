@@ -262,10 +262,11 @@ def test_a_chat_template_that_takes_all_of_a_run(
     assert not list((tmp_path / "out").glob("part-*"))
 
 
-def test_a_tokenizer_whose_pattern_tries_every_way(run: Run, tmp_path: Path, world: Path) -> None:
+@pytest.mark.parametrize("file", ["tokenizer.json", "relevance/tokenizer.json"])
+def test_a_tokenizer_whose_pattern_tries_every_way(run: Run, tmp_path: Path, world: Path, file: str) -> None:
     split = {"type": "Split", "pattern": {"Regex": "([a-y ]+)+$"}, "behavior": "Isolated", "invert": False}
     words = "its tokenizer gives up on this text"
-    call = call_on("ask", "model", "tokenizer.json", setting("pre_tokenizer", split), words)
+    call = call_on("ask", "model", file, setting("pre_tokenizer", split), words)
     command, *options = call.arguments
     asked = (command, "{world}/clip.mp4", "what is it " * 4 + "z", *options)
     check(run, replace(call, arguments=asked), tmp_path, world)

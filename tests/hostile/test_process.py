@@ -78,6 +78,21 @@ def test_standard_output_that_is_full(command: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (2, expected)
 
 
+def test_standard_output_that_is_full_ends_the_servers() -> None:
+    """Nobody learns their address."""
+    for command in ("demo", "serve"):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", MAIN, command, "--port", "0"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=600,
+            )
+        expected = "adatp: the output can't be written (No space left on device)\n"
+        assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_standard_output_without_unicode_gets_plain_characters() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MAIN, "ask", *QUICK],

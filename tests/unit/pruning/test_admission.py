@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import weakref
 from typing import Any
 
@@ -118,3 +120,42 @@ def test_a_context_can_be_entered_again() -> None:
         assert len(run.reports) == 1
         assert hooks(model) == before
     context.__exit__()
+
+
+def test_of_many_threads_one_enters() -> None:
+    """At every try, however they are interleaved: the others are refused and leave nothing in place."""
+    model, count, rounds = build(LlavaOnevision), 8, 30
+    start, end = threading.Barrier(count), threading.Barrier(count)
+    entered: list[int] = []
+    refused: list[str] = []
+
+    def enter(number: int) -> None:
+        for _ in range(rounds):
+            start.wait()
+            context = LATE(model)
+            try:
+                context.__enter__()
+            except PruningError as error:
+                refused.append(str(error))
+                end.wait()
+            else:
+                entered.append(number)
+                end.wait()  # nobody leaves before all have tried
+                context.__exit__(None, None, None)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=enter, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(entered) == rounds
+    assert len(refused) == rounds * (count - 1)
+    assert {*refused} == {"this model is being pruned already: leave that context first"}
+    assert not hooks(model)
+    with LATE(model):
+        pass
