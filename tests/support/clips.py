@@ -215,3 +215,32 @@ def _add_cover(container: av.container.OutputContainer) -> None:
     art.disposition = Disposition.attached_pic.value
     container.start_encoding()
     container.mux(art.encode(av.VideoFrame.from_ndarray(np.zeros((200, 200, 3), np.uint8))))
+
+
+def write_long(path: Path, frames: int) -> Path:
+    """A film of 32 x 32 that goes from black to white every 1,000 frames; they are encoded once.
+
+    Args:
+        path: where to write it.
+        frames: how many, thousands of them.
+    """
+    once = path.with_suffix(f".once{path.suffix}")
+    with av.open(str(once), "w") as container:
+        video = container.add_stream("mpeg4", rate=FPS)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        for index in range(1000):
+            grey = np.full((32, 32, 3), 255 * index // 1000, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(video.encode())
+    with av.open(str(once)) as source, av.open(str(path), "w") as container:
+        copy = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        length = sum(packet.duration for packet in packets)
+        for first in range(0, frames // 1000 * length, length):
+            for packet in packets:
+                again = av.Packet(bytes(packet))
+                again.pts, again.dts, again.duration = packet.pts + first, packet.dts + first, packet.duration
+                again.time_base, again.is_keyframe, again.stream = packet.time_base, packet.is_keyframe, copy
+                container.mux(again)
+    once.unlink()
+    return path
