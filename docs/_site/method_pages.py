@@ -1,0 +1,68 @@
+"""What the code and the table of peers say about a method, added to its page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from adatp.methods import METHODS
+
+PEERS = (Path(__file__).parents[1] / "peers.md").read_text()
+
+
+def completed(name: str, markdown: str) -> str:
+    """The page of a method with its facts, its parameters and what differs from the official code."""
+    method = METHODS[name]
+    title, _, text = markdown.partition("\n")
+    parts = [title, facts(name), text.strip(), use(name), "## Parameters"]
+    options = "show_root_heading: false\n      members: false\n      show_signature: true"
+    parts.append(f"::: {method.__module__}.{method.__name__}\n    options:\n      {options}")
+    if found := differences(title.removeprefix("# ").strip()):
+        parts += ["## What differs from the official code", found]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def facts(name: str) -> str:
+    """Its row of the table of peers, turned."""
+    head, rows = tables()[0]
+    for row in rows:
+        if row[0] == f"`{name}`":
+            kept = [(title, cell) for title, cell in zip(head[1:], row[1:], strict=True) if cell]
+            lines = [f"| {re.sub('[¹²]', '', title)} | {cell} |" for title, cell in kept]
+            note = ""
+            if any("target" in title for title, _ in kept):
+                note = "\n\nLowest target: of the embedded model with 16 frames, of LLaVA-OneVision-7B with 32."
+            return "\n".join(["| | |", "| --- | --- |", *lines]) + note
+    return ""
+
+
+def use(name: str) -> str:
+    """How it is called."""
+    method = METHODS[name]
+    target = "" if method.flops is None else "flops=0.273"
+    option = "" if method.flops is None else " --flops 0.273"
+    return (
+        f"## Use\n\n```text\nfrom adatp.methods import {method.__name__}\n\n"
+        f"with {method.__name__}({target})(model, processor) as run:\n    ids = model.generate(**inputs)\n```\n\n"
+        f"```text\nadatp ask clip.mp4 QUESTION --method {name}{option}\n```"
+    ).replace("```text\nfrom", "```python\nfrom").replace("```text\nadatp", "```sh\nadatp")
+
+
+def differences(title: str) -> str:
+    """The rows of the second table that concern it: its own, and those of all methods."""
+    head, rows = tables()[1]
+    own = [row for row in rows if title in re.split(", ", row[0])]
+    if not own:
+        return ""
+    everyone = [row for row in rows if row[0] == "all"]
+    lines = [f"| {' | '.join(cells)} |" for cells in [head[1:], ["---"] * 2, *(row[1:] for row in own + everyone)]]
+    return "\n".join(lines)
+
+
+def tables() -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of the page's tables."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", PEERS, re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
+        found.append((lines[0], lines[2:]))
+    return found
