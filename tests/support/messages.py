@@ -54,7 +54,7 @@ def messages(package: Path) -> dict[str, str]:
             for call in _calls(scope):
                 for text in _longest(texts, call):
                     text = re.sub(f"{ANY}+", ANY, " ".join(text.split()))
-                    if re.search(r"\w{2}.*\w{2}", text.replace(ANY, " ")):
+                    if re.search(r"\w{2}.* .*\w{2}", text.replace(ANY, "")):
                         found.setdefault(text, f"{path.relative_to(package)}:{call.lineno}")
     return found
 
