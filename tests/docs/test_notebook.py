@@ -30,7 +30,7 @@ def test_the_notebook_shows_what_is_stored(tmp_path: Path) -> None:
     manager = AsyncKernelManager(
         kernel_cmd=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], transport="ipc"
     )
-    client = NotebookClient(found, km=manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(found, km=manager, timeout=600, startup_timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     for cell in found.cells:
         cell.get("metadata", {}).pop("execution", None)
