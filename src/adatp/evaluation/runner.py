@@ -126,14 +126,14 @@ def evaluate(
         entrants: whom to ask; with each, its reference.
         frame_counts: lengths of the clips.
         split: a split of the world.
-        limit: how many questions of each length.
+        limit: how many questions of each length; a later run on the same work file may ask more, not fewer.
         results: the open work file; what it holds is not asked again.
         told: called after every answer with None, and with a line of text if an entrant has to be skipped.
         world: whose questions are asked.
         batch: questions that are asked together. FLOPs are then the mean of those.
 
     Raises:
-        ResultsError: the work file belongs to another model, split or limit, or to other questions.
+        ResultsError: the work file belongs to another model or split, has more questions, or other ones.
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model

@@ -47,6 +47,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 _NO_SCORES: dict[str, tuple[Any, ...]] = {
     "start": (None,),
     "end": (None,),
+    "every": (1,),
     "ranking": ("attention",),
     "first_layers": (1,),
     "prior": ("none",),
@@ -65,8 +66,6 @@ _EARLY_ONLY: dict[str, tuple[Any, ...]] = {
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
 _SCARCE = 0.15
-# Share of the tokens left by the early stage that the decoder's cuts leave, about.
-_SURVIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ class AdaTP(Method):
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
             some layers have linear attention or a window, tokens are dropped after the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
+        every: tokens are dropped before one in so many of these layers. 1 is the paper's. More is faster on a
+            GPU with one short prompt, where the cuts' many small operations take as long as the layers.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
             ignores relevance.
@@ -97,6 +98,8 @@ class AdaTP(Method):
             decoder. Each video keeps a number of tokens that is known in advance, chosen by segments,
             relevance and novelty, all of them read from the input embeddings. A serving engine can do the
             same (`adatp.integrations.vllm`).
+        survive: share of the early stage's tokens that the decoder's cuts leave, about, in (0, 1]. Less
+            leaves more to the decoder's attention.
         tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
             are duplicates in the early stage.
         question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
@@ -121,6 +124,7 @@ class AdaTP(Method):
 
     name: ClassVar[str] = "adatp"
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "survive": (0.15, 0.25, 0.5),
         "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
         "tau_r": (0.5, 1.0, 2.0),
         "tau_s": (0.9, 0.95, 0.98),
@@ -135,6 +139,7 @@ class AdaTP(Method):
     flops: float = 0.273
     start: int | None = None
     end: int | None = None
+    every: int = 1
     tau_s: float = 0.95
     tau_r: float = 1.0
     global_debias: bool = True
@@ -143,6 +148,7 @@ class AdaTP(Method):
     relevance: Relevance = "auto"
     max_queries: int = 32
     early: Early = "auto"
+    survive: float = 0.5
     tau_d: float = 0.9
     keep: float | None = None
     question_free: bool = False
@@ -160,9 +166,11 @@ class AdaTP(Method):
         for name in ("tau_s", "tau_d", "merge"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
+        if not 0 < self.survive <= 1:
+            raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
-        for name in ("max_queries", "first_layers"):
+        for name in ("max_queries", "first_layers", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name, kinds in _KINDS.items():
@@ -239,7 +247,7 @@ class AdaTP(Method):
         """The first layer for the early stage, then every layer of the range that follows full attention."""
         if self.before_the_first_layer:
             return (0,)
-        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape))
+        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape), self.every)
 
     def extra_cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The layers before the first cut by scores at which scores are read and nothing is dropped."""
@@ -272,7 +280,14 @@ class AdaTP(Method):
         if self.early != "on":
             try:
                 late = solve(
-                    shape, counts, target=self.flops, start=start, end=end, queries=queries, extra=extra
+                    shape,
+                    counts,
+                    target=self.flops,
+                    start=start,
+                    end=end,
+                    queries=queries,
+                    extra=extra,
+                    every=self.every,
                 )
                 if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
@@ -286,8 +301,9 @@ class AdaTP(Method):
             start=start,
             end=end,
             queries=queries,
-            survive=_SURVIVE,
+            survive=self.survive,
             extra=extra,
+            every=self.every,
         )
 
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
