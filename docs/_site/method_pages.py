@@ -31,7 +31,9 @@ def facts(name: str) -> str:
             lines = [f"| {re.sub('[¹²]', '', title)} | {cell} |" for title, cell in kept]
             note = ""
             if any("target" in title for title, _ in kept):
-                note = "\n\nLowest target: of the embedded model with 16 frames, of LLaVA-OneVision-7B with 32."
+                note = (
+                    "\n\nLowest target: of the embedded model with 16 frames, of LLaVA-OneVision-7B with 32."
+                )
             return "\n".join(["| | |", "| --- | --- |", *lines]) + note
     return ""
 
@@ -41,11 +43,14 @@ def use(name: str) -> str:
     method = METHODS[name]
     target = "" if method.flops is None else "flops=0.273"
     option = "" if method.flops is None else " --flops 0.273"
-    return (
-        f"## Use\n\n```text\nfrom adatp.methods import {method.__name__}\n\n"
-        f"with {method.__name__}({target})(model, processor) as run:\n    ids = model.generate(**inputs)\n```\n\n"
-        f"```text\nadatp ask clip.mp4 QUESTION --method {name}{option}\n```"
-    ).replace("```text\nfrom", "```python\nfrom").replace("```text\nadatp", "```sh\nadatp")
+    python = [
+        f"from adatp.methods import {method.__name__}",
+        "",
+        f"with {method.__name__}({target})(model, processor) as run:",
+        "    ids = model.generate(**inputs)",
+    ]
+    shell = [f"adatp ask clip.mp4 QUESTION --method {name}{option}"]
+    return "\n".join(["## Use", "", "```python", *python, "```", "", "```sh", *shell, "```"])
 
 
 def differences(title: str) -> str:
@@ -55,7 +60,9 @@ def differences(title: str) -> str:
     if not own:
         return ""
     everyone = [row for row in rows if row[0] == "all"]
-    lines = [f"| {' | '.join(cells)} |" for cells in [head[1:], ["---"] * 2, *(row[1:] for row in own + everyone)]]
+    lines = [
+        f"| {' | '.join(cells)} |" for cells in [head[1:], ["---"] * 2, *(row[1:] for row in own + everyone)]
+    ]
     return "\n".join(lines)
 
 

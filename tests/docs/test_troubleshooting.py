@@ -1,4 +1,4 @@
-"""Every error and every warning of the package has its entry on the page about trouble, and no entry is left over."""
+"""Every error and warning of the package has its entry on the page about trouble, and none is left over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_entry_is_said_somewhere() -> None:
 
 def test_messages_are_found_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(
-        '''
+        """
 import warnings
 GONE = "the file is gone; look again"
 
@@ -47,7 +47,7 @@ class Late:
 
 def late(path):
     return LateError("too " + "late for this")
-'''
+"""
     )
     assert set(messages(tmp_path)) == {
         f"{ANY} of {ANY} are late",
