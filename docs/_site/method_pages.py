@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 
@@ -12,11 +14,9 @@ PEERS = (Path(__file__).parents[1] / "peers.md").read_text()
 
 def completed(name: str, markdown: str) -> str:
     """The page of a method with its facts, its parameters and what differs from the official code."""
-    method = METHODS[name]
     title, _, text = markdown.partition("\n")
     parts = [title, facts(name), text.strip(), use(name), "## Parameters"]
-    options = "show_root_heading: false\n      members: false\n      show_signature: true"
-    parts.append(f"::: {method.__module__}.{method.__name__}\n    options:\n      {options}")
+    parts.append(parameters(name))
     if found := differences(title.removeprefix("# ").strip()):
         parts += ["## What differs from the official code", found]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -36,6 +36,30 @@ def facts(name: str) -> str:
                 )
             return "\n".join(["| | |", "| --- | --- |", *lines]) + note
     return ""
+
+
+def parameters(name: str) -> str:
+    """Its parameters with their defaults, and what the docstrings say of them."""
+    method = METHODS[name]
+    said = described(inspect.getdoc(method.__mro__[1]) or "") | described(inspect.getdoc(method) or "")
+    rows = [
+        f"| `{field.name}` | `{field.default!r}` | {said[field.name]} |"
+        for field in dataclasses.fields(method)
+        if field.init
+    ]
+    if not rows:
+        return "It has none."
+    return "\n".join(["| Parameter | Default | Meaning |", "| --- | --- | --- |", *rows])
+
+
+def described(docstring: str) -> dict[str, str]:
+    """What the section of attributes says of each."""
+    section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", docstring, re.MULTILINE)
+    text = inspect.cleandoc(section.group(1)) if section else ""
+    found = re.findall(r"^(\w+): (.*(?:\n +.*)*)", text, re.MULTILINE)
+    return {
+        name: re.sub(r"``", "`", " ".join(meaning.split())).replace("|", "\\|") for name, meaning in found
+    }
 
 
 def use(name: str) -> str:

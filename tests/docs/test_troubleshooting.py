@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def entries(page: str) -> set[str]:
     """The messages in the first column of the page's tables."""
     rows = [re.split(r"(?<!\\)\|", line)[1] for line in page.splitlines() if line.startswith("| ")]
     found = {each.strip() for row in rows for each in row.split("<br>")} - {"Message", "---"}
-    return {re.sub(r"\\(.)", r"\1", each) for each in found}
+    return {html.unescape(re.sub(r"\\(.)", r"\1", each)) for each in found}
 
 
 def test_every_message_has_its_entry() -> None:
