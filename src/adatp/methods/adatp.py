@@ -75,6 +75,7 @@ class AdaTP(Method):
     Attributes:
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
+        keep: with ``early="only"``, the share of each video's tokens that stays, in (0, 1]; else None.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
             some layers have linear attention or a window, tokens are dropped after the others alone.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
