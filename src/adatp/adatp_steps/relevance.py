@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _PART = 4096
-"""Visual tokens processed together."""
+"""Number of visual tokens processed together."""
 
 
 def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Method:
     """Whether the rule reads the vision tower's attention, which costs a second softmax in one layer."""
     merges: ClassVar[bool] = False
     """Whether tokens are averaged into kept ones, not only dropped."""
-    whole_frames: ClassVar[bool] = False
+    complete_frames: ClassVar[bool] = False
     """Whether every cell of a grid must have its token. Processors that compress videos leave some out."""
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Parameters that a comparison should tune on separate questions, with the values worth trying."""
@@ -156,10 +156,14 @@ class Method:
         Raises:
             GridError: the method needs all tokens of each frame, and some were left out.
         """
-        if self.whole_frames and not self.keeps_everything and not all(layout.whole for layout in layouts):
+        if (
+            self.complete_frames
+            and not self.keeps_everything
+            and not all(layout.complete for layout in layouts)
+        ):
             from adatp.methods import METHODS
 
-            others = [name for name, kind in METHODS.items() if not kind.whole_frames]
+            others = [name for name, kind in METHODS.items() if not kind.complete_frames]
             raise GridError(
                 f"{self.name} needs every token of a frame, and the processor left out some: switch its "
                 f"compression off, or use one of {', '.join(others)}"

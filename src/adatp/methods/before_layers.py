@@ -49,7 +49,7 @@ class BeforeLayers:
                 self.shares[number],
                 self.thresholds,
                 None if self.relevance is None else self.relevance[frames],
-                None if layout.whole else there[cells].view(count, -1),
+                None if layout.complete else there[cells].view(count, -1),
             )
             kept.append(chosen + before)
             before += tokens_of_videos(layout)[number]

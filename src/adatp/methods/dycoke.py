@@ -40,7 +40,7 @@ class DyCoke(Method):
     """
 
     name: ClassVar[str] = "dycoke"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
         """At least a quarter of the tokens, as if all windows had four frames."""
@@ -63,7 +63,7 @@ class DyCoke(Method):
         layout = prefill.layouts[sample]
         sizes = frame_sizes(layout)
         shares = split_in_proportion(
-            schedule.visual[-1] - sum(whole for whole, _ in sizes), [rest for _, rest in sizes]
+            schedule.visual[-1] - sum(always for always, _ in sizes), [rest for _, rest in sizes]
         )
 
         return lambda cut: least_like(layout, cut.states, shares)

@@ -58,7 +58,7 @@ class FlashVID(Method):
     """
 
     name: ClassVar[str] = "flashvid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {

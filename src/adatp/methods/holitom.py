@@ -54,7 +54,7 @@ class HoliTom(Method):
     """
 
     name: ClassVar[str] = "holitom"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {

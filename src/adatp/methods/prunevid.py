@@ -54,7 +54,7 @@ class PruneVid(Method):
     """
 
     name: ClassVar[str] = "prunevid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "tau": (0.6, 0.7, 0.8, 0.9, 0.95),

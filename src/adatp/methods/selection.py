@@ -70,8 +70,8 @@ def split_in_proportion(total: int, sizes: Sequence[int]) -> list[int]:
         total: at most the sum of sizes.
         sizes: (S,) of the parts.
     """
-    whole = max(1, sum(sizes))
-    ends = [total * end // whole for end in accumulate(sizes, initial=0)]
+    size = max(1, sum(sizes))
+    ends = [total * end // size for end in accumulate(sizes, initial=0)]
     return [end - begin for begin, end in pairwise(ends)]
 
 

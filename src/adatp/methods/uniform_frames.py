@@ -23,7 +23,7 @@ class UniformFrames(Method):
     """
 
     name: ClassVar[str] = "uniform_frames"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the same frames regardless of their content."""
@@ -32,8 +32,11 @@ class UniformFrames(Method):
         for video, share in zip(
             videos, split_in_proportion(schedule.visual[-1], [video.numel() for video in videos]), strict=True
         ):
-            whole, rest = divmod(share, video.shape[1])
-            frames = video[evenly_spaced(whole + (rest > 0), len(video))]
-            parts += [frames[:whole].flatten(), frames[whole:, evenly_spaced(rest, video.shape[1])].flatten()]
+            full, rest = divmod(share, video.shape[1])
+            frames = video[evenly_spaced(full + (rest > 0), len(video))]
+            parts += [
+                frames[:full].flatten(),
+                frames[full:, evenly_spaced(rest, video.shape[1])].flatten(),
+            ]
         kept = torch.cat(parts)
         return lambda cut: kept

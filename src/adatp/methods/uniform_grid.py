@@ -22,7 +22,7 @@ class UniformGrid(Method):
     """Evenly spaced tokens of every frame, the same number of each, before the first layer."""
 
     name: ClassVar[str] = "uniform_grid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Keep the same positions regardless of their content."""

@@ -1,4 +1,4 @@
-"""What is kept: patches that each layer still reads, frame by frame, and a timeline of the whole clip."""
+"""What is kept: patches that each layer still reads, frame by frame, and a timeline of the clip."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def plot_tokens(
     axes.set_xticks(centres, picked + 1)
     axes.tick_params(length=0, pad=2, labelsize=8)
     gone = "dropped, or merged into kept ones" if report.merges else "dropped"
-    gone += "" if layout.whole else ", or left out by the processor"
+    gone += "" if layout.complete else ", or left out by the processor"
     axes.set_xlabel(f"Patches that are clear are kept; grey and hatched: {gone}.", fontsize=8, loc="left")
     return figure
 
