@@ -70,9 +70,7 @@ class Statistics:
 
     @property
     def position_peak_to_mean(self) -> float:
-        """Ratio of the most attended position's attention to the mean position's; the paper measures up to
-        5.77.
-        """
+        """The most attended position's attention over the mean position's; up to 5.77 in the paper."""
         return float(self.mass_by_position.max())
 
     @property
@@ -179,9 +177,7 @@ class AttentionRecorder(Method):
 
 
 class _Record:
-    """Records one prompt: segment of each frame, relevance of each segment, attention by token of each
-    layer.
-    """
+    """Records one prompt: frames' segments, segments' relevance, attention by layer and token."""
 
     def __init__(self, segment: Tensor, relevance: Tensor | None) -> None:
         self.segment, self.relevance = segment, relevance
@@ -328,10 +324,9 @@ def measure(
         Plain numbers, rounded to 1e-6, and lists. ``layers`` has for each layer ``layer``, ``visual_mass``
         (the share of the question's attention that visual tokens receive) and the means over clips of
         `Statistics`. Under ``debiased`` it has the same after AdaTP's rules. ``controls`` has the same for
-        each control. Under
-        ``shuffled`` there are also ``follows_slot`` and ``follows_content``: the mean correlation of a clip's
-            ``mass_by_frame`` with that of the unshuffled clip, once by order of reading and once frame by
-            frame. The maps by position are None where clips differ in format.
+        each control. Under ``shuffled`` there are also ``follows_slot`` and ``follows_content``: the mean
+        correlation of a clip's ``mass_by_frame`` with that of the unshuffled clip, once by order of reading
+        and once frame by frame. The maps by position are None where clips differ in format.
 
     Raises:
         BiasError: there are no clips or no such layers with full attention, or clips differ in length.
@@ -397,8 +392,7 @@ def _recorded(
     session: Session, recorder: AttentionRecorder, video: Video, question: str
 ) -> tuple[Report, VideoLayout]:
     """Run one prompt under the recorder."""
-    # Frames that are not encoded have no known attention, and a control would skip more frames than its
-    # original.
+    # Skipped frames have no known attention, and a control would skip more frames than its original.
     prompt = session.prepare(video, question, every_token=True)
     answer = session.read(prompt, recorder)
     return answer.report, answer.layout

@@ -1,10 +1,8 @@
 """Analytic FLOPs of a decoder: the paper's convention and real FLOPs. Plain integers, no tensors.
 
 Two figures must not be mixed. `paper_macs` follows the literature: multiply-accumulates of the decoder's
-prefill
-for the visual tokens only. Everything else here is real FLOPs, two per multiply-accumulate, of matrix
-products,
-convolutions and attention. Attention is dense: what a causal mask hides is counted. This is how
+prefill for the visual tokens only. Everything else here is real FLOPs, two per multiply-accumulate, of matrix
+products, convolutions and attention. Attention is dense: what a causal mask hides is counted. This is how
 `torch.utils.flop_counter.FlopCounterMode` counts. Norms, activations, softmax and rotary are left out.
 
 That counter misses scaled_dot_product_attention on the CPU (torch 2.13). To compare there, use

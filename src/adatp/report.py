@@ -243,8 +243,7 @@ def to_json(value: Any) -> str:
     """Valid JSON of numbers, strings, lists and dictionaries, also of numpy's and torch's.
 
     JSON can't express numbers that are not finite. They become the strings "Infinity", "-Infinity" and "NaN",
-    which
-    ``float()`` reads. Objects that JSON can't express become strings.
+    which ``float()`` reads. Objects that JSON can't express become strings.
     """
     try:
         return json.dumps(value, allow_nan=False)

@@ -1,8 +1,7 @@
 """The work file: stores every answer of an evaluation at once, so that a killed run can continue.
 
 It has one JSON object per line, of three kinds: a *pin* (a setting that later runs must share), a *question*,
-or a
-*run*'s answer to a question.
+or a *run*'s answer to a question.
 """
 
 from __future__ import annotations

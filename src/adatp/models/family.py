@@ -54,8 +54,7 @@ class Family(ABC):
     """Everything that is specific to one model family. Register a subclass with `adatp.models.register`.
 
     The base classes in `adatp.models.shared` cover the usual ways to encode a video: `SquareFrames`,
-    `SelectedLayer`,
-    `FramesAsImages` and `PatchGrid`.
+    `SelectedLayer`, `FramesAsImages` and `PatchGrid`.
 
     Arguments that several methods take:
 

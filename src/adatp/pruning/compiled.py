@@ -20,8 +20,7 @@ def uncompiled(model: nn.Module, outer: nn.Module) -> Iterator[None]:
 
     Compiled code that the model and its parts hold is taken out, and a warning says so. A wrapper that
     ``torch.compile(model)`` returned can't be found from the model. When it is called, its guards notice that
-    the
-    model's ``forward`` has changed, and the new one runs as plain Python.
+    the model's ``forward`` has changed, and the new one runs as plain Python.
 
     Args:
         model: the model whose hooks must run.

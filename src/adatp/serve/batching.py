@@ -144,7 +144,7 @@ class Batcher:
                 self._answer(jobs)
             finally:
                 self.running = 0
-                del jobs  # their inputs are not held while nothing runs
+                del jobs  # their inputs are not held while nothing is asked
 
     def _next(self) -> list[Job]:
         """The jobs of the next batch, including the one that has waited longest. None once it is closed."""

@@ -261,8 +261,8 @@ class Session:
     ) -> list[Answer]:
         """Answer several prompts together, with the same results as one by one.
 
-        The prompts are padded on the left. If their frames don't fit into one batch (another
-        number or size, and an axis for it in the model's inputs), they are answered in several.
+        The prompts are padded on the left. If their frames don't fit into one batch (another number or size,
+        and an axis for it in the model's inputs), they are answered in several.
 
         Args:
             prompts: from `prepare`.

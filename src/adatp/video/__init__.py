@@ -4,12 +4,9 @@
 
 `scanning` lists every packet first, without decoding. So frames are counted and picked exactly, even if the
 container is wrong or silent about them (variable frame rate, no stored frame count, B-frames, edit lists).
-Then
-`decoding` decodes only the stretches from a keyframe to a picked frame, and checks that the packets were
-right. If
-the packets do not give their frames, or give them wrong, the complete file is decoded twice: to count, then
-to
-pick. In both cases only the picked frames are held.
+Then `decoding` decodes only the stretches from a keyframe to a picked frame, and checks that the packets were
+right. If the packets do not give their frames, or give them wrong, the complete file is decoded twice: to
+count, then to pick. In both cases only the picked frames are held.
 """
 
 from adatp.video.decoding import Fit

@@ -15,8 +15,7 @@ def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = Non
     """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
 
     Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not
-    dominate. With
-    `weights`, a type that has one is drawn that many times as often.
+    dominate. With `weights`, a type that has one is drawn that many times as often.
     """
     rng = np.random.default_rng(seed)
     pool: dict[str, dict[str, list[Question]]] = {}
