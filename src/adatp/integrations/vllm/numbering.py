@@ -38,7 +38,7 @@ def offsets_of(number: Number, tokens: list[int], **fields: Any) -> Tensor:
 
 
 def number_whole(
-    number: Number, tokens: Sequence[int], features: Sequence[Any], whole: Callable[[Any], list[int]]
+    number: Number, tokens: Sequence[int], features: Sequence[Any], unpruned: Callable[[Any], list[int]]
 ) -> tuple[Tensor, int]:
     """Positions (3, n) of a prompt whose videos are pruned, and the number to add for later tokens.
 
@@ -49,7 +49,7 @@ def number_whole(
         number: vLLM's numbering.
         tokens: (n,) tokens of the prompt.
         features: its media.
-        whole: maps a feature to the tokens of its unpruned video.
+        unpruned: maps a feature to the tokens of its unpruned video.
     """
     every: list[int] = []  # the prompt with unpruned videos
     where: list[int] = []  # the place there of each of the prompt's tokens
@@ -62,7 +62,7 @@ def number_whole(
         begin, length = feature.mm_position.offset, feature.mm_position.length
         where += range(len(every), len(every) + begin - done)
         every += tokens[done:begin]
-        stands = whole(feature)
+        stands = unpruned(feature)
         where += [len(every)] * length
         moved.append(_moved(feature, len(every), len(stands)))
         every += stands
