@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import random
 import signal
 import statistics
@@ -259,11 +258,7 @@ def main() -> int:
     options = parser.parse_args()
     command = [sys.executable, "-c", "import sys; from adatp.cli import main; sys.exit(main())", "serve"]
     arguments = ["--port", "0", "--device", "cpu", "--max-requests", "12", "--media-seconds", "600"]
-    # Each thread of glibc has memory of its own, which it hardly gives back.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
-    with subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip().removesuffix("/v1")

@@ -16,6 +16,7 @@ from adatp.methods import Method
 from adatp.pruning import Run
 from adatp.report import Report
 from adatp.serve.errors import RequestError
+from adatp.serve.memory import trimmer
 from adatp.serve.rows import Row, RowKeeper, RowSampler
 from adatp.session import Prompt, Session
 from adatp.session.answer import kind_of
@@ -137,6 +138,7 @@ class Batcher:
         job.failed(None)
 
     def _work(self) -> None:
+        give_back = trimmer()
         while jobs := self._next():
             self.running = sum(len(job.rows) for job in jobs)
             self.batches(self.running)
@@ -145,6 +147,7 @@ class Batcher:
             finally:
                 self.running = 0
                 del jobs  # their inputs are not held while nothing is asked
+            give_back()
 
     def _next(self) -> list[Job]:
         """The jobs of the next batch, the one that has waited longest among them; none once it is closed."""

@@ -19,6 +19,7 @@ import pytest
 from adatp import Session
 from adatp.cli import main
 from adatp.methods import METHODS
+from adatp.serve import batching
 from adatp.serve.settings import Settings
 from adatp.tiny import CLIP
 from clips import write_clip
@@ -351,6 +352,16 @@ def test_a_batch_that_fails_is_answered_one_by_one(
 
 
 # Around it.
+
+
+def test_memory_is_given_back_after_batches(
+    session: Session, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+    monkeypatch.setattr(batching, "trimmer", lambda: lambda: given_back.append(True))
+    with served(session, SETTINGS) as small:
+        assert post(small, question(clip)).status_code == 200
+    assert given_back
 
 
 def test_keys_are_asked_for(session: Session, clip: str) -> None:
