@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 SECONDS = 10.0
-"""Least time between two times that memory is given back. One takes some milliseconds."""
+"""Least time between two times that memory is given back, which takes some milliseconds each."""
 
 
 def trimmer(seconds: float = SECONDS) -> Callable[[], None]:

@@ -15,10 +15,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 from adatp import Session
 from adatp.cli import main
 from adatp.methods import METHODS
+from adatp.models import family_of
 from adatp.serve import batching
 from adatp.serve.settings import Settings
 from adatp.tiny import CLIP
@@ -244,6 +246,24 @@ def test_seeds_draw_equal_answers_and_others_do_not(address: str, clip: str) -> 
     assert first not in others
     free = {said(post(address, question(clip, **drawn))) for _ in range(2)}
     assert len(free) == 2
+
+
+def test_a_video_is_encoded_once_for_all_answers_that_are_drawn(
+    address: str, clip: str, session: Session
+) -> None:
+    tower = family_of(session.config.model_type).tower(session.model)
+    frames: list[int] = []
+    inside = next(module for module in tower.modules() if isinstance(module, torch.nn.Conv2d))
+    hook = inside.register_forward_pre_hook(lambda _, given: frames.append(len(given[0])))
+    drawn = {**LONG, "temperature": 2.0, "frames": 8}
+    try:
+        alone = [said(post(address, question(clip, **drawn, seed=seed))) for seed in (4, 5, 6)]
+        frames.clear()
+        together = post(address, question(clip, **drawn, seed=4, n=3)).json()
+    finally:
+        hook.remove()
+    assert [choice["message"]["content"] for choice in together["choices"]] == alone
+    assert frames == [8]
 
 
 # What goes wrong.
