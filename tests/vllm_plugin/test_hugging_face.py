@@ -111,12 +111,17 @@ def test_the_same_tokens_numbered_anew(family: str, question: bool, engine: Call
 
 
 def test_qwen3_5_as_on_hugging_face(engine: Callable[..., Engine]) -> None:
-    """In bfloat16, the only type that vLLM takes for it on a CPU: logits agree within bfloat16's noise."""
+    """In bfloat16, the only type that vLLM takes for it on a CPU.
+
+    From Hugging Face's logits in float32 vLLM's are about as far as Hugging Face's own in bfloat16.
+    """
     family, dtype = "qwen3_5", "bfloat16"
     made = engine(family, video_pruning_rate=RATE, additional_config={"adatp": {}}, dtype=dtype)
     prompt = chat(family, QUESTION)
-    expected = reference(family, prompt, [CLIP], "none", dtype)
+    rounded, exact = (reference(family, prompt, [CLIP], "none", each) for each in (dtype, "float32"))
     ids, found, _ = made.answer(prompt, [CLIP])
-    assert made.seen.chosen == expected.chosen
-    assert torch.equal(made.seen.positions[0][:, : len(ids)], expected.positions)
-    assert (found - expected.logits.float()).abs().max() < 0.05 * expected.logits.float().abs().max()
+    assert made.seen.chosen == rounded.chosen == exact.chosen
+    assert torch.equal(made.seen.positions[0][:, : len(ids)], exact.positions)
+    noise = (rounded.logits - exact.logits).abs().max()
+    assert (found - exact.logits).abs().max() < 2 * noise
+    assert (exact.anew - exact.logits).abs().max() > 3 * noise  # which other positions do not pass
