@@ -440,6 +440,7 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
     command = Command(
         ["--api-key-file", str(keys), "--max-tokens", "2000"], {"ADATP_API_KEY": "of-the-shell"}
     )
+    heaps = command.heaps()
     headers = {"Authorization": "Bearer of-the-file"}
     found = httpx.get(f"{command.address}/v1/models", headers={"Authorization": "Bearer of-the-shell"})
     assert found.json()["data"][0]["id"] == "adatp-embedded"
@@ -447,6 +448,7 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
         body = question(clip, ignore_eos=True, max_tokens=100)
         running = pool.submit(post, command.address, body, headers=headers)
         until_running(command.address, headers)
+        assert command.heaps() == heaps  # the readers' threads and the model's made none of their own
         code, err = command.stop()
         assert running.result().json()["usage"]["completion_tokens"] == 100
     assert (code, err) == (0, "")
