@@ -22,14 +22,16 @@ def serve() -> None:
 
     from adatp.run.channel import receive, send
     from adatp.run.preparing import prepare
+    from adatp.video.opening import decoded_by
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the model's process says what there is to say
     try:
-        processor, config = receive(incoming)
+        processor, config, decoder_threads = receive(incoming)
         send(outgoing, "ready")
-        while True:
-            unit = receive(incoming)
-            send(outgoing, prepare(processor, config, unit))
+        with decoded_by(decoder_threads):
+            while True:
+                unit = receive(incoming)
+                send(outgoing, prepare(processor, config, unit))
     except (EOFError, BrokenPipeError):
         os._exit(0)

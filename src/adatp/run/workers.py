@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.machine import cores
 from adatp.run.channel import receive, send
 from adatp.run.preparing import Prepared, Unit, line_of, prepare
 from adatp.run.worker import START
@@ -165,7 +166,7 @@ class Workers:
         assert process.stdout is not None
         try:
             pickle.dump(sys.path, process.stdin)
-            send(process.stdin, (self._processor, self._config))
+            send(process.stdin, (self._processor, self._config, decoder_threads(self.count)))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)
@@ -189,6 +190,15 @@ class Workers:
             with suppress(OSError):  # what was not sent yet
                 pipe.close()  # type: ignore[union-attr]
         return code
+
+
+def decoder_threads(workers: int) -> int:
+    """How many threads each worker decodes with: the cores are the workers' and the model's together.
+
+    Args:
+        workers: how many there are.
+    """
+    return max(1, cores() // (workers + 1))
 
 
 def _of_code(code: int | None) -> str:
