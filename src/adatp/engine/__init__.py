@@ -7,6 +7,9 @@ holds, in prefill and in every later step. Kept tokens keep their own rotary pos
 are averaged into. Which tokens to keep is a plan's business: the engine knows no method and no model family.
 """
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.engine.hooks import Engine, attention_module
 
 __all__ = ["Engine", "attention_module"]

@@ -9,6 +9,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adatp.errors import AdaTPError, is_out_of_memory
