@@ -53,7 +53,6 @@ class Workers:
 
     Attributes:
         count: how many processes.
-        waiting: units that were given and not yet taken.
     """
 
     def __init__(self, processor: Any, config: Any, count: int, patience: float = PATIENCE) -> None:
@@ -64,7 +63,7 @@ class Workers:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._threads: list[Thread] = []
         self._closed = False
-        self.waiting = 0
+        self._given: set[Unit] = set()  # and not yet taken
 
     def __enter__(self) -> Workers:
         for number in range(self.count):
@@ -83,14 +82,26 @@ class Workers:
             thread.join()
 
     @property
+    def waiting(self) -> int:
+        """How many units were given and not yet taken."""
+        return len(self._given)
+
+    @property
     def room(self) -> bool:
         """Whether another unit would be begun at once, or is the one that lies ready for the next process."""
         return self.waiting < self.count + 1
 
     def give(self, unit: Unit) -> None:
         """Have a unit prepared."""
-        self.waiting += 1
+        self._given.add(unit)
         self._units.put(unit)
+
+    def drop(self) -> None:
+        """Forget the units that were given: nobody takes what becomes of them."""
+        with suppress(queue.Empty):
+            while True:
+                self._units.get_nowait()
+        self._given = set()
 
     def take(self, wait: bool) -> Ready | None:
         """A unit that is prepared.
@@ -101,22 +112,24 @@ class Workers:
         Raises:
             WorkerError: the processes can't be started.
         """
-        if not self.waiting:
-            return None
-        if not self.count:
-            if not wait:
+        while self.waiting:
+            if not self.count:
+                if not wait:
+                    return None
+                unit = self._units.get()
+                assert unit is not None
+                self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
+            try:
+                ready = self._ready.get(block=wait)
+            except queue.Empty:
                 return None
-            unit = self._units.get()
-            assert unit is not None
-            self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
-        try:
-            ready = self._ready.get(block=wait)
-        except queue.Empty:
-            return None
-        self.waiting -= 1
-        if ready.failure is not None:
-            raise ready.failure
-        return ready
+            if ready.unit not in self._given:  # dropped while a process worked on it
+                continue
+            self._given.remove(ready.unit)
+            if ready.failure is not None:
+                raise ready.failure
+            return ready
+        return None
 
     def _work(self, number: int) -> None:
         """One thread for each process: hands it units and waits for what it made of them."""
