@@ -227,7 +227,8 @@ def _check(name: str, plan: Plan) -> None:
 
 def _check_parts(name: str, plan: Plan) -> None:
     """Refuse models and tasks with values of the wrong kind."""
-    for part in (*plan.models, *plan.tasks):
+    parts: list[Model | Task] = [*plan.models, *plan.tasks]
+    for part in parts:
         what = f"{name}: {type(part).__name__.lower()} {part.name!r}"
         for each in fields(part):
             value = getattr(part, each.name)
