@@ -22,6 +22,7 @@ from adatp.cli.files import check_folder, check_writable, keep_inputs, model_fil
 from adatp.cli.options import check_dtype, method_named
 from adatp.cli.terminal import plain, say
 from adatp.errors import RefusedError
+from adatp.machine import cores
 
 if TYPE_CHECKING:
     from adatp.run import Job, Settings, Summary
@@ -39,11 +40,6 @@ ActorsOption = Annotated[int, typer.Option(min=1, max=100_000, help="With --ray:
 ActorGpusOption = Annotated[
     float, typer.Option("--gpus", min=0, max=1024, help="With --ray: GPUs of each model.")
 ]
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:

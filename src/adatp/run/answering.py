@@ -103,6 +103,8 @@ class Answering:
     def answer(self, units: Iterable[Unit]) -> Iterator[Outcome]:
         """Answer the rows of units, in approximately their order.
 
+        Who stops before the last outcome leaves nothing of these units to a later call.
+
         Args:
             units: taken one by one, only a few ahead of the answers.
 
@@ -111,16 +113,20 @@ class Answering:
             LoadError: the weights can't be loaded.
         """
         left = iter(units)
-        coming = next(left, None)
-        while coming is not None or self._workers.waiting or self._waiting:
-            while coming is not None and self._workers.room and self._prompts() < self._ahead:
-                self._workers.give(coming)
-                coming = next(left, None)
-            ready = self._workers.take(wait=self._waits())
-            if ready is not None:
-                yield from self._sort(ready.unit, ready.prepared)
-            elif self._waiting:
-                yield from self._answer_fullest()
+        try:
+            coming = next(left, None)
+            while coming is not None or self._workers.waiting or self._waiting:
+                while coming is not None and self._workers.room and self._prompts() < self._ahead:
+                    self._workers.give(coming)
+                    coming = next(left, None)
+                ready = self._workers.take(wait=self._waits())
+                if ready is not None:
+                    yield from self._sort(ready.unit, ready.prepared)
+                elif self._waiting:
+                    yield from self._answer_fullest()
+        finally:  # of an error, or where nobody asks for the rest
+            self._workers.drop()
+            self._waiting, self._videos = {}, Counter()
 
     def _waits(self) -> bool:
         """Whether the model waits for more prompts, instead of answering those that are there.

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adatp.errors import AdaTPError, is_out_of_memory
