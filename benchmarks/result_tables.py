@@ -115,6 +115,7 @@ def bias(name: str) -> str:
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "results"): accuracy,
+    ("docs/accuracy.md", "results"): accuracy,
     ("docs/attention-bias.md", "embedded"): lambda: bias("bias-embedded"),
     ("docs/attention-bias.md", "smollm2"): lambda: bias("bias-smollm2"),
 }
