@@ -20,7 +20,7 @@ def pages() -> dict[str, str | bytes]:
         "cli.md": command_line.page(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
-        "decisions/index.md": decisions(),
+        "decisions.md": decisions(),
     }
 
 
@@ -45,5 +45,5 @@ def decisions() -> str:
     for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
         title = path.read_text().splitlines()[0].removeprefix("# ")
         title = re.sub(r"^\d+\. ", "", title)
-        lines.append(f"| {int(path.name[:4])} | [{title}]({path.name}) |")
+        lines.append(f"| {int(path.name[:4])} | [{title}](decisions/{path.name}) |")
     return "\n".join(lines) + "\n"
