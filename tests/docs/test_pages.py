@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import adatp
 from adatp.cli import _command, main
+from adatp.methods import METHODS
 from clips import write_clip
 from families import LlavaOnevision, Qwen25VL, build
 from pages import DOCS, blocks, commands, renewed
@@ -82,3 +84,13 @@ def test_every_page_is_named_once_in_the_navigation() -> None:
     for page in PAGES:
         if not page.startswith("decisions/"):
             assert navigation.count(f" {page}\n") == 1, page
+
+
+def test_every_method_has_its_page() -> None:
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {"index", *METHODS}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    named = {line.rsplit(".", 1)[1] for line in pages.splitlines() if line.startswith("::: ")}
+    assert set(adatp.__all__) <= named
