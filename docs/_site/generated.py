@@ -7,7 +7,7 @@ from pathlib import Path
 
 import command_line
 import method_pages
-import notebook
+import notebook_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 def pages() -> dict[str, str | bytes]:
     """Path within `docs/` and content of each: Markdown, or images that it shows."""
     return {
-        **notebook.pages(ROOT / "examples" / "tour.ipynb"),
+        **notebook_page.pages(ROOT / "examples" / "tour.ipynb"),
         "cli.md": command_line.page(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
