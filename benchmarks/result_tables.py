@@ -107,7 +107,7 @@ def bias(name: str) -> str:
         )
     told = (
         f"{found['clips']} clips of {found['frames']} frames, {found['segments']:.1f} segments each on "
-        f"average; if every frame had its even share, {100 * end / found['frames']:.1f} % would lie at each "
+        f"average. If every frame had its even share, {100 * end / found['frames']:.1f} % would lie at each "
         "end. After an arrow: by AdaTP's rules on the same attention."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}"
@@ -115,6 +115,7 @@ def bias(name: str) -> str:
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "results"): accuracy,
+    ("docs/accuracy.md", "results"): accuracy,
     ("docs/attention-bias.md", "embedded"): lambda: bias("bias-embedded"),
     ("docs/attention-bias.md", "smollm2"): lambda: bias("bias-smollm2"),
 }

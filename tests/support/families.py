@@ -89,9 +89,9 @@ class Family:
         if not cls.tower_known:
             why["tower"] = "its vision tower's attention is not known to us"
         if not cls.several_videos:
-            why["videos"] = "frames are pictures: all those of a prompt are its one video"
+            why["videos"] = "frames are images: all images of a prompt are its one video"
         if not cls.images_beside:
-            why["images"] = "a picture's placeholders are those of a video's frames"
+            why["images"] = "an image has the same placeholders as a video's frames"
         return why
 
     @classmethod

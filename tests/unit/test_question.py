@@ -125,7 +125,7 @@ def test_a_video_that_comes_later(family: Any) -> None:
 @families
 def test_two_videos_with_words_between(family: Any) -> None:
     if not family.several_videos:
-        pytest.skip("frames are pictures: all those of a prompt are its one video")
+        pytest.skip("frames are images: all images of a prompt are its one video")
     found = question(family, ("user", VIDEO, FIRST, VIDEO, SECOND))
     assert found == squeezed(FIRST, SECOND)
 
