@@ -58,8 +58,14 @@ def default_range(layers: int) -> tuple[int, int]:
     return max(1, round(2 * layers / 28)), round(16 * layers / 28)
 
 
-def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
+def cuts_between(shape: DecoderShape, start: int, end: int, every: int = 1) -> tuple[int, ...]:
     """Layers in start .. end before which tokens can be dropped by scores: those after full attention.
+
+    Args:
+        shape: the decoder.
+        start: first layer.
+        end: last layer.
+        every: use the first of these layers, and then every ``every``-th.
 
     Raises:
         BudgetError: unless 1 <= start <= end < layers and there is such a layer. The layer before a drop has
@@ -73,7 +79,7 @@ def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
             f"none of layers {start} to {end} follows full attention, whose scores a drop needs; "
             f"layers that do: {', '.join(map(str, shape.cut_layers)) or 'none'}"
         )
-    return cuts
+    return cuts[::every]
 
 
 def nearest_cut(shape: DecoderShape, layer: int) -> int:
@@ -212,6 +218,7 @@ def solve(
     queries: int,
     first: int | None = None,
     extra: tuple[int, ...] = (),
+    every: int = 1,
 ) -> Schedule:
     """The geometric schedule that spends as much of the target as possible without exceeding it.
 
@@ -234,6 +241,7 @@ def solve(
         queries: query rows scored at each drop.
         first: visual tokens that the first layer processes; None: all.
         extra: further layers that are scored if any is.
+        every: tokens are dropped before every ``every``-th of the layers from `start` on.
 
     Raises:
         BudgetError: an argument is out of range, or the target is below what can be reached.
@@ -241,7 +249,7 @@ def solve(
     Source: ours (the paper's schedule is not published).
     """
     check_target(target)
-    cuts = cuts_between(shape, start, end)
+    cuts = cuts_between(shape, start, end, every)
     visual, other = counts.visual, counts.other
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
@@ -295,6 +303,7 @@ def solve_early(
     queries: int,
     survive: float,
     extra: tuple[int, ...] = (),
+    every: int = 1,
 ) -> Schedule:
     """The schedule of `solve` after a cut before the first layer.
 
@@ -310,13 +319,14 @@ def solve_early(
         queries: query rows scored at each such drop.
         survive: approximate share of the first layer's tokens that the last layer has, in (0, 1].
         extra: further layers that are scored if any is.
+        every: tokens are dropped before every ``every``-th of the layers from `start` on.
 
     Raises:
         BudgetError: as `solve`; the lowest target is then that of a single visual token.
 
     Source: ours.
     """
-    cuts = cuts_between(shape, start, end)
+    cuts = cuts_between(shape, start, end, every)
 
     def layer_counts(x: int) -> list[int]:
         return _by_layer(x, _decayed(x, survive ** (1 / len(cuts)), len(cuts)), cuts, shape.layers)
@@ -334,7 +344,15 @@ def solve_early(
     except BudgetError:  # one token needs no scores, so it may be within reach
         found = min(1, counts.visual)
     return solve(
-        shape, counts, target=target, start=start, end=end, queries=queries, first=found, extra=extra
+        shape,
+        counts,
+        target=target,
+        start=start,
+        end=end,
+        queries=queries,
+        first=found,
+        extra=extra,
+        every=every,
     )
 
 

@@ -91,7 +91,9 @@ CONTENT = {"duplicates": "video", "ranking": "both", "shares": "distinct", "prio
 
 
 @pytest.mark.parametrize(
-    "setting", [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2}], ids=str
+    "setting",
+    [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2, "every": 2}],
+    ids=str,
 )
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
 def test_frames_of_any_number_of_tokens(

@@ -153,6 +153,8 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         f"start {start + 2}": {"start": start + 2},
         f"end {end - 2}": {"end": end - 2},
         f"end {end + 2}": {"end": end + 2},
+        "every 2": {"every": 2},
+        "every 4": {"every": 4},
         "tau_s 0.98": {"tau_s": 0.98},
         "tau_s 0.99": {"tau_s": 0.99},
         "duplicates video": {"duplicates": "video"},
@@ -168,6 +170,8 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         "segments head": {"segments": "head"},
         "segments mean": {"segments": "mean"},
     }
+    if not paper:  # whose segments by the head are read from the tower
+        settings["early only"] = {"early": "only"}
     full = AdaTP.paper if paper else AdaTP
     made = []
     for target in dict.fromkeys(targets):

@@ -28,6 +28,9 @@ _STARTS = [f'{{"{kind}": '.encode() for kind in KINDS]
 SYNC_SECONDS = 1.0
 """Seconds of work that a power cut may cost; a killed process loses nothing."""
 
+GROWING = ("limit",)
+"""Pins that a later run may raise: the first questions stay the same ones."""
+
 
 class ResultsError(AdaTPError, ValueError):
     """The work file can't be used. The message is one line; the file is not changed."""
@@ -85,9 +88,9 @@ class Results:
             value: a value that JSON can express.
 
         Raises:
-            ResultsError: the file is bound to another value.
+            ResultsError: the file is bound to another value; of those in `GROWING`, to a higher one.
         """
-        if name not in self.pins:
+        if name not in self.pins or (name in GROWING and value > self.pins[name]):
             self._append({"pin": name, "value": value})
         elif (held := self.pins[name]) != (value := json.loads(json.dumps(value))):
             if isinstance(held, dict) and isinstance(value, dict):  # report only what differs
@@ -153,9 +156,12 @@ class Results:
             raise ValueError(kind)
         name = record[kind]
         if kind == "pin":
-            if self.pins.get(name, record["value"]) != record["value"]:
+            held, value = self.pins.get(name, record["value"]), record["value"]
+            if name in GROWING:
+                value = held = max(held, value)
+            if held != value:
                 raise ValueError(name)
-            self.pins[name] = record["value"]
+            self.pins[name] = value
         elif kind == "question":
             self.questions[record["frames"]][name] = record
         else:

@@ -126,7 +126,7 @@ def evaluate(
         entrants: the competitors, together with their references.
         frame_counts: lengths of the clips.
         split: a split of the world.
-        limit: how many questions of each length.
+        limit: how many questions of each length. A later run on the same work file may ask more, not fewer.
         results: the open work file; questions answered in it are not asked again.
         progress: called after every answer with None, and with a line of text if an entrant has to be
             skipped.
@@ -134,7 +134,7 @@ def evaluate(
         batch: questions that are asked together. FLOPs are then the mean of those.
 
     Raises:
-        ResultsError: the work file belongs to another model, split or limit, or to other questions.
+        ResultsError: the work file belongs to another model or split, has more questions, or other ones.
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model

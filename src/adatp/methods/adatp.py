@@ -48,6 +48,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 _NO_SCORES: dict[str, tuple[Any, ...]] = {
     "start": (None,),
     "end": (None,),
+    "every": (1,),
     "ranking": ("attention",),
     "first_layers": (1,),
     "prior": ("none",),
@@ -66,8 +67,6 @@ _EARLY_ONLY: dict[str, tuple[Any, ...]] = {
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
 _SCARCE = 0.15
-# Approximate share of the early stage's tokens that the decoder's cuts leave.
-_SURVIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ class AdaTP(Method):
             some layers have linear attention or a window, tokens are only dropped after layers of full
             attention.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
+        every: tokens are dropped before every ``every``-th of these layers; the paper's is 1. Higher values are
+            faster on a GPU with one short prompt, where the cuts' small operations cost as much as the layers.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments. Lower values give relevant segments more;
             ``math.inf`` ignores relevance.
@@ -99,6 +100,8 @@ class AdaTP(Method):
             Each video then keeps a number of tokens that is known in advance. Segments, relevance and novelty
             choose them, all read from the input embeddings. A serving engine can do the same
             (`adatp.integrations.vllm`).
+        survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Lower
+            values leave more to the decoder's attention.
         tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
             projected features have at least this cosine.
         question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
@@ -125,6 +128,7 @@ class AdaTP(Method):
 
     name: ClassVar[str] = "adatp"
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "survive": (0.15, 0.25, 0.5),
         "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
         "tau_r": (0.5, 1.0, 2.0),
         "tau_s": (0.9, 0.95, 0.98),
@@ -139,6 +143,7 @@ class AdaTP(Method):
     flops: float = 0.273
     start: int | None = None
     end: int | None = None
+    every: int = 1
     tau_s: float = 0.95
     tau_r: float = 1.0
     global_debias: bool = True
@@ -147,6 +152,7 @@ class AdaTP(Method):
     relevance: Relevance = "auto"
     max_queries: int = 32
     early: Early = "auto"
+    survive: float = 0.5
     tau_d: float = 0.9
     keep: float | None = None
     question_free: bool = False
@@ -164,9 +170,11 @@ class AdaTP(Method):
         for name in ("tau_s", "tau_d", "merge"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
+        if not 0 < self.survive <= 1:
+            raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
-        for name in ("max_queries", "first_layers"):
+        for name in ("max_queries", "first_layers", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name, kinds in _KINDS.items():
@@ -243,7 +251,7 @@ class AdaTP(Method):
         """Layer 0 for the early stage, then every layer of the range that follows full attention."""
         if self.before_the_first_layer:
             return (0,)
-        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape))
+        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape), self.every)
 
     def extra_cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Layers before the first cut by scores at which scores are read and nothing is dropped."""
@@ -276,7 +284,14 @@ class AdaTP(Method):
         if self.early != "on":
             try:
                 late = solve(
-                    shape, counts, target=self.flops, start=start, end=end, queries=queries, extra=extra
+                    shape,
+                    counts,
+                    target=self.flops,
+                    start=start,
+                    end=end,
+                    queries=queries,
+                    extra=extra,
+                    every=self.every,
                 )
                 if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
@@ -290,8 +305,9 @@ class AdaTP(Method):
             start=start,
             end=end,
             queries=queries,
-            survive=_SURVIVE,
+            survive=self.survive,
             extra=extra,
+            every=self.every,
         )
 
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
