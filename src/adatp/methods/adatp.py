@@ -76,12 +76,14 @@ class AdaTP(Method):
     Attributes:
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
+        keep: with ``early="only"``, the share of each video's tokens that stays, in (0, 1]; else None.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
             some layers have linear attention or a window, tokens are only dropped after layers of full
             attention.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
-        every: tokens are dropped before every ``every``-th of these layers; the paper's is 1. Higher values are
-            faster on a GPU with one short prompt, where the cuts' small operations cost as much as the layers.
+        every: tokens are dropped before every ``every``-th of these layers; the paper's value is 1. Higher
+            values are faster on a GPU with one short prompt, where the many small operations of cuts take as
+            long as the layers.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments. Lower values give relevant segments more;
             ``math.inf`` ignores relevance.
@@ -100,8 +102,8 @@ class AdaTP(Method):
             Each video then keeps a number of tokens that is known in advance. Segments, relevance and novelty
             choose them, all read from the input embeddings. A serving engine can do the same
             (`adatp.integrations.vllm`).
-        survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Lower
-            values leave more to the decoder's attention.
+        survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
+            leaves more to the decoder's attention.
         tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
             projected features have at least this cosine.
         question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
