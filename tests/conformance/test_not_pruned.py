@@ -47,7 +47,7 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP, agree: Agree) -> No
 
 
 @feature("warned", [family for family in EVERY if family.may_end_with_video])
-def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
+def test_a_video_with_no_words_after_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
     for name in ("input_ids", "attention_mask", *BY_TOKEN):

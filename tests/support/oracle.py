@@ -40,16 +40,16 @@ def hidden_columns(
     past = torch.arange(length)[:, None] - torch.arange(length)  # how far each query looks back to each key
     causal = (past >= 0).expand(batch, -1, -1)
     if types is not None:
-        causal = causal | in_one_picture(types)
+        causal = causal | in_one_image(types)
     config = model.get_decoder().config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(kept)
 
     def mask(layer: int, dtype: torch.dtype) -> Tensor:
-        seen = torch.zeros(batch, length, dtype=torch.bool)
+        observed = torch.zeros(batch, length, dtype=torch.bool)
         for b in range(batch):
-            seen[b, kept[layer][b]] = True
-        seen[:, prompt:] = True
-        allowed = causal & (seen & real)[:, None, :]
+            observed[b, kept[layer][b]] = True
+        observed[:, prompt:] = True
+        allowed = causal & (observed & real)[:, None, :]
         if kinds[layer] == "sliding_attention":
             allowed = allowed & (past < config.sliding_window)
         allowed = allowed | itself
@@ -97,7 +97,7 @@ def hidden_columns(
             del mixer.forward
 
 
-def in_one_picture(types: Tensor) -> Tensor:
+def in_one_image(types: Tensor) -> Tensor:
     """(B, S, S) bool: tokens that see each other, whichever comes first.
 
     Args:
@@ -179,7 +179,7 @@ def recorded(model: Any) -> Iterator[Record]:
         features = kwargs.get("deepstack_visual_embeds")
         record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
-    def told(_: Any, args: Any, kwargs: Any) -> None:
+    def noted(_: Any, args: Any, kwargs: Any) -> None:
         types, length = seeing_each_other(model, kwargs), kwargs["input_ids"].shape[1]
         if types is None and record.types is not None:
             types = record.types.new_zeros(len(kwargs["input_ids"]), length)
@@ -196,7 +196,7 @@ def recorded(model: Any) -> Iterator[Record]:
         record.logits.append(finished(model, output[:, -1]))
 
     handles = [
-        model.base_model.register_forward_pre_hook(told, with_kwargs=True),
+        model.base_model.register_forward_pre_hook(noted, with_kwargs=True),
         # Before the engine's hook, which may take arguments out.
         model.get_decoder().register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         model.lm_head.register_forward_hook(after),
