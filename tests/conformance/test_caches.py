@@ -42,7 +42,7 @@ def test_a_second_turn_on_one_cache(
         assert output.logits.shape[1] == second["input_ids"].shape[1]
         model(input_ids=torch.tensor([[17]]), past_key_values=cache)
     assert len(run.reports) == 1 + video
-    assert run.report.decode_steps == (1 if video else 8)  # what is read behind the video
+    assert run.report.decode_steps == (1 if video else 8)  # what is read after the video
     kept = [[*layer] for layer in run.reports[0].kept]
     length = first["input_ids"].shape[1]
     if video:

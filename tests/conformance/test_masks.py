@@ -60,7 +60,7 @@ def test_a_mask_of_single_queries_is_read_as_one_of_padding(
 def test_a_second_turn_whose_mask_covers_the_new_tokens_alone(
     family: Any, video: bool, static: bool, prune: AdaTP, agree: Agree
 ) -> None:
-    """It means that all that is cached is seen."""
+    """It means that all cached tokens are visible."""
     for attention in family.attentions:
         model, first = build(family, attention), batch(family, [Prompt(seed=1)])
         second = family.next_turn(first, batch(family, [Prompt(frames=6, seed=7)]))

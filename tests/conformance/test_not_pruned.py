@@ -71,7 +71,7 @@ def test_layers_that_run_without_their_hooks_are_noticed(monkeypatch: pytest.Mon
 
 @torch.no_grad()
 def test_decoding_that_generate_would_compile_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU `generate` compiles the steps behind a prompt on a static cache; here it does when told to."""
+    """On a GPU `generate` compiles the steps after a prompt on a static cache; here it does on request."""
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
     static = {**GREEDY, "cache_implementation": "static"}
     asked = CompileConfig(backend="eager", mode=None)

@@ -83,7 +83,7 @@ def test_scores_of_a_second_turn_equal_eager_rows(
 
 @dataclass(frozen=True)
 class Look(Merge):
-    """Keeps everything and remembers what it was told."""
+    """Keeps everything and remembers what it was given."""
 
     tower_attention: ClassVar[bool] = True
 

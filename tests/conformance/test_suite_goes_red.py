@@ -61,7 +61,7 @@ def dropping(attention: str, prompts: Any, cache: str | None = None, **more: Any
 
 
 def decode_mask_unmapped(monkeypatch: Patch) -> Red:
-    """Masks of a decode step stay as wide as the whole sequence; a static cache takes them."""
+    """Masks of a decode step stay as wide as the complete sequence; a static cache takes them."""
     remap_mask = hooks.remap_mask
 
     def in_prefill(mask: Tensor | None, slots: CacheSlots, index: Tensor | None, *rest: Any) -> Tensor | None:

@@ -97,7 +97,7 @@ def test_the_demo_prints_what_is_shown_but_for_times(
 def test_the_budgets_shown_are_those_of_the_7b_model(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The sizes of Qwen2-7B behind the tower that is the config's default, SigLIP so400m at 384 pixels."""
+    """The sizes of Qwen2-7B after the tower that is the config's default, SigLIP so400m at 384 pixels."""
     monkeypatch.setenv("COLUMNS", "80")
     qwen2_7b = {
         "model_type": "qwen2",
@@ -157,7 +157,7 @@ def test_the_example_of_a_method_works(family: Any) -> None:
 
 
 class Llava(LlavaNextVideo):
-    """4 x 4 patches a picture, each of them a token."""
+    """4 x 4 patches per image, each of them a token."""
 
     name = "llava"
     model_class = LlavaForConditionalGeneration

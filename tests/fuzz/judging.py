@@ -28,7 +28,7 @@ def demand(right: bool, what: str) -> None:
 
 @dataclass
 class Merged:
-    """The tokens that one cut averaged, by positions in the whole sequence."""
+    """The tokens that one cut averaged, by positions in the complete sequence."""
 
     layer: int
     sample: int
@@ -87,7 +87,7 @@ def merges() -> Iterator[list[Merged]]:
 
 
 def kept_positions(noted: Noted, layers: int, copies: int = 1) -> list[list[Tensor]]:
-    """``[layer][sample]``: positions of the whole sequence that no cut has dropped."""
+    """``[layer][sample]``: positions of the complete sequence that no cut has dropped."""
     observed = noted.real.expand(layers, -1, -1).clone()
     for call in noted.calls:
         for layer, by_sample in enumerate(call.report.kept if call.report is not None else ()):

@@ -145,7 +145,7 @@ def generate(scenario: Scenario, model: Any, inputs: dict[str, Tensor], **how: A
         before = len(run.reports)
         model.generate(**inputs, **settings)
         reports = run.reports[before:]
-    if scenario.cache == "none":  # every step reads and prunes the whole sequence: the first is compared
+    if scenario.cache == "none":  # every step reads and prunes the complete sequence: the first is compared
         for calls in (record.embeds, record.positions, record.deepstack, record.logits):
             del calls[1:]
         merged[:] = merged[: len(merged) // STEPS]
@@ -360,7 +360,7 @@ def converse(
 
 
 def converse_without_types(scenario: Scenario) -> Noted:
-    """Gemma 3 wants the types of the whole sequence, which only a second turn is given here."""
+    """Gemma 3 wants the types of the complete sequence, which only a second turn is given here."""
     raise SkippedError(scenario.family)
 
 

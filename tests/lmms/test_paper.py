@@ -1,4 +1,4 @@
-"""``adatp paper --offline-check``: the whole chain through lmms-eval's own program."""
+"""``adatp paper --offline-check``: the complete chain through lmms-eval's own program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs: what fails, what is written, several processes."""
+"""Complete runs: what fails, what is written, several processes."""
 
 from __future__ import annotations
 

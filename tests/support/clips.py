@@ -17,7 +17,7 @@ CELLS = 4  # an index is CELLS x CELLS black or white cells, the lowest bit at t
 
 
 def image_of(index: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """The (height, width, 3) uint8 picture that spells `index`."""
+    """The (height, width, 3) uint8 image that spells `index`."""
     row = np.arange(height)[:, None] * CELLS // height
     column = np.arange(width)[None, :] * CELLS // width
     white = (index >> (row * CELLS + column)) & 1
@@ -25,7 +25,7 @@ def image_of(index: int, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 def index_of(image: np.ndarray) -> int:
-    """The index that a decoded (height, width, 3) picture spells."""
+    """The index that a decoded (height, width, 3) image spells."""
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in image.shape[:2])
     white = (image[np.ix_(rows, columns)].mean(axis=2) > 128).ravel()
     return int(white @ (1 << np.arange(white.size)))
@@ -100,7 +100,7 @@ CLIPS = {
     "plain.apng": {"codec": "apng", "pix_fmt": "rgb24"},
 }
 # Reordered frames in a container that has no times for them, a program stream whose packets are others after
-# a seek, and a codec that does not say which of its frames are key pictures.
+# a seek, and a codec that does not say which of its frames are key frames.
 UNSURE = ["b-frames.avi", "h264.avi", "bare.h264", "mpeg1.mpg", "mpeg2.vob", "qtrle.mov"]
 COMPLETE = [name for name in CLIPS if name not in UNSURE]
 

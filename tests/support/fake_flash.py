@@ -36,7 +36,7 @@ def flash_attn_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """Attention of (batch, length, heads, width) tensors, causal as seen from the last key."""
+    """Attention of (batch, length, heads, width) tensors, causal with respect to the last key."""
     assert dropout_p == softcap == 0
     assert window_size == (-1, -1)
     if kernels_of_a_gpu(q):

@@ -17,7 +17,7 @@ from adatp.tiny import TinyProcessor
 from training.scenes.attention import SHARED_PREFIX
 from training.scenes.captions import JOINED, PLACE_TEMPLATES, TEMPLATES, caption, frame_content, held_out
 from training.scenes.data import clip_batch, stream, token_labels, vision_batch
-from training.scenes.losses import Probes, _sameness, decoder_loss, small_pictures
+from training.scenes.losses import Probes, _sameness, decoder_loss, thumbnails_of
 from training.scenes.model import LAYERS, build_model, build_partner, build_tokenizer
 from training.scenes.optim import orthogonalise
 from training.scenes.scores import Scores
@@ -158,7 +158,7 @@ def test_labels_say_what_the_evidence_says() -> None:
 def test_thumbnails_are_of_their_token() -> None:
     pixels = torch.zeros(1, 3, 96, 96)
     pixels[0, 1, 16:32, 32:48] = 1  # second row, third column, green
-    small = small_pictures(pixels).view(6, 6, 3, 4, 4)
+    small = thumbnails_of(pixels).view(6, 6, 3, 4, 4)
     assert small[1, 2, 1].min() == 1
     assert small.sum() == 16
 

@@ -182,7 +182,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, attention: Any) -> None:
 
 
 def stills(clips: int) -> Iterator[tuple[Video, str]]:
-    """Frames of one brightness each, no two alike."""
+    """Frames of one brightness each, no two equal."""
     for seed in range(clips):
         level = np.random.default_rng(seed).permutation(np.arange(10, 250, 30)).astype(np.uint8)
         yield video(np.tile(level[:, None, None, None], (1, 2, 2, 3))), "?"

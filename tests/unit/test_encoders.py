@@ -1,4 +1,6 @@
-"""The vision tower's partner: what it makes of hidden states is what the whole SigLIP makes of the pixels."""
+"""The vision tower's partner: what it makes of hidden states is what the complete SigLIP makes of the
+pixels.
+"""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_tower_that_merges_frames_is_refused() -> None:
     model = build(Qwen25VL)
     with pytest.raises(PruningError, match=r"reuse_frames needs a vision tower.*leave it out"):
         AdaTP()(model, reuse_frames=0.1).__enter__()
-    with AdaTP()(model):  # nothing was left behind
+    with AdaTP()(model):  # nothing stayed installed
         pass
 
 

@@ -1,4 +1,4 @@
-"""Models are told the time at which each frame of a video was shown, not an even frame rate."""
+"""Models are given the time at which each frame of a video was shown, not an even frame rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept, shown: the numbers behind the picture and the page, both of these, and ``adatp show``."""
+"""What is kept, shown: the numbers of the image and the page, both of these, and ``adatp show``."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_methods_that_merge_say_so(embedded: Ask, monkeypatch: pytest.MonkeyPatc
     assert any(merged) == method.merges == answer.report.merges
 
 
-# The picture.
+# The image.
 
 
 def test_the_image_shows_what_is_kept() -> None:

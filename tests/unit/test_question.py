@@ -25,7 +25,7 @@ VIDEO = object()
 
 
 def message(role: str, *parts: Any, images: int = 0) -> dict[str, Any]:
-    """A message; a video is so many pictures where the processor knows no videos."""
+    """A message; a video is several images where the processor knows no videos."""
     content: list[dict[str, Any]] = []
     for part in parts:
         if part is VIDEO:

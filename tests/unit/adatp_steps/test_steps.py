@@ -393,7 +393,7 @@ def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> N
     tokens[3, 2] = torch.tensor([0.0, 1, 0, 0])
     new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert divmod(int(new.argmax()), 6) == (3, 2)
-    assert distinct.sum() == 6 + 1  # the background behind the flash was there before it
+    assert distinct.sum() == 6 + 1  # the background hidden by the flash was there before it
     assert (new[1:].flatten().sort().values[:-1] < 1e-5).all()
 
 

@@ -1,4 +1,4 @@
-"""The method on whole models: what it keeps, what it spends, and what each switch changes."""
+"""The method on complete models: what it keeps, what it spends, and what each switch changes."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ def test_a_flash_survives_the_early_stage() -> None:
     read = run.report.kept[0][0] - first
     read = read[(read >= 0) & (read < 96)]
     assert len(read) <= 17
-    assert set(read.tolist()) >= {0, 1, 2, 3, 13 * 4 + 1}  # the picture, and what flashes in its corner
+    assert set(read.tolist()) >= {0, 1, 2, 3, 13 * 4 + 1}  # the image, and what flashes in its corner
 
 
 def test_early_duplicates_are_not_read_while_something_else_is_new() -> None:

@@ -548,7 +548,7 @@ def test_fastvid_segments() -> None:
 @given(w=st.integers(1, 9), p=st.integers(1, 12), seed=st.integers(0, 99), data=st.data())
 @settings(deadline=None)
 def test_fastvid_segment(w: int, p: int, seed: int, data: st.DataObject) -> None:
-    """Salient tokens stay, density peaks are of anchor frames, every other token goes to the most alike."""
+    """Salient tokens stay, density peaks are of anchor frames, every other token goes to the most similar."""
     share = data.draw(st.integers(1, p))
     generator = torch.Generator().manual_seed(seed)
     states, attention = torch.randn(w, p, 4, generator=generator), torch.rand(w, p, generator=generator)
@@ -689,7 +689,7 @@ def test_framefusion_merges_the_most_similar_first() -> None:
 def test_framefusion_prunes_once_where_little_is_similar() -> None:
     prefill, (embeds,) = prefill_of(TINY)
     embeds[:] = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0))
-    # Of random states under a tenth are alike: merging ends at once, pruning follows a layer later.
+    # Of random states under a tenth are similar: merging ends at once, pruning follows a layer later.
     counts = visual_counts(FrameFusion(flops=0.3), prefill, embeds)
     assert 0.9 * 576 < counts[0] <= 576
     assert len(set(counts[1:])) == 1
@@ -724,7 +724,7 @@ def test_framefusion_goes_on_merging_while_a_tenth_is_similar() -> None:
         assert len(set(counts)) >= 3
 
 
-# The maths behind them.
+# The maths under them.
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=8), share=st.floats(0, 1))
@@ -796,7 +796,7 @@ def test_nearest_ignores_length() -> None:
     assert nearest(torch.tensor([[9.0, 1], [1, 9], [0, 0]]), targets).tolist() == [0, 1, 0]
 
 
-# Whole models.
+# Complete models.
 
 
 @peers

@@ -92,7 +92,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, observed: str) -> None:
     """Brighten one frame, row or column of pixels: the tokens whose embeddings change are those named."""
     model = build(family)
     ours = family_of(family.name)
-    with torch.no_grad():  # attention would carry what changes to the whole frame
+    with torch.no_grad():  # attention would carry what changes to the complete frame
         for name, parameter in ours.tower(model).named_parameters():
             if any(part in name for part in ("out_proj", "attn.proj", "attention.projection_layer")):
                 parameter.zero_()
@@ -161,10 +161,10 @@ def test_tokens_that_videollama3s_processor_leaves_out() -> None:
         [kept] = layout.on_grid(layout.index[3:])
         assert kept.flatten().nonzero().squeeze(1).tolist() == layout.cell[3:].tolist()
 
-    # Change one cell's pixels behind the processor: its placeholder alone is another, if it has one.
+    # Change one cell's pixels after the processor: its placeholder alone is another, if it has one.
     model, embeds = build(VideoLlama3), []
     for name, parameter in model.base_model.vision_model.named_parameters():
-        if "out_proj" in name:  # attention would carry the change to the whole frame
+        if "out_proj" in name:  # attention would carry the change to the complete frame
             parameter.zero_()
     model.get_decoder().register_forward_pre_hook(
         lambda _, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True

@@ -116,7 +116,7 @@ class TestMirrored:
 
 
 def write_tracks(path: Path, tracks: list[dict], **muxing: str) -> Path:
-    """Writes streams of `frames` pictures that spell `first` and on."""
+    """Writes streams of `frames` images that spell `first` and on."""
     with av.open(str(path), "w", container_options=muxing) as container:
         streams = []
         for track in tracks:
@@ -218,7 +218,7 @@ class TestJumpingClocks:
         pauses = [0, 1, 2, 3, 100, 101, 102, 103]  # four seconds in MPEG-TS
         read = read_video(write_clip(tmp_path / "pause.ts", 8, pts=pauses), 8)
         np.testing.assert_allclose(read.timestamps, np.array(pauses) / FPS, atol=1e-4)
-        slides = [n * 24 * 15 for n in range(8)]  # one picture every 15 s
+        slides = [n * 24 * 15 for n in range(8)]  # one frame every 15 s
         read = read_video(write_clip(tmp_path / "slides.ts", 8, pts=slides), 8)
         np.testing.assert_allclose(read.timestamps, np.array(slides) / FPS, atol=1e-4)
 
