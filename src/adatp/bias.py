@@ -231,7 +231,7 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """A shuffled order of ``frames`` frames, in blocks of ``unit`` frames that a model reads as one."""
+    """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one."""
     blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
     return shuffled[shuffled < frames]

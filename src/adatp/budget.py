@@ -164,7 +164,7 @@ def fit(
         flops = prefill_flops(shape, [n + counts.other for n in kept], rows, held)
         return Schedule(kept, flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * full.vanilla_flops)
+    limit = math.floor(Fraction(float(target)) * full.vanilla_flops)
     if (least := schedule(1)).flops > limit:
         raise out_of_reach(target, shape, counts, least)
     low, high = 1, most + 1
@@ -190,7 +190,7 @@ def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least
     least = min(least, everything(shape, counts), key=lambda schedule: schedule.flops)  # scores cost too
     lowest = math.ceil(Fraction(least.flops, least.vanilla_flops) * 10_000) / 10_000
     text = prefill_flops(shape, [counts.other] * shape.layers, None, counts.held_by(shape.layers))
-    if text > Fraction(target) * least.vanilla_flops:
+    if text > Fraction(float(target)) * least.vanilla_flops:
         reason = f"{counts.other} of its {counts.tokens} tokens are text, which is never dropped"
     elif first:
         reason = f"layers 0 to {first - 1} read every visual token, and layer {first} is the first to drop"
@@ -265,7 +265,7 @@ def solve(
         flops = prefill_flops(shape, [k + other for k in n], scored, held)
         return Schedule(tuple(n), flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * full.vanilla_flops)
+    limit = math.floor(Fraction(float(target)) * full.vanilla_flops)
     if (least := schedule([min(1, read)] * len(cuts))).flops > limit:
         raise out_of_reach(target, shape, counts, least)
 
