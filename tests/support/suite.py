@@ -22,29 +22,26 @@ EVERY = [*FAMILIES, *MORE]
 REPEATED = [*EVERY, VideoLlama3Whole]
 
 FEATURES = {
-    "keep all": "keeping every token changes no bit in the results of `generate` and of a single call",
-    "drop": "dropping tokens equals hiding them by each layer's own mask in complete caches, in prefill and "
-    "decode; eager, SDPA, flash attention's conventions; dynamic and static caches",
+    "keep all": "keeping every token changes no bit of what `generate` and a single call give",
+    "drop": "dropping equals, in prefill and decode, complete caches whose dropped tokens each layer's own "
+    "mask hides; eager, SDPA, flash attention's conventions; dynamic and static caches",
     "batch": "rows of a left-padded batch equal their single runs, rows of equal length need no mask",
     "scores": "the scores that tokens are chosen by are rows of eager attention",
-    "tower": "methods that choose by the vision tower's attention get the attention that each token received "
-    "there",
+    "tower": "methods that choose by the vision tower's attention get what each token received there",
     "merge": "averaging tokens equals averaging them in a masked run",
     "beams": "beam search",
     "sampling": "sampling, several return sequences",
     "turns": "several turns on one cache, with another video in a later one",
     "videos": "several videos in one prompt",
-    "images": "images and a video in one prompt; all image tokens are kept",
-    "assisted": "prompt lookup and assistant models; the first draft is read with the prompt and affects "
+    "images": "images beside a video, all of them kept",
+    "assisted": "prompt lookup and assistant models; the first draft, read with the prompt, has a say in "
     "what is kept",
     "outputs": "`labels`, hidden states, indexed `logits_to_keep`, tuples: all by positions of the prompt",
-    "cache": "copies of a cache continue independently",
-    "leaving": "after the context is closed, even by an exception, the model is as before; nothing of "
-    "a request is kept",
+    "cache": "copies of a cache go on by themselves",
+    "leaving": "on leaving, even by an exception, the model is what it was; nothing of a request is held",
     "bfloat16": "keeping all changes no bit, dropping equals masking within vanilla's own rounding",
     "int8": "the same with decoder layers whose linear weights have eight bits",
-    "offload": "the same with accelerate, which keeps the last layers on disk and passes arguments "
-    "between parts",
+    "offload": "the same where accelerate has the last layers on disk and hands arguments from part to part",
     "warned": "a prompt that comes in chunks, or ends with its video, is not pruned, and a warning says so",
 }
 """Columns of the page of families, and what each means."""
