@@ -18,6 +18,14 @@ class RefusedError(AdaTPError, ValueError):
     """A request of the command line or of the page that can't be carried out as given."""
 
 
+class PruningError(AdaTPError, RuntimeError):
+    """The model can't be pruned, or not in this way. The class of all refusals of a model.
+
+    `UnsupportedModelError` says that nothing is known of its type, or that this transformers is too old for
+    it, `GeneralRuleError` that the general rule does not know what was asked.
+    """
+
+
 def first_line(error: BaseException) -> str:
     """Another library's message in one short line, or the kind of its error where there is no message.
 

@@ -19,6 +19,7 @@ from adatp.cli.options import (
     MethodOption,
     ModelOption,
     NewTokensOption,
+    StrictOption,
     TargetOption,
     TrustOption,
 )
@@ -39,7 +40,7 @@ def run(
         Path,
         typer.Argument(
             help="JSON lines or Parquet. Each row has a video, a question, an id if you like, and its own "
-            "method, flops, frames or max_new_tokens."
+            "method, flops, frames, max_new_tokens or strict."
         ),
     ],
     out: Annotated[
@@ -75,6 +76,7 @@ def run(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    strict: StrictOption = False,
     trusted: TrustOption = False,
 ) -> None:
     """Answer many questions about many videos, and go on where that was stopped.
@@ -94,7 +96,9 @@ def run(
     )
     asked.check(json_file)
     with working_on(model):
-        job = asked.job(settings_of(method, flops, frames, max_new_tokens), rows_per_file, shard, retry)
+        job = asked.job(
+            settings_of(method, flops, frames, max_new_tokens, strict), rows_per_file, shard, retry
+        )
         summary = asked.run_on_ray(job, actors, actor_gpus) if ray else asked.run(job)
         if json_file is not None:
             write(Path(os.path.realpath(json_file)), json.dumps(summary.to_dict()) + "\n")

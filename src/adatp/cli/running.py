@@ -69,12 +69,14 @@ def check_summary(path: Path | None, folder: Path, input_file: Path, model: str 
     keep_inputs([("--json", target)], [("the input", input_file), *model_files(model)])
 
 
-def settings_of(method: str, flops: float | None, frames: int, max_new_tokens: int) -> Settings:
+def settings_of(
+    method: str, flops: float | None, frames: int, max_new_tokens: int, strict: bool = False
+) -> Settings:
     """The settings of rows that give none themselves."""
     from adatp.run import Settings
 
     method_named(method, flops)
-    return Settings(method, flops, frames, max_new_tokens)
+    return Settings(method, flops, frames, max_new_tokens, strict)
 
 
 @contextmanager

@@ -20,13 +20,16 @@ def serve() -> None:
     os.dup2(2, 1)  # prints of libraries are not messages
     import torch
 
+    from adatp.models import allow_general_rule
     from adatp.run.channel import receive, send
     from adatp.run.preparing import prepare
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the model's process gives all necessary warnings
     try:
-        processor, config = receive(incoming)
+        processor, config, by_rule = receive(incoming)
+        if by_rule:
+            allow_general_rule(config.model_type)
         send(outgoing, "ready")
         while True:
             unit = receive(incoming)

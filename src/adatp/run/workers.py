@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.models import family_of
 from adatp.run.channel import receive, send
 from adatp.run.preparing import Prepared, Unit, line_of, prepare
 from adatp.run.worker import START
@@ -165,7 +166,8 @@ class Workers:
         assert process.stdout is not None
         try:
             pickle.dump(sys.path, process.stdin)
-            send(process.stdin, (self._processor, self._config))
+            by_rule = family_of(self._config.model_type).by_rule
+            send(process.stdin, (self._processor, self._config, by_rule))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)
