@@ -13,12 +13,12 @@ import torch
 
 from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.models import family_of
-from adatp.run.encode_once import EncodeOnce
 from adatp.run.preparing import Unit, line_of
 from adatp.run.rows import Row, Settings
 from adatp.run.workers import PATIENCE, Workers
 from adatp.session import Answer, LoadError, Prompt, Session
 from adatp.session.answer import kind_of
+from adatp.session.encode_once import EncodeOnce
 
 PADDING = 1.25
 """Approximate limit: how much longer than the shortest prompt of a batch the longest may be."""
@@ -198,7 +198,7 @@ class Answering:
         )
 
     def _open_tower(self) -> EncodeOnce | None:
-        """What remembers encoded videos; None: where the vision tower is, is not known."""
+        """The cache of encoded videos; None: the vision tower is not known."""
         model = self.session.model
         tower = family_of(model.config.model_type).lone_tower(model) if self._tower is None else None
         if tower is not None:
