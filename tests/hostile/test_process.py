@@ -1,4 +1,4 @@
-"""What the process as a whole meets: full disks, Ctrl-C, odd encodings, a torchvision that does not fit."""
+"""What the process meets: full disks, Ctrl-C, odd encodings, a torchvision that does not fit."""
 
 from __future__ import annotations
 

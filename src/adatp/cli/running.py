@@ -34,9 +34,9 @@ MOST_WORKERS = 256
 """Most worker processes that can be requested."""
 
 RayOption = Annotated[
-    bool, typer.Option("--ray", help="Run on a Ray cluster: that of RAY_ADDRESS, or one on this machine.")
+    bool, typer.Option("--ray", help="Run on a Ray cluster: the one in RAY_ADDRESS, or one on this machine.")
 ]
-ActorsOption = Annotated[int, typer.Option(min=1, max=100_000, help="With --ray: how many models.")]
+ActorsOption = Annotated[int, typer.Option(min=1, max=100_000, help="With --ray: number of models.")]
 ActorGpusOption = Annotated[
     float, typer.Option("--gpus", min=0, max=1024, help="With --ray: GPUs of each model.")
 ]

@@ -204,7 +204,7 @@ class Answering:
         )
 
     def _open_tower(self) -> EncodeOnce | None:
-        """What remembers encoded videos; None: where the vision tower is, is not known."""
+        """The cache of encoded videos; None: the vision tower is not known."""
         model = self.session.model
         tower = family_of(model.config.model_type).lone_tower(model) if self._tower is None else None
         if tower is not None:

@@ -239,7 +239,7 @@ class Batcher:
             )
 
     def _encoding_once(self, jobs: Sequence[Job]) -> AbstractContextManager[object]:
-        """Has the vision tower encode a job's videos once for all its rows, while it is open."""
+        """While open, the vision tower encodes a job's videos once for all its rows."""
         # Methods that read the attention inside the tower have to be there when it encodes.
         if jobs[0].method.tower_attention or all(len(job.rows) == 1 for job in jobs):
             return nullcontext()

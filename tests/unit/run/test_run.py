@@ -186,7 +186,7 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
     assert not isinstance(said[2], str)
 
 
-def test_shards_together_are_the_whole(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
+def test_shards_together_are_all_rows(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for index in (1, 0):
         code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4, "--shard", f"{index}/2")

@@ -19,20 +19,20 @@ from adatp.integrations.vllm.choosing import VideoPruning, put_text_between
 from adatp.integrations.vllm.processing import PrunedVideos
 
 _WHOLE = "adatp_whole"
-"""Field of a video: the tokens that stand for it if nothing of it is dropped."""
+"""Field of a video: its tokens in the prompt if it is not pruned."""
 
 
 class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
-    """As many placeholders as tokens stay and words between the frames have."""
+    """One placeholder per token that stays, and per token of the words between the frames."""
 
     def placeholder(self, kind: str) -> int:
-        """The config does not know the one of videos."""
+        """The config lacks the placeholder of videos."""
         processor = self.info.get_hf_processor()
         name = processor.video_token if kind == "video" else processor.image_token
         return int(processor.tokenizer.convert_tokens_to_ids(name))
 
     def _whole_video(self, frames: int) -> list[int]:
-        """The tokens that stand for a video if nothing of it is dropped."""
+        """The tokens of an unpruned video in the prompt."""
         processor = self.info.get_hf_processor()
         shown = processor.video_token * processor.image_seq_length
         shown = f"{processor.start_image_token}{shown}{processor.end_image_token}"
@@ -70,18 +70,18 @@ class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
     Processor, info=base.InternS1ProcessingInfo, dummy_inputs=base.InternS1DummyInputsBuilder
 )
 class InternVLForConditionalGeneration(base.InternS1ForConditionalGeneration):
-    """vLLM's class, whose videos can't be pruned; with settings of the plugin they are."""
+    """vLLM's class, which can't prune videos itself. With settings of the plugin, it does."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pruning = VideoPruning.of(vllm_config, self.language_model.embed_input_ids)
         self._whole: list[Tensor] = []
         if self.pruning is not None:
-            # Of several videos the runner counts what is left; so the tower encodes one at a time.
+            # With several videos, the runner counts the tokens left. So the tower encodes one at a time.
             self.requires_sequential_video_encoding = True
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Embeddings of media; those of videos pruned."""
+        """Embeddings of media, with those of videos pruned."""
         if self.pruning is None:
             return super().embed_multimodal(**kwargs)
         self._whole = list(kwargs.pop(_WHOLE, ()))
@@ -97,7 +97,7 @@ class InternVLForConditionalGeneration(base.InternS1ForConditionalGeneration):
         return tuple(self._prune(number, rows, int(frames[number])) for number, rows in enumerate(videos))
 
     def _prune(self, number: int, rows: Tensor, frames: int) -> Tensor:
-        """What stays of a video and the text between its frames."""
+        """The tokens that stay of a video, and the text between its frames."""
         assert self.pruning is not None
         whole = self._whole[number]
         shows = whole == self.video_context_token_id
