@@ -9,16 +9,18 @@ from adatp.cli import _command
 
 HEAD = """# Command line
 
-`adatp COMMAND --help` prints the same. Answers go to standard output. Progress, warnings and errors go to standard
-error. The exit code is 0, or 2 on bad input, which one line explains, or 130 after Ctrl-C. `adatp run` ends with 1 if
-some rows failed.
+`adatp COMMAND --help` prints the same. Answers go to standard output. Progress, warnings and errors go to
+standard error. The exit code is 0, or 2 on bad input, which one line explains, or 130 after Ctrl-C.
+`adatp run` ends with 1 if some rows failed.
 """
 
 
 def page() -> str:
     """Every command with its arguments and options, in the order of `adatp --help`."""
     commands = _command().commands
-    index = [f"| [`adatp {name}`](#adatp-{name}) | {summary(command)} |" for name, command in commands.items()]
+    index = [
+        f"| [`adatp {name}`](#adatp-{name}) | {summary(command)} |" for name, command in commands.items()
+    ]
     parts = [HEAD, "\n".join(["| Command | What it does |", "| --- | --- |", *index])]
     parts += [section(name, command) for name, command in commands.items()]
     return "\n\n".join(parts) + "\n"

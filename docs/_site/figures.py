@@ -1,4 +1,7 @@
-"""Draws the figure of the two biases from the measured numbers: ``python docs/_site/figures.py`` (needs matplotlib)."""
+"""Draws the figure of the two biases from the measured numbers.
+
+Run: python docs/_site/figures.py (needs matplotlib)
+"""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def decisions() -> str:
     lines = [
         "# Decisions",
         "",
-        "Each page says what was decided, why, and what was tried instead. Numbers are never reused, and some "
-        "were given to decisions that were not needed in the end.",
+        "Each page says what was decided, why, and what was tried instead. Numbers are never reused, and "
+        "some were given to decisions that were not needed in the end.",
         "",
         "| | Decision |",
         "| --- | --- |",

@@ -26,7 +26,7 @@ def fitted(markdown: str, page: str) -> str:
     """A page's text with links that the site has.
 
     Args:
-        markdown: with links that are relative to its own file, as an editor or a repository's host follows them.
+        markdown: with links that are relative to its own file, as an editor follows them.
         page: the page's path within `docs/`.
 
     Returns:

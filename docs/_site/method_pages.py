@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 
@@ -12,11 +14,9 @@ PEERS = (Path(__file__).parents[1] / "peers.md").read_text()
 
 def completed(name: str, markdown: str) -> str:
     """The page of a method with its facts, its parameters and what differs from the official code."""
-    method = METHODS[name]
     title, _, text = markdown.partition("\n")
     parts = [title, facts(name), text.strip(), use(name), "## Parameters"]
-    options = "show_root_heading: false\n      members: false\n      show_signature: true"
-    parts.append(f"::: {method.__module__}.{method.__name__}\n    options:\n      {options}")
+    parts.append(parameters(name))
     if found := differences(title.removeprefix("# ").strip()):
         parts += ["## What differs from the official code", found]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -31,9 +31,35 @@ def facts(name: str) -> str:
             lines = [f"| {re.sub('[¹²]', '', title)} | {cell} |" for title, cell in kept]
             note = ""
             if any("target" in title for title, _ in kept):
-                note = "\n\nLowest target: of the embedded model with 16 frames, of LLaVA-OneVision-7B with 32."
+                note = (
+                    "\n\nLowest target: of the embedded model with 16 frames, of LLaVA-OneVision-7B with 32."
+                )
             return "\n".join(["| | |", "| --- | --- |", *lines]) + note
     return ""
+
+
+def parameters(name: str) -> str:
+    """Its parameters with their defaults, and what the docstrings say of them."""
+    method = METHODS[name]
+    said = described(inspect.getdoc(method.__mro__[1]) or "") | described(inspect.getdoc(method) or "")
+    rows = [
+        f"| `{field.name}` | `{field.default!r}` | {said[field.name]} |"
+        for field in dataclasses.fields(method)
+        if field.init
+    ]
+    if not rows:
+        return "It has none."
+    return "\n".join(["| Parameter | Default | Meaning |", "| --- | --- | --- |", *rows])
+
+
+def described(docstring: str) -> dict[str, str]:
+    """What the section of attributes says of each."""
+    section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", docstring, re.MULTILINE)
+    text = inspect.cleandoc(section.group(1)) if section else ""
+    found = re.findall(r"^(\w+): (.*(?:\n +.*)*)", text, re.MULTILINE)
+    return {
+        name: re.sub(r"``", "`", " ".join(meaning.split())).replace("|", "\\|") for name, meaning in found
+    }
 
 
 def use(name: str) -> str:
@@ -41,11 +67,14 @@ def use(name: str) -> str:
     method = METHODS[name]
     target = "" if method.flops is None else "flops=0.273"
     option = "" if method.flops is None else " --flops 0.273"
-    return (
-        f"## Use\n\n```text\nfrom adatp.methods import {method.__name__}\n\n"
-        f"with {method.__name__}({target})(model, processor) as run:\n    ids = model.generate(**inputs)\n```\n\n"
-        f"```text\nadatp ask clip.mp4 QUESTION --method {name}{option}\n```"
-    ).replace("```text\nfrom", "```python\nfrom").replace("```text\nadatp", "```sh\nadatp")
+    python = [
+        f"from adatp.methods import {method.__name__}",
+        "",
+        f"with {method.__name__}({target})(model, processor) as run:",
+        "    ids = model.generate(**inputs)",
+    ]
+    shell = [f"adatp ask clip.mp4 QUESTION --method {name}{option}"]
+    return "\n".join(["## Use", "", "```python", *python, "```", "", "```sh", *shell, "```"])
 
 
 def differences(title: str) -> str:
@@ -55,7 +84,9 @@ def differences(title: str) -> str:
     if not own:
         return ""
     everyone = [row for row in rows if row[0] == "all"]
-    lines = [f"| {' | '.join(cells)} |" for cells in [head[1:], ["---"] * 2, *(row[1:] for row in own + everyone)]]
+    lines = [
+        f"| {' | '.join(cells)} |" for cells in [head[1:], ["---"] * 2, *(row[1:] for row in own + everyone)]
+    ]
     return "\n".join(lines)
 
 

@@ -28,9 +28,11 @@ def shown(cell: Any) -> list[str]:
 def test_the_notebook_shows_what_is_stored(tmp_path: Path) -> None:
     stored, found = (nbformat.read(NOTEBOOK, as_version=4) for _ in range(2))
     manager = AsyncKernelManager(
-        kernel_cmd=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], transport="ipc"
+        kernel_cmd=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        transport="ipc",
+        ip=str(tmp_path / "kernel"),
     )
-    client = NotebookClient(found, km=manager, timeout=600, startup_timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(found, km=manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     for cell in found.cells:
         cell.get("metadata", {}).pop("execution", None)

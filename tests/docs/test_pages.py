@@ -1,4 +1,7 @@
-"""The code in the documentation runs and prints what is shown. `WRITE_PAGES=1` writes what it prints into the pages."""
+"""The code in the documentation runs and prints what is shown.
+
+`WRITE_PAGES=1` writes what it prints into the pages.
+"""
 
 from __future__ import annotations
 

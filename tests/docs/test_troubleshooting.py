@@ -1,7 +1,8 @@
-"""Every error and every warning of the package has its entry on the page about trouble, and no entry is left over."""
+"""Every error and warning of the package has its entry on the page about trouble, and none is left over."""
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def entries(page: str) -> set[str]:
     """The messages in the first column of the page's tables."""
     rows = [re.split(r"(?<!\\)\|", line)[1] for line in page.splitlines() if line.startswith("| ")]
     found = {each.strip() for row in rows for each in row.split("<br>")} - {"Message", "---"}
-    return {re.sub(r"\\(.)", r"\1", each) for each in found}
+    return {html.unescape(re.sub(r"\\(.)", r"\1", each)) for each in found}
 
 
 def test_every_message_has_its_entry() -> None:
@@ -33,7 +34,7 @@ def test_every_entry_is_said_somewhere() -> None:
 
 def test_messages_are_found_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(
-        '''
+        """
 import warnings
 GONE = "the file is gone; look again"
 
@@ -47,7 +48,7 @@ class Late:
 
 def late(path):
     return LateError("too " + "late for this")
-'''
+"""
     )
     assert set(messages(tmp_path)) == {
         f"{ANY} of {ANY} are late",

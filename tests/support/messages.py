@@ -1,4 +1,4 @@
-"""What the package may say: the text of every error that it raises and of every warning, read from its source."""
+"""What the package may say: the texts of its errors and warnings, read from the source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ class Texts:
         if isinstance(node, ast.Name):
             if node.id in self._constants:
                 return [self._constants[node.id]]
-            found = [text for value in self._assigned.get(node.id, ()) for text in self.of(value, 9)] if depth < 1 else []
+            found = (
+                [text for value in self._assigned.get(node.id, ()) for text in self.of(value, 9)]
+                if depth < 1
+                else []
+            )
             return found or [ANY]
         return [ANY]
 
@@ -85,7 +89,9 @@ def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
 def _calls(scope: ast.AST) -> Iterator[ast.Call]:
     """Calls that make an error or a warning."""
     for node in ast.walk(scope):
-        made = node.exc if isinstance(node, ast.Raise) else node.value if isinstance(node, ast.Return) else node
+        made = (
+            node.exc if isinstance(node, ast.Raise) else node.value if isinstance(node, ast.Return) else node
+        )
         if not isinstance(made, ast.Call):
             continue
         name = ast.unparse(made.func).split(".")[-1]

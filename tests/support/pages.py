@@ -11,6 +11,7 @@ from typing import Any
 DOCS = Path(__file__).parents[2] / "docs"
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_CALL = re.compile(r"((srun|[A-Z_]+=\S*) +)*adatp( |$)")
 _SHOWN = re.compile(r"\A\n+```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -20,26 +21,28 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Arguments of every call of ``adatp`` in the blocks for a shell, without what the shell does with the output."""
+    """Arguments of every call of ``adatp`` in the blocks for a shell."""
     found = []
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            while words and (words[0] == "srun" or re.fullmatch(r"[A-Z_]+=\S*", words[0])):
-                words = words[1:]
-            end = next((place for place, word in enumerate(words) if word in (">", "|", "&&", ";")), len(words))
-            if words[:1] == ["adatp"]:
-                found.append(words[1:end])
+            if call := _CALL.match(line):
+                words = shlex.split(line[call.end() :], comments=True)
+                end = next((n for n, word in enumerate(words) if word in (">", "|", "&&", ";")), len(words))
+                found.append(words[:end])
     return found
 
 
 def renewed(
-    text: str, name: str, replaced: dict[str, str], command: Callable[[list[str]], Any], printed: Callable[[], str]
+    text: str,
+    name: str,
+    replaced: dict[str, str],
+    command: Callable[[list[str]], Any],
+    printed: Callable[[], str],
 ) -> str:
     """The page with what its code prints today.
 
-    Python is run, block after block, in one namespace. Commands for a shell are run where the page shows what they
-    print.
+    Python is run, block after block, in one namespace. Commands for a shell are run where the page shows what
+    they print.
 
     Args:
         text: of the page.

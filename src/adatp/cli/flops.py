@@ -81,6 +81,6 @@ def flops(
 
 
 def _runs(counts: Sequence[int]) -> str:
-    """Counts of layers, equal ones that follow each other as one."""
+    """Counts of layers as text; equal neighbours are merged."""
     groups = [(count, len(list(group))) for count, group in groupby(counts)]
     return " ".join(str(count) if times == 1 else f"{count}×{times}" for count, times in groups)
