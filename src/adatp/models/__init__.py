@@ -1,12 +1,15 @@
-"""Model families: one file for each, which says everything that is peculiar to it.
+"""Model families: one file per family, with everything that is specific to it.
 
-Every module of this package is imported here, so a new file needs no other line. What several families share
-is in `adatp.models.shared`.
+Every module of this package is imported here, so a new file needs no other line. `adatp.models.shared` has
+what several families share.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.models.family import EncoderMethod, Family, TowerCall
 from adatp.models.general import GeneralRuleError, reads_videos
 from adatp.models.registry import (

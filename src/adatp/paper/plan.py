@@ -1,4 +1,4 @@
-"""The file that says what is run, and the runs that it means."""
+"""Reads a plan file, and lists the runs that it describes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Model:
     """A model of the table.
 
     Attributes:
-        name: in tables and in the names of folders.
+        name: its name in tables and in the names of folders.
         pretrained: a folder, an id on the hub, or "embedded".
-        seconds: a guess of the time that vanilla needs for a document.
-        arguments: more of lmms-eval's ``--model_args``.
+        seconds: estimated seconds that vanilla needs for a document.
+        arguments: further ``--model_args`` of lmms-eval.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Task:
     """A task of lmms-eval.
 
     Attributes:
-        name: of the task, or of a group of tasks.
-        metric: the figure of its results that stands in the table.
-        documents: how many it has, for the guess of how long a run takes.
-        part: the table that it stands in.
+        name: name of the task, or of a group of tasks.
+        metric: the figure of its results for the table.
+        documents: number of its documents, to estimate how long a run takes.
+        part: the table that it belongs to.
     """
 
     name: str
@@ -54,18 +54,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is run.
+    """All runs of a comparison.
 
     Attributes:
-        models: who is asked.
-        tasks: what.
-        frames: sampled of every video.
+        models: the models.
+        tasks: the tasks.
+        frames: frames sampled from every video.
         budgets: real FLOPs of the decoder's prefill, as fractions of vanilla's.
         methods: names of `METHODS`; vanilla is always run.
         batch_size: documents answered together.
         limit: documents of each task; None: all.
-        launch: how lmms-eval is started; a first word "python" is this Python.
-        include_path: a folder with tasks of one's own.
+        launch: the command that starts lmms-eval; a first word "python" is this Python.
+        include_path: a folder with further tasks.
     """
 
     models: tuple[Model, ...]
@@ -95,7 +95,7 @@ class Plan:
                     for name in self.methods
                     if METHODS[name].flops is None and name != VANILLA
                 ]
-        return found
+        return list(dict.fromkeys(found))  # what the file names twice is run once
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Run:
     """One model with one method on one task.
 
     Attributes:
-        plan: that it is of.
-        model: who is asked.
-        task: what.
+        plan: the plan of the run.
+        model: the model.
+        task: the task.
         method: name of the method.
         budget: its FLOPs target; None: it has none.
     """
@@ -123,19 +123,19 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where its results lie, below the folder of all."""
+        """The folder of its results, inside the folder of all results."""
         return Path(_file_name(self.model.name), _file_name(self.task.name), self.label)
 
     @property
     def model_args(self) -> str:
-        """lmms-eval's ``--model_args``."""
+        """The value of lmms-eval's ``--model_args``."""
         facts: dict[str, Any] = {"pretrained": self.model.pretrained, "method": self.method}
         facts |= {} if self.budget is None else {"flops": self.budget}
         facts |= {"frames": self.plan.frames, **self.model.arguments}
         return ",".join(f"{name}={value}" for name, value in facts.items())
 
     def facts(self) -> dict[str, Any]:
-        """What tells its results from those of other runs."""
+        """All that distinguishes its results from those of other runs."""
         return {
             "model_args": self.model_args,
             "task": self.task.name,
@@ -153,7 +153,7 @@ def read_plan(path: Path | None) -> Plan:
     """Read a file like ``paper.toml``, which is the default.
 
     Raises:
-        RefusedError: it can't be read, or says what is not possible.
+        RefusedError: it can't be read, or contains something impossible.
     """
     name = "the default plan" if path is None else str(path)
     try:
@@ -182,7 +182,7 @@ def _list(name: str, value: Any, key: str) -> list[Any]:
 
 
 def _part(name: str, where: str, given: Any, kind: type[Part]) -> Part:
-    """A dataclass of what the file says, if it says all of it and nothing else."""
+    """Make a dataclass from a part of the file. All of its fields have to be there, and no others."""
     if not isinstance(given, dict):
         raise RefusedError(f"{name}: {where}: a table is expected, not {given!r}")
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
@@ -198,6 +198,7 @@ def _part(name: str, where: str, given: Any, kind: type[Part]) -> Part:
 
 def _check(name: str, plan: Plan) -> None:
     """Refuse values of the wrong kind."""
+    _check_parts(name, plan)
     for key, least in (("frames", 1), ("batch_size", 1), ("limit", 1)):
         value = getattr(plan, key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
@@ -206,10 +207,12 @@ def _check(name: str, plan: Plan) -> None:
     for budget in budgets:
         if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
             raise RefusedError(f"{name}: budgets are fractions of vanilla, in (0, 1], not {budget!r}")
-    if unknown := [method for method in plan.methods if method not in METHODS]:
+    if unknown := [method for method in plan.methods if method not in tuple(METHODS)]:
         raise RefusedError(f"{name}: no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     if not all(isinstance(word, str) for word in plan.launch):
         raise RefusedError(f"{name}: launch is a list of words")
+    if not isinstance(plan.include_path, str | None):
+        raise RefusedError(f"{name}: include_path is a folder, not {plan.include_path!r}")
     for model in plan.models:
         values = [model.name, model.pretrained, *model.arguments.values()]
         if any("," in str(value) for value in values):
@@ -220,3 +223,19 @@ def _check(name: str, plan: Plan) -> None:
     ):
         if len(set(map(_file_name, names))) < len(names):
             raise RefusedError(f"{name}: two {kind} have the same name")
+
+
+def _check_parts(name: str, plan: Plan) -> None:
+    """Refuse models and tasks with values of the wrong kind."""
+    parts: list[Model | Task] = [*plan.models, *plan.tasks]
+    for part in parts:
+        what = f"{name}: {type(part).__name__.lower()} {part.name!r}"
+        for each in fields(part):
+            value = getattr(part, each.name)
+            if each.type == "str" and not (isinstance(value, str) and value):
+                raise RefusedError(f"{what}: {each.name} is a text, not {value!r}")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if each.type in ("int", "float") and not number:
+                raise RefusedError(f"{what}: {each.name} is a number above 0, not {value!r}")
+            if each.name == "arguments" and not isinstance(value, dict):
+                raise RefusedError(f"{what}: arguments is a table, not {value!r}")

@@ -14,16 +14,17 @@ from threading import Thread
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.machine import cores
 from adatp.models import family_of
 from adatp.run.channel import receive, send
 from adatp.run.preparing import Prepared, Unit, line_of, prepare
 from adatp.run.worker import START
 
 PATIENCE = 600.0
-"""Seconds that one video may take to be read; then its process is ended."""
+"""Seconds that reading one video may take. Then its process is ended."""
 
 TRIES = 2
-"""How many processes may die over a video before its rows are errors."""
+"""How many processes may die on a video before its rows become errors."""
 
 
 class WorkerError(AdaTPError, RuntimeError):
@@ -32,7 +33,7 @@ class WorkerError(AdaTPError, RuntimeError):
 
 @dataclass(frozen=True)
 class Ready:
-    """A unit and what was prepared for each of its rows; or the error that ended the work."""
+    """A unit with its prepared rows, or with the error that ended the work."""
 
     unit: Unit
     prepared: list[Prepared]
@@ -42,8 +43,8 @@ class Ready:
 class Workers:
     """Prepares units, in other processes if asked for. A context manager.
 
-    A process that dies takes nothing with it: its unit is prepared by another one, and becomes an error where
-    that dies too. The processes end with the one that started them, however that ends.
+    If a process dies, another one prepares its unit. If that dies too, the unit becomes an error. The
+    processes end with the one that started them, however that ends.
 
     Args:
         processor: the model's.
@@ -53,7 +54,6 @@ class Workers:
 
     Attributes:
         count: how many processes.
-        waiting: units that were given and not yet taken.
     """
 
     def __init__(self, processor: Any, config: Any, count: int, patience: float = PATIENCE) -> None:
@@ -64,7 +64,7 @@ class Workers:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._threads: list[Thread] = []
         self._closed = False
-        self.waiting = 0
+        self._given: set[Unit] = set()  # and not yet taken
 
     def __enter__(self) -> Workers:
         for number in range(self.count):
@@ -83,44 +83,58 @@ class Workers:
             thread.join()
 
     @property
+    def waiting(self) -> int:
+        """How many units were given and not yet taken."""
+        return len(self._given)
+
+    @property
     def room(self) -> bool:
-        """Whether another unit would be begun at once, or is the one that lies ready for the next process."""
+        """Whether another unit would begin at once, or be the one that is ready for the next process."""
         return self.waiting < self.count + 1
 
     def give(self, unit: Unit) -> None:
-        """Have a unit prepared."""
-        self.waiting += 1
+        """Pass on a unit to be prepared."""
+        self._given.add(unit)
         self._units.put(unit)
 
+    def drop(self) -> None:
+        """Forget the units that were given: nobody takes what becomes of them."""
+        with suppress(queue.Empty):
+            while True:
+                self._units.get_nowait()
+        self._given = set()
+
     def take(self, wait: bool) -> Ready | None:
-        """A unit that is prepared.
+        """Take a unit that is prepared.
 
         Args:
-            wait: whether to wait for one; otherwise None where none is ready.
+            wait: whether to wait for one; otherwise None if none is ready.
 
         Raises:
             WorkerError: the processes can't be started.
         """
-        if not self.waiting:
-            return None
-        if not self.count:
-            if not wait:
+        while self.waiting:
+            if not self.count:
+                if not wait:
+                    return None
+                unit = self._units.get()
+                assert unit is not None
+                self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
+            try:
+                ready = self._ready.get(block=wait)
+            except queue.Empty:
                 return None
-            unit = self._units.get()
-            assert unit is not None
-            self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
-        try:
-            ready = self._ready.get(block=wait)
-        except queue.Empty:
-            return None
-        self.waiting -= 1
-        if ready.failure is not None:
-            raise ready.failure
-        return ready
+            if ready.unit not in self._given:  # dropped while a process worked on it
+                continue
+            self._given.remove(ready.unit)
+            if ready.failure is not None:
+                raise ready.failure
+            return ready
+        return None
 
     def _work(self, number: int) -> None:
-        """One thread for each process: hands it units and waits for what it made of them."""
-        with suppress(WorkerError):  # which the first unit meets again
+        """One thread per process: it passes on units and waits for the prepared ones."""
+        with suppress(WorkerError):  # the first unit raises it again
             self._start(number)
         while not self._closed and (unit := self._units.get()) is not None:
             try:
@@ -167,7 +181,7 @@ class Workers:
         try:
             pickle.dump(sys.path, process.stdin)
             by_rule = family_of(self._config.model_type).by_rule
-            send(process.stdin, (self._processor, self._config, by_rule))
+            send(process.stdin, (self._processor, self._config, by_rule, decoder_threads(self.count)))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)
@@ -193,10 +207,19 @@ class Workers:
         return code
 
 
+def decoder_threads(workers: int) -> int:
+    """How many threads each worker decodes with: the cores are the workers' and the model's together.
+
+    Args:
+        workers: how many there are.
+    """
+    return max(1, cores() // (workers + 1))
+
+
 def _of_code(code: int | None) -> str:
     return "it was ended" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _speaks(stream: Any, seconds: float) -> bool:
-    """Whether something can be read within so many seconds; always on Windows, where pipes can't be asked."""
+    """Whether something can be read within this number of seconds. Always true on Windows for pipes."""
     return os.name == "nt" or bool(select.select([stream], [], [], seconds)[0])

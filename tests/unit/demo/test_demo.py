@@ -20,7 +20,7 @@ import pytest
 from adatp import PromptError, Session
 from adatp.cli import main
 from adatp.demo import results
-from adatp.demo.asking import PRUNING, Comparison, RefusedError, compare, told
+from adatp.demo.asking import PRUNING, Comparison, RefusedError, compare, error_text
 from adatp.demo.examples import KINDS, write_examples
 from adatp.methods import METHODS, AdaTP, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION
@@ -78,7 +78,7 @@ def test_answers_are_those_of_ask(session: Session) -> None:
     assert "asking: adatp" in {what for _, what in said}
 
 
-def test_a_target_out_of_reach_is_told_and_the_others_are_answered(session: Session) -> None:
+def test_a_target_out_of_reach_is_reported_and_the_others_are_answered(session: Session) -> None:
     got = compare(session, str(CLIP), QUESTION, 0.1, 16, ["pyramiddrop", "adatp"], silent)
     assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp"]
     assert "the lowest is" in got.refused["pyramiddrop"]
@@ -114,9 +114,9 @@ def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
         compare(session, str(large), QUESTION, 0.273, 8, ["adatp"], silent)
 
 
-def test_what_is_told_names_the_clip_and_not_its_place() -> None:
-    assert told(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
-    assert told(RefusedError("no clip"), None) == "no clip"
+def test_an_error_names_the_clip_and_not_its_place() -> None:
+    assert error_text(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
+    assert error_text(RefusedError("no clip"), None) == "no clip"
 
 
 def test_nothing_said_becomes_markup(comparison: Comparison) -> None:
@@ -169,7 +169,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return err
 
 
-def test_bad_options_are_told_in_a_line(
+def test_bad_options_are_reported_in_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--dtype" in refused(capsys, "--dtype", "float7")
@@ -265,16 +265,16 @@ def test_a_user_uploads_asks_moves_sliders_and_sees(opened: Visit, tmp_path: Pat
 
     gallery = page.frame_locator("iframe.adatp-gallery")
     slider = gallery.locator("input[type=range]")
-    told = gallery.locator("output")
-    last = told.inner_text()
+    shown = gallery.locator("output")
+    last = shown.inner_text()
     slider.fill("0")
-    assert told.inner_text() != last
-    assert re.search(r"of 576 tokens kept by adatp", told.inner_text())
+    assert shown.inner_text() != last
+    assert re.search(r"of 576 tokens kept by adatp", shown.inner_text())
     assert gallery.locator("figure").count() == 16
     assert gallery.locator("svg text", has_text="text relevance").count() == 1
     all_of_the_gallery_is_shown(page)
     gallery.get_by_role("radio").nth(1).check()
-    assert "576 of 576 tokens kept by vanilla" in told.inner_text()
+    assert "576 of 576 tokens kept by vanilla" in shown.inner_text()
 
     assert opened.outside == []
     assert opened.errors == []
@@ -343,7 +343,7 @@ def test_another_site_can_neither_upload_nor_show_the_page_in_a_frame(
     assert "adatp" not in page.frames[1].content()
 
 
-def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
+def test_a_port_in_use_is_reported_in_a_line(server: Server) -> None:
     port = server.address.rsplit(":", 1)[1]
     done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""What the models share: which tokens of a video stay, and the embeddings of whole videos."""
+"""Chooses which tokens of a video stay, and caches the embeddings of unpruned videos, for all models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VideoPruning:
 
     @classmethod
     def of(cls, vllm_config: Any, embed: Callable[[Tensor], Tensor]) -> VideoPruning | None:
-        """For the model of a config; None where the plugin has no settings."""
+        """For the model of a config; None if the plugin has no settings there."""
         settings = settings_of(vllm_config.model_config)
         if settings is None:
             return None
@@ -47,7 +47,7 @@ class VideoPruning:
 
     @contextmanager
     def asked(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Take the plugin's own fields out of what a model is given, and know them for the block."""
+        """Take the plugin's own fields out of a model's input, and use them during the block."""
         self._words = [words[words >= 0] for words in inputs.pop(QUESTION, ())]
         self._media = [bytes(medium.tolist()) for medium in inputs.pop(MEDIUM, ())]
         try:
@@ -56,7 +56,9 @@ class VideoPruning:
             self._words, self._media = [], []
 
     def whole(self, encode: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Embeddings of the block's videos, (n, d) each; encoded only if one of them is not remembered."""
+        """Embeddings of the block's unpruned videos, (n, d) each. The tower only runs if one of them is
+        not cached.
+        """
         remembered = [self.cache.get(medium) for medium in self._media]
         found = [each for each in remembered if each is not None]
         if found and len(found) == len(remembered):
@@ -68,12 +70,12 @@ class VideoPruning:
         return videos
 
     def choose(self, number: int, tokens: Tensor, frames: int) -> Tensor:
-        """(k,) int64 ascending: which tokens of the block's video ``number`` stay.
+        """(k,) int64 ascending: the tokens of the block's video ``number`` that stay.
 
         Args:
-            number: among the block's videos.
+            number: index among the block's videos.
             tokens: (n, d) all of its embeddings, frame by frame.
-            frames: T; all have as many tokens.
+            frames: T; all have the same number of tokens.
         """
         with full_precision(tokens.device):
             return choose_before_layers(
@@ -89,3 +91,21 @@ class VideoPruning:
         words = self.embed(self._words[number].to(tokens.device, non_blocking=True))
         frame = torch.arange(frames, device=tokens.device).repeat_interleave(len(tokens) // frames)
         return embedding_relevance(words, tokens, frame, frames)
+
+
+def put_text_between(words: Tensor, rows: Tensor, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+    """Combine the tokens left of a video and the text between its frames, in the order of the prompt.
+
+    Args:
+        words: (m, d) embeddings of the text.
+        rows: (k, d or more) embeddings that stay of the video. Columns beyond ``d`` are zero for text.
+        text: (m,) int64 places of the text in the unpruned video's tokens.
+        visual: (k,) int64 places there of the rows.
+
+    Returns:
+        The embeddings (m + k, d or more) in their order, and the place (m + k,) of each.
+    """
+    words = torch.nn.functional.pad(words, (0, rows.shape[1] - words.shape[1]))
+    places = torch.cat([text, visual])
+    order = places.argsort()
+    return torch.cat([words.to(rows.dtype), rows])[order], places[order]
