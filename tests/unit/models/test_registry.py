@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import adatp.models
@@ -191,7 +190,7 @@ def test_the_command_says_so_in_one_line(install: Install, run: Callable[..., tu
 def test_a_family_names_the_transformers_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line with both versions, wherever the model is met; the list of models says it as well."""
     assert registry.later_version("gemma4") is None
-    monkeypatch.setattr(transformers, "__version__", "5.5.0")
+    monkeypatch.setattr(registry.transformers, "__version__", "5.5.0")
     with pytest.raises(PruningError, match=r"'gemma4' needs transformers 5\.23 or newer, this is 5\.5\.0$"):
         family_of("gemma4")
     assert registry.later_version("gemma4") == "5.23"
