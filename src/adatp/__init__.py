@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Torch and transformers take seconds to import, so `import adatp` imports neither: a public name is imported
-# when it is first used. A new name goes into both lists, this one for type checkers and `_HOMES`. A test
+# when it is first used. A new name goes into two lists: this one, for type checkers, and `_HOMES`. A test
 # compares them.
 if TYPE_CHECKING:
     from adatp.budget import BudgetError as BudgetError
@@ -44,7 +44,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-if not TYPE_CHECKING:  # or type checkers would let any name pass
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

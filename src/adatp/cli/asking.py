@@ -1,4 +1,4 @@
-"""What the commands that ask a model share: opening a session, and asking it with a line of progress."""
+"""Helpers of the commands that ask a model: opening a session, and asking it with a line of progress."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def open_session(model: str | None, device: str, dtype: str, trusted: bool = Fal
 
 
 def load_weights(session: Session) -> None:
-    """Load the weights now."""
+    """Load the weights now, with progress."""
     with progress(f"loading {session.source}", shown=os.path.isdir(session.source)):
         _ = session.model
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A question about a video, as the command line asks it.
+    """A question about a video, from the command line.
 
     Attributes:
-        session: of the model.
-        path: of the video: a file, a folder of frame images, or an address on the web.
+        session: holds the model.
+        path: path of the video: a file, a folder of frame images, or an address on the web.
         prompt: the video and the question.
         max_new_tokens: longest answer, in tokens.
     """
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def clip(self) -> Video:
-        """The frames read."""
+        """The frames that were read."""
         return self.prompt.videos[0]
 
     def can_run(self, method: Method) -> bool:
@@ -72,12 +72,12 @@ class Request:
         return True
 
     def check(self, method: Method, strict: bool = False) -> None:
-        """Refuse what can't be answered.
+        """Refuse a request that can't be answered.
 
         Args:
-            method: as it would be run.
-            strict: whether a FLOPs target out of reach is refused too. If not, the run takes the least that
-                the method can do, and warns.
+            method: the method with its target.
+            strict: whether a FLOPs target that is out of reach is refused too. If not, the run uses the least
+                that the method can do, and warns.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
@@ -86,7 +86,7 @@ class Request:
         self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens, strict=strict)
 
     def warm_up(self, method: Method) -> None:
-        """Run once for what only a first run costs."""
+        """Run once, so that the costs of a first run are paid."""
         with progress(f"warming up: {method.name}"):
             self.session.warm_up(self.prompt, method)
 
@@ -102,9 +102,9 @@ def prepare(
     """Read the video and turn it and the question into a prompt.
 
     Args:
-        session: of the model.
+        session: holds the model.
         video: a file, a folder of frame images or an address; None: the shipped clip.
-        question: about it; None: the clip's own.
+        question: a question about it; None: the clip's own.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
     """

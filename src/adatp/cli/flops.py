@@ -77,7 +77,7 @@ def flops(
 
 
 def _visual_tokens(config: Any, frames: int, size: str) -> int:
-    """Visual tokens of a video, by a config alone."""
+    """Number of visual tokens of a video, from a config alone."""
     from adatp.models import family_of
 
     width, _, height = size.partition("x")
@@ -89,6 +89,6 @@ def _visual_tokens(config: Any, frames: int, size: str) -> int:
 
 
 def _runs(counts: Sequence[int]) -> str:
-    """Counts of layers, equal ones that follow each other as one."""
+    """Counts of layers as text; equal neighbours are merged."""
     groups = [(count, len(list(group))) for count, group in groupby(counts)]
     return " ".join(str(count) if times == 1 else f"{count}×{times}" for count, times in groups)

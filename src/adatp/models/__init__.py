@@ -1,7 +1,7 @@
-"""Model families: one file for each, which says everything that is peculiar to it.
+"""Model families: one file per family, with everything that is specific to it.
 
-Every module of this package is imported here, so a new file needs no other line. What several families share
-is in `adatp.models.shared`.
+Every module of this package is imported here, so a new file needs no other line. `adatp.models.shared` has
+what several families share.
 """
 
 from importlib import import_module

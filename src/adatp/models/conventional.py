@@ -1,7 +1,7 @@
-"""Families that follow transformers' conventions to the letter: the general rule is all they need.
+"""Families that follow transformers' conventions exactly: the general rule is all they need.
 
-What is registered here, the conformance suite runs. Of their vision towers only an estimate of the cost is
-known. Methods that read a tower's attention are refused.
+The conformance suite runs all types registered here. The cost of their vision towers is only estimated.
+Methods that read a tower's attention are refused.
 """
 
 from __future__ import annotations
@@ -21,4 +21,6 @@ from adatp.models.shared import ByConvention
 @register("muse_spark", checkpoint="meta-models/Muse-Spark-Open-816B-A42B")
 @register("perception_lm", checkpoint="facebook/Perception-LM-1B")
 class Conventional(ByConvention):
-    """Runs of placeholders for frames, or one for a video. Frames of several videos count as one video's."""
+    """Runs of placeholders for frames, or one run for a video. Frames of several videos count as one
+    video's.
+    """

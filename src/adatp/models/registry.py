@@ -1,4 +1,4 @@
-"""Which model types are supported, and by which family: the package's own families and those of its users."""
+"""Registers supported model types and their families: the package's own families and those of its users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from adatp.models.family import Family
 from adatp.models.general import GeneralRule, offered
 
 ENTRY_POINTS = "adatp.families"
-"""The group of entry points by which an installed package adds families. Each names a module to import."""
+"""The group of entry points through which an installed package adds families. Each names a module to
+import.
+"""
 
 _FamilyClass = TypeVar("_FamilyClass", bound=type[Family])
 
@@ -36,11 +38,11 @@ _reading = threading.RLock()  # a server may look up the first model in several 
 
 
 def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_FamilyClass], _FamilyClass]:
-    """Class decorator: makes the library prune models of this type as the decorated family says.
+    """Class decorator: the library prunes models of this type according to the decorated family.
 
-    It works wherever the class stands: in this package, in a script, or in an installed package that names
-    its module as an entry point of the group ``adatp.families``. A type that is registered already, by this
-    package for example, is replaced from then on. A family of several types has one decorator for each.
+    The class may be in this package, in a script, or in an installed package that names its module as an
+    entry point of the group ``adatp.families``. If the type is registered already, for example by this
+    package, the new class replaces the old one. A family of several types has one decorator for each.
 
     Args:
         model_type: the ``model_type`` of the models' config.
@@ -66,7 +68,7 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
 def family_of(model_type: str) -> Family:
     """The family of the models whose config has this ``model_type``.
 
-    Of a type that nobody registered, the general rule, if transformers has it read videos.
+    For an unregistered type it is the general rule, if the type reads videos in transformers.
 
     Raises:
         UnsupportedModelError: no family is registered for it, and the general rule can't be tried.
@@ -84,24 +86,24 @@ def family_of(model_type: str) -> Family:
 
 
 def supported() -> dict[str, str | None]:
-    """All supported model types in alphabetical order, with an example checkpoint of each or None."""
+    """All supported model types in alphabetical order, each with an example checkpoint or None."""
     _read_entry_points()
     return {model_type: entry.checkpoint for model_type, entry in sorted(_entries.items())}
 
 
 def by_general_rule() -> list[str]:
-    """The model types of the installed transformers that nobody registered and that read videos, in order."""
+    """Model types of the installed transformers that read videos and are not registered, in order."""
     _read_entry_points()
     return [model_type for model_type in offered() if model_type not in _entries]
 
 
 def allow_general_rule(model_type: str) -> None:
-    """Try the general rule on a type that transformers does not have: its code comes with a checkpoint."""
+    """Try the general rule on a type whose code is not in transformers but comes with a checkpoint."""
     _by_rule.add(model_type)
 
 
 def _read_entry_points() -> None:
-    """Import what installed packages add, once. It replaces nothing that is registered already."""
+    """Import the families of installed packages, once. They replace nothing that is registered already."""
     global _unread_entry_points
     with _reading:
         if not _unread_entry_points:
@@ -111,7 +113,7 @@ def _read_entry_points() -> None:
         for entry_point in entry_points(group=ENTRY_POINTS):
             try:
                 entry_point.load()
-            except Exception as error:  # whatever their code raises, the other models are still supported
+            except Exception as error:  # whatever their code raises, other models stay supported
                 _warn_of(entry_point, error)
         _entries.update(before)
 

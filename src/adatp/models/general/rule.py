@@ -83,14 +83,14 @@ class GeneralRule(Family):
         return towers[0] if towers else cast(nn.Module, model.base_model)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """Not known."""
+        """Not known without a family file."""
         raise GeneralRuleError(
             "a method that reads the vision tower's attention needs a family file for this model "
             "(CONTRIBUTING.md)"
         )
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Not known."""
+        """Not known without a family file."""
         raise GeneralRuleError("the general rule does not know the vision tower's attention")
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
