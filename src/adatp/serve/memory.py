@@ -39,7 +39,7 @@ def share_heaps() -> None:
 
 
 def trimmer(seconds: float = SECONDS) -> Callable[[], None]:
-    """What gives whole pages that are free back to the system, at most every ``seconds``."""
+    """What gives free pages back to the system, at most every ``seconds``."""
     trim = _library("malloc_trim")
     last = time.monotonic()
 

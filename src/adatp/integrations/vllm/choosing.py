@@ -99,7 +99,7 @@ def put_text_between(words: Tensor, rows: Tensor, text: Tensor, visual: Tensor) 
     Args:
         words: (m, d) embeddings of the text.
         rows: (k, d or more) embeddings that stay of the video. Columns beyond ``d`` are zero for text.
-        text: (m,) int64 places of the text in what stands for the whole video.
+        text: (m,) int64 places of the text in what stands for the unpruned video.
         visual: (k,) int64 places there of the rows.
 
     Returns:
