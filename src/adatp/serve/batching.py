@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adatp.errors import AdaTPError, is_out_of_memory
@@ -236,12 +239,15 @@ class Batcher:
             )
 
     def _encoding_once(self, jobs: Sequence[Job]) -> AbstractContextManager[object]:
-        """Has the vision tower encode a job's videos once for all its rows, while it is open."""
+        """While open, the vision tower encodes a job's videos once for all its rows."""
         # Methods that read the attention inside the tower have to be there when it encodes.
         if jobs[0].method.tower_attention or all(len(job.rows) == 1 for job in jobs):
             return nullcontext()
         model = self._session.model
-        once = EncodeOnce(family_of(model.config.model_type).tower(model))
+        tower = family_of(model.config.model_type).of(model).lone_tower(model)
+        if tower is None:  # a model of the general rule that does not say where it is
+            return nullcontext()
+        once = EncodeOnce(tower)
         once.show([number for number, job in enumerate(jobs) for _ in job.rows])
         return once
 

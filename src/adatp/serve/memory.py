@@ -1,4 +1,4 @@
-"""How the C library of Linux keeps memory, so that a server does not grow with time.
+"""Limits the memory that the C library of Linux keeps, so that a server does not grow with time.
 
 It keeps what is freed, for later. Batches and videos take blocks of many sizes, and small ones that stay lie
 between large ones that are free. Nothing leaks, but resident memory goes on growing for hours. Where the
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 SECONDS = 10.0
-"""Least time between two times that memory is given back, which takes some milliseconds each."""
+"""Least seconds between two returns of memory. Each takes some milliseconds."""
 
 _M_ARENA_MAX = -8
 """The name of this limit in malloc.h."""
@@ -23,12 +23,12 @@ _ARENAS = 2
 
 
 def _library(function: str) -> Any:
-    """A function of the C library; None where it has none of that name."""
+    """The C library's function of that name, or None."""
     return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
 
 
 def share_heaps() -> None:
-    """Have all threads allocate from a few heaps.
+    """Let all threads allocate from a few heaps.
 
     A thread has a heap of its own otherwise, up to eight a core, and each keeps the most that it ever needed.
     Decoding a video starts new threads each time.
@@ -39,7 +39,7 @@ def share_heaps() -> None:
 
 
 def trimmer(seconds: float = SECONDS) -> Callable[[], None]:
-    """What gives free pages back to the system, at most every ``seconds``."""
+    """A function that gives free pages back to the system, at most every ``seconds``."""
     trim = _library("malloc_trim")
     last = time.monotonic()
 

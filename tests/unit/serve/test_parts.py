@@ -282,7 +282,7 @@ def test_keys_are_those_of_the_shell_and_of_a_file(tmp_path: Path) -> None:
             read_keys(None, environment)
 
 
-def test_keys_are_compared_whole() -> None:
+def test_keys_are_compared_completely() -> None:
     keys = ("one", "two")
     assert is_known("Bearer one", keys)
     assert is_known("bearer two", keys)

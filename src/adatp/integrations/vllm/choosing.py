@@ -94,12 +94,12 @@ class VideoPruning:
 
 
 def put_text_between(words: Tensor, rows: Tensor, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-    """What stands for a video in a prompt: what is left of it, and the text between its frames.
+    """Combine the tokens left of a video and the text between its frames, in the order of the prompt.
 
     Args:
         words: (m, d) embeddings of the text.
         rows: (k, d or more) embeddings that stay of the video. Columns beyond ``d`` are zero for text.
-        text: (m,) int64 places of the text in what stands for the unpruned video.
+        text: (m,) int64 places of the text in the unpruned video's tokens.
         visual: (k,) int64 places there of the rows.
 
     Returns:

@@ -18,21 +18,21 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from adatp.integrations.vllm.choosing import VideoPruning, put_text_between
 from adatp.integrations.vllm.processing import PrunedVideos
 
-_UNPRUNED = "adatp_unpruned"
-"""Field of a video: the tokens that stand for it if nothing of it is dropped."""
+_WHOLE = "adatp_whole"
+"""Field of a video: its tokens in the prompt if it is not pruned."""
 
 
 class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
-    """As many placeholders as tokens stay and words between the frames have."""
+    """One placeholder per token that stays, and per token of the words between the frames."""
 
     def placeholder(self, kind: str) -> int:
-        """The config does not know the one of videos."""
+        """The config lacks the placeholder of videos."""
         processor = self.info.get_hf_processor()
         name = processor.video_token if kind == "video" else processor.image_token
         return int(processor.tokenizer.convert_tokens_to_ids(name))
 
-    def _unpruned_video(self, frames: int) -> list[int]:
-        """The tokens that stand for a video if nothing of it is dropped."""
+    def _whole_video(self, frames: int) -> list[int]:
+        """The tokens of an unpruned video in the prompt."""
         processor = self.info.get_hf_processor()
         shown = processor.video_token * processor.image_seq_length
         shown = f"{processor.start_image_token}{shown}{processor.end_image_token}"
@@ -43,13 +43,13 @@ class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
         processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)
         if self.adatp is not None and "video_num_patches" in processed:
             frames = processed["video_num_patches"].tolist()
-            processed[_UNPRUNED] = [torch.tensor(self._unpruned_video(count)) for count in frames]
+            processed[_WHOLE] = [torch.tensor(self._whole_video(count)) for count in frames]
         return processed
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Any:
         fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
-        if _UNPRUNED in hf_inputs:
-            fields[_UNPRUNED] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+        if _WHOLE in hf_inputs:
+            fields[_WHOLE] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
         return fields
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
@@ -59,9 +59,9 @@ class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
         token = self.placeholder("video")
 
         def length(number: int) -> int:
-            unpruned = out_mm_kwargs["video"][number][_UNPRUNED].data
-            visual = int((unpruned == token).sum())
-            return len(unpruned) - visual + self.kept(visual)
+            whole = out_mm_kwargs["video"][number][_WHOLE].data
+            visual = int((whole == token).sum())
+            return len(whole) - visual + self.kept(visual)
 
         return self.with_videos_of(updates, length, token)
 
@@ -70,21 +70,21 @@ class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
     Processor, info=base.InternS1ProcessingInfo, dummy_inputs=base.InternS1DummyInputsBuilder
 )
 class InternVLForConditionalGeneration(base.InternS1ForConditionalGeneration):
-    """vLLM's class, whose videos can't be pruned; with settings of the plugin they are."""
+    """vLLM's class, which can't prune videos itself. With settings of the plugin, it does."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pruning = VideoPruning.of(vllm_config, self.language_model.embed_input_ids)
-        self._unpruned: list[Tensor] = []
+        self._whole: list[Tensor] = []
         if self.pruning is not None:
-            # Of several videos the runner counts what is left; so the tower encodes one at a time.
+            # With several videos, the runner counts the tokens left. So the tower encodes one at a time.
             self.requires_sequential_video_encoding = True
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Embeddings of media; those of videos pruned."""
+        """Embeddings of media, with those of videos pruned."""
         if self.pruning is None:
             return super().embed_multimodal(**kwargs)
-        self._unpruned = list(kwargs.pop(_UNPRUNED, ()))
+        self._whole = list(kwargs.pop(_WHOLE, ()))
         with self.pruning.asked(kwargs):
             return super().embed_multimodal(**kwargs)
 
@@ -97,11 +97,11 @@ class InternVLForConditionalGeneration(base.InternS1ForConditionalGeneration):
         return tuple(self._prune(number, rows, int(frames[number])) for number, rows in enumerate(videos))
 
     def _prune(self, number: int, rows: Tensor, frames: int) -> Tensor:
-        """What stays of a video and the text between its frames."""
+        """The tokens that stay of a video, and the text between its frames."""
         assert self.pruning is not None
-        unpruned = self._unpruned[number]
-        shows = unpruned == self.video_context_token_id
+        whole = self._whole[number]
+        shows = whole == self.video_context_token_id
         text, shown = (~shows).nonzero().squeeze(1), shows.nonzero().squeeze(1)
-        text, shown, unpruned = (each.to(rows.device, non_blocking=True) for each in (text, shown, unpruned))
+        text, shown, whole = (each.to(rows.device, non_blocking=True) for each in (text, shown, whole))
         kept = self.pruning.choose(number, rows, frames)
-        return put_text_between(self.pruning.embed(unpruned[text]), rows[kept], text, shown[kept])[0]
+        return put_text_between(self.pruning.embed(whole[text]), rows[kept], text, shown[kept])[0]
