@@ -159,7 +159,7 @@ class Batcher:
     def _next(self) -> list[Job] | None:
         """The jobs of the next batch, including the one that has waited longest. None once it is closed.
 
-        The list is empty where nothing comes for some seconds.
+        The list is empty if nothing comes for some seconds.
         """
         with self._changed:
             while not self._closed:
