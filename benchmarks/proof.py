@@ -3,8 +3,8 @@
 Run: python benchmarks/proof.py [--estimate] [--parts best,claim] [--device cuda] [--minutes 9]
 
 Each part has a work file of its own in docs/results/scenes/. Stop it and run it again: it goes on. What is
-answered already costs nothing. Once the tuning is there, several processes may each do other parts, and
---parts tables then makes the tables.
+answered already costs nothing, also if --scale is raised. Once the tuning is there, several processes may
+each do other parts, and --parts tables then makes the tables.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ TARGETS = (0.5, 0.273, 0.15, 0.10, 0.05)
 LOW = (0.273, 0.10)
 DISTURBANCES = ("noise", "pan", "compression", "features")
 WORSE = ("none", "relevance:0.5", "relevance:1", "relevance:2", "relevance:4")
+LENGTHS = (16,)
+"""Frames of the clips: what the embedded model was trained on so far. Others are a part of their own."""
+
 PEERS = 3
 """The best peers that are asked as many questions as AdaTP."""
 
@@ -107,36 +110,38 @@ def parts(scale: float) -> list[Part]:
 
     own = ("adatp", "adatp-paper")
     return [
-        Part("claim", of(2000), (32,), "test", lambda _, tuned: asked(own, [0.273], tuned)),
+        Part("claim", of(2000), LENGTHS, "test", lambda _, tuned: asked(own, [0.273], tuned)),
         Part(
             "best",
             of(1000),
-            (16, 32),
+            LENGTHS,
             "test",
             lambda _, tuned: asked((*own, *best_peers(tuned)), TARGETS, tuned),
         ),
-        Part("compare", of(240), (16, 32), "test", lambda _, tuned: asked(names(), TARGETS, tuned)),
+        Part("compare", of(240), LENGTHS, "test", lambda _, tuned: asked(names(), TARGETS, tuned)),
         Part(
             "lengths",
             of(240),
-            (16, 64, 128),
+            (32, 64, 128),
             "test",
             lambda _, tuned: asked((*own, *best_peers(tuned)), LOW, tuned),
         ),
-        Part("ablations", of(480), (16,), "test", lambda layers, _: ablations(LOW, layers)),
-        Part("ablations-paper", of(480), (16,), "test", lambda layers, _: ablations(LOW, layers, paper=True)),
+        Part("ablations", of(480), LENGTHS, "test", lambda layers, _: ablations(LOW, layers)),
+        Part(
+            "ablations-paper", of(480), LENGTHS, "test", lambda layers, _: ablations(LOW, layers, paper=True)
+        ),
         Part(
             "disturbances",
             of(480),
-            (16,),
+            LENGTHS,
             "test",
             lambda _, tuned: under(DISTURBANCES, asked(("adatp", *best_peers(tuned)), LOW, tuned)),
         ),
-        Part("relevance", of(480), (16,), "test", lambda _, tuned: under(WORSE, asked(own, LOW, tuned))),
+        Part("relevance", of(480), LENGTHS, "test", lambda _, tuned: under(WORSE, asked(own, LOW, tuned))),
         Part(
             "shifted",
             of(480),
-            (16, 32),
+            LENGTHS,
             "shifted",
             lambda _, tuned: asked((*own, *best_peers(tuned)), LOW, tuned),
         ),
@@ -146,13 +151,13 @@ def parts(scale: float) -> list[Part]:
 def tuned_settings(
     session: Session, folder: Path, scale: float, until: float | None, batch: int
 ) -> dict[str, Any]:
-    """What the part "tune" found; it is run or gone on with where that is needed."""
+    """Do the part "tune", or go on with it."""
     every = [name for name in tune.tunable() if METHODS[name].flops is not None]
     found = tune.tune(
         session,
         every,
         [0.273, 0.1, 0.05],
-        [16, 32],
+        list(LENGTHS),
         max(12, round(240 * scale)),
         folder / "tune.work.jsonl",
         until,
@@ -273,7 +278,9 @@ def estimate(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="scenes", help="folder of a checkpoint, or an embedded model")
-    parser.add_argument("--parts", default="all", help="separated by commas; tables: only write them")
+    parser.add_argument(
+        "--parts", default="all", help="separated by commas, tune among them; tables: only write"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of questions")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and stop")
     parser.add_argument("--device", default="auto")
@@ -283,7 +290,7 @@ def main() -> None:
     args = parser.parse_args()
     until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     every = parts(args.scale)
-    wanted = [part.name for part in every] if args.parts == "all" else args.parts.split(",")
+    wanted = ["tune", *(part.name for part in every)] if args.parts == "all" else args.parts.split(",")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         if wanted != ["tables"]:
@@ -293,6 +300,8 @@ def main() -> None:
                 tuned: dict[str, Any] = {"tuned": {}, "methods": {}}
                 for name in tune.tunable():  # which peers will be the best changes little of the time
                     tuned["methods"][name] = {"cells": {"": 0.0}}
+            elif tuning.exists() and "tune" not in wanted:
+                tuned = json.loads(tuning.read_text())
             else:
                 tuned = tuned_settings(session, args.out, args.scale, until, args.batch)
             chosen = [part for part in every if part.name in wanted]

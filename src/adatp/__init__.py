@@ -4,17 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Torch and transformers take seconds to import, so `import adatp` imports neither: a public name is imported
-# when it is first used. A new name goes into both lists, this one for type checkers and `_HOMES`. A test
+# when it is first used. A new name goes into two lists: this one, for type checkers, and `_HOMES`. A test
 # compares them.
 if TYPE_CHECKING:
     from adatp.budget import BudgetError as BudgetError
     from adatp.encoders import EncoderError as EncoderError
     from adatp.errors import AdaTPError as AdaTPError
+    from adatp.errors import PruningError as PruningError
     from adatp.layout import VideoLayout as VideoLayout
     from adatp.methods.adatp import AdaTP as AdaTP
     from adatp.models import UnsupportedModelError as UnsupportedModelError
     from adatp.pruning import Pruner as Pruner
-    from adatp.pruning import PruningError as PruningError
     from adatp.pruning import Run as Run
     from adatp.report import Report as Report
     from adatp.session import Answer as Answer
@@ -33,7 +33,7 @@ _HOMES = {
     "Prompt": "adatp.session",
     "PromptError": "adatp.session",
     "Pruner": "adatp.pruning",
-    "PruningError": "adatp.pruning",
+    "PruningError": "adatp.errors",
     "Report": "adatp.report",
     "Run": "adatp.pruning",
     "Session": "adatp.session",
@@ -44,7 +44,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-if not TYPE_CHECKING:  # or type checkers would let any name pass
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

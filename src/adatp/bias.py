@@ -1,8 +1,8 @@
-"""Measures attention bias: which frames and which spatial positions the attention that prunes looks at.
+"""Measures attention bias: which frames and spatial positions receive the attention that prunes.
 
-The model runs unpruned; at every layer asked for, its attention is scored exactly as a pruned run scores it.
-The same scores are then looked at through AdaTP's two rules, so that "debiased" is what AdaTP acts on. The
-two statistics are the paper's, the controls and the rest are ours.
+The model runs unpruned. At every requested layer, its attention is scored exactly as a pruned run scores it.
+AdaTP's two rules are then applied to the same scores, so that "debiased" is what AdaTP acts on. The two
+statistics are the paper's; the controls and the rest are ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from adatp.adatp_steps.debias import segment_weights, select, select_overall
 from adatp.adatp_steps.relevance import pool_by_segment
@@ -34,11 +35,12 @@ from adatp.session import Session
 from adatp.video import Video
 
 TOP = 0.1
-"""Share of the visual tokens that count as the most attended ones; the paper's."""
+"""Share of the visual tokens that count as the most attended ones; the paper's value."""
 
 CONTROLS = ("shuffled", "identical", "black")
-"""What tells position from content: the frames in another order; the middle frame in every frame's place;
-black frames."""
+"""Conditions that separate position from content. Shuffled: the frames in another order. Identical: the
+middle frame in every frame's place. Black: black frames.
+"""
 
 
 class BiasError(AdaTPError, ValueError):
@@ -47,16 +49,16 @@ class BiasError(AdaTPError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Where a layer's attention on one clip lies.
+    """Distribution of a layer's attention on one clip.
 
     Attributes:
         top10_by_frame: (T,) share of the top-10 % tokens that lies in each frame; sums to 1.
-        top10_by_position: (rows, columns) how many of the top-10 % tokens lie at each spatial position, over
-            all frames; 1 is the mean over positions.
+        top10_by_position: (rows, columns) number of the top-10 % tokens at each spatial position, over all
+            frames, relative to the mean over positions.
         mass_by_frame: (T,) share of the attention on visual tokens that each frame receives; sums to 1.
-        mass_by_position: (rows, columns) mean over frames of the attention at each spatial position; 1 is the
-            mean over positions.
-        entropy: of the attention over visual tokens, as a fraction of the highest possible: 1 is an even
+        mass_by_position: (rows, columns) mean over frames of the attention at each spatial position, relative
+            to the mean over positions.
+        entropy: of the attention over visual tokens, as a fraction of the highest possible; 1 is an even
             spread.
     """
 
@@ -68,22 +70,22 @@ class Statistics:
 
     @property
     def position_peak_to_mean(self) -> float:
-        """The most attended position's attention against the mean position's; the paper sees up to 5.77."""
+        """The most attended position's attention over the mean position's; up to 5.77 in the paper."""
         return float(self.mass_by_position.max())
 
     @property
     def top10_position_peak_to_mean(self) -> float:
-        """The same of the number of top-10 % tokens."""
+        """Ratio of the most to the mean number of top-10 % tokens over positions."""
         return float(self.top10_by_position.max())
 
 
 def describe(attention: Tensor, top: Tensor, layout: VideoLayout) -> Statistics:
-    """The statistics of one clip.
+    """Compute the statistics of one clip.
 
     Args:
-        attention: (n,) non-negative, of the visual tokens of ``layout``, in any scale.
+        attention: (n,) non-negative attention of the visual tokens of ``layout``, in any scale.
         top: (k,) int64, the tokens that count as the most attended.
-        layout: of a prompt with one video.
+        layout: layout of a prompt with one video.
     """
     frames, rows, columns = layout.grids[0]
     frame, position = layout.frame.cpu(), layout.position.cpu()
@@ -107,23 +109,23 @@ def describe(attention: Tensor, top: Tensor, layout: VideoLayout) -> Statistics:
 
 
 def debiased_attention(attention: Tensor, segment: Tensor, position: Tensor, share: Tensor) -> Tensor:
-    """AdaTP's two rules as weights on the attention, where `select` makes a choice of them.
+    """Apply AdaTP's two rules as weights on the attention. (`select` uses them to choose tokens.)
 
-    Global: each segment has its share of the budget. Local: each spatial position has the same part of it. So
-    attention decides only between the frames of one position in one segment.
+    Global: each segment has its share of the budget. Local: each spatial position of a segment has the same
+    part of it. So attention only decides between the frames of one position in one segment.
 
     Args:
         attention: (n,) non-negative.
         segment: (n,) int64 segment of each token.
         position: (n,) int64 spatial position of each token.
-        share: (S,) of each segment.
+        share: (S,) share of each segment.
 
     Returns:
-        (n,) float64, in proportion.
+        (n,) float64, up to a common factor.
 
     Source: the rules are the paper's, this reading of them is ours.
     """
-    # No token is without attention, so that a position whose attention underflows still has its part.
+    # Every token gets some attention, so that a position whose attention underflows still has its part.
     a = attention.double().clamp_min(torch.finfo(torch.float64).tiny)
     spot = segment * (int(position.max()) + 1) + position
     total = a.new_zeros(int(spot.max()) + 1).index_add_(0, spot, a)
@@ -132,11 +134,11 @@ def debiased_attention(attention: Tensor, segment: Tensor, position: Tensor, sha
 
 @dataclass(frozen=True)
 class AttentionRecorder(Method):
-    """Keeps every token and records what AdaTP would have decided by.
+    """Keeps every token and records the attention that AdaTP would have decided by.
 
     Attributes:
-        layers: whose attention to score.
-        relevance: as of `AdaTP`.
+        layers: layers whose attention is scored.
+        relevance: relevance signal, as in `AdaTP`.
     """
 
     name: ClassVar[str] = "attention_recorder"
@@ -146,25 +148,25 @@ class AttentionRecorder(Method):
     relevance: str = AdaTP.relevance
 
     @property
+    @override
     def query_rows(self) -> int:
-        """As many as AdaTP's."""
         return AdaTP.max_queries
 
     @property
+    @override
     def relevance_signal(self) -> str:
-        """`relevance`."""
         return self.relevance
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """After each of the layers: there its scores are known."""
+        """The layer after each recorded one: its scores are known there."""
         return tuple(layer + 1 for layer in self.layers)
 
+    @override
     def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
-        """Those asked for."""
         return self.layers
 
     def plan(self, prefill: Prefill) -> TokenPlan:
-        """Drop nothing, score all the same."""
+        """Drop nothing, but score the attention."""
         return TokenPlan(self, prefill)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
@@ -175,7 +177,7 @@ class AttentionRecorder(Method):
 
 
 class _Record:
-    """One prompt: the segment of each frame, each segment's relevance, each layer's attention by token."""
+    """Records one prompt: frames' segments, segments' relevance, attention by layer and token."""
 
     def __init__(self, segment: Tensor, relevance: Tensor | None) -> None:
         self.segment, self.relevance = segment, relevance
@@ -197,15 +199,15 @@ class _Record:
 def statistics_by_layer(
     report: Report, layout: VideoLayout
 ) -> Iterator[tuple[int, float, Statistics, Statistics]]:
-    """Evaluate one recorded prefill.
+    """Compute the statistics of one recorded prefill.
 
     Args:
-        report: of a run under `AttentionRecorder` with one prompt.
-        layout: of that prompt, with one video.
+        report: report of a run under `AttentionRecorder` with one prompt.
+        layout: layout of that prompt, with one video.
 
     Yields:
-        For each layer its number, the share of all attention that visual tokens receive, and the statistics
-        before and after debiasing.
+        For each layer: its number, the share of all attention that visual tokens receive, and the statistics
+            before and after debiasing.
     """
     [notes] = report.notes
     frame, position = layout.frame.cpu(), layout.position.cpu()
@@ -229,14 +231,14 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """A shuffled order of ``frames`` frames, in blocks of ``unit`` that a model reads as one."""
+    """A shuffled order of ``frames`` frames, in blocks of ``unit`` frames that a model reads as one."""
     blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
     return shuffled[shuffled < frames]
 
 
 def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """A clip's frames (F, H, W, 3) under one of `CONTROLS`; as they are under any other name."""
+    """A clip's frames (F, H, W, 3) under one of `CONTROLS`. Any other name leaves them unchanged."""
     if control == "shuffled":
         return frames[shuffled]
     if control == "identical":
@@ -247,14 +249,14 @@ def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]
 
 
 def correlation(x: Tensor, y: Tensor) -> float | None:
-    """Pearson's, of two profiles (T,); None where one is flat."""
+    """Pearson's correlation of two profiles (T,); None where one is constant."""
     x, y = x - x.mean(), y - y.mean()
     norm = float(x.norm() * y.norm())
     return float(x @ y) / norm if norm > 1e-12 else None
 
 
 class _Layer:
-    """Sums over clips of what one layer did under one condition."""
+    """Sums over clips of one layer's statistics under one condition."""
 
     def __init__(self) -> None:
         self.clips = 0
@@ -286,7 +288,7 @@ def _sum(total: Any, value: Any) -> Any:
 
 
 def _check_layers(shape: DecoderShape, watched: Sequence[int]) -> None:
-    """Refuse layers that there are not, or whose attention is not full."""
+    """Refuse layers that do not exist or whose attention is not full."""
     if not watched or not 0 <= watched[0] <= watched[-1] < shape.layers:
         raise BiasError(
             f"the decoder has layers 0 to {shape.layers - 1}, not all of {', '.join(map(str, watched))}"
@@ -304,27 +306,27 @@ def measure(
     layers: Sequence[int] | None = None,
     controls: Sequence[str] = CONTROLS,
     relevance: str = AdaTP.relevance,
-    told: Callable[[int], None] = lambda clips: None,
+    progress: Callable[[int], None] = lambda clips: None,
 ) -> dict[str, Any]:
     """Attention bias of a model over a set of clips, with and without debiasing.
 
-    Never more than the scores of one clip are held: a number a visual token and layer.
+    Memory never holds more than the scores of one clip: one number per visual token and layer.
 
     Args:
-        session: whose model is measured.
-        clips: videos, each with a question; all as many frames long.
-        layers: decoder layers to look at; None: all with full attention.
-        controls: of `CONTROLS`, conditions under which the same clips are looked at too.
-        relevance: the text-relevance signal that splits the budget, as of `AdaTP`.
-        told: called after every clip with how many are done.
+        session: holds the model that is measured.
+        clips: videos, each with a question; all with the same number of frames.
+        layers: decoder layers to measure; None: all with full attention.
+        controls: of `CONTROLS`, further conditions under which the same clips are measured.
+        relevance: the text-relevance signal that splits the budget, as in `AdaTP`.
+        progress: called after every clip with the number of clips done.
 
     Returns:
-        Plain numbers, rounded to 1e-6, and lists. ``layers``: for each layer ``layer``, ``visual_mass`` (the
-        share of the question's attention that visual tokens receive) and the means over clips of
-        `Statistics`, and under ``debiased`` the same after AdaTP's rules. ``controls``: the same for each
-        control; under ``shuffled`` also ``follows_slot`` and ``follows_content``, the mean correlation of a
-        clip's ``mass_by_frame`` with that of the unshuffled clip, frame by frame in the order read, and each
-        frame with itself. The maps by position are None where clips differ in format.
+        Plain numbers, rounded to 1e-6, and lists. ``layers`` has for each layer ``layer``, ``visual_mass``
+        (the share of the question's attention that visual tokens receive) and the means over clips of
+        `Statistics`. Under ``debiased`` it has the same after AdaTP's rules. ``controls`` has the same for
+        each control. Under ``shuffled`` there are also ``follows_slot`` and ``follows_content``: the mean
+        correlation of a clip's ``mass_by_frame`` with that of the unshuffled clip, once by order of reading
+        and once frame by frame. The maps by position are None where clips differ in format.
 
     Raises:
         BiasError: there are no clips or no such layers with full attention, or clips differ in length.
@@ -366,7 +368,7 @@ def measure(
                         if (r := correlation(profile, there)) is not None:
                             follows[layer][what].append(r)
         done += 1
-        told(done)
+        progress(done)
     if not done:
         raise BiasError("there is no clip to measure")
     found = {
@@ -389,8 +391,8 @@ def measure(
 def _recorded(
     session: Session, recorder: AttentionRecorder, video: Video, question: str
 ) -> tuple[Report, VideoLayout]:
-    """Read one prompt."""
-    # Of what is left out no attention is known, and a control would leave out more than its original.
+    """Run one prompt under the recorder."""
+    # Skipped frames have no known attention, and a control would skip more frames than its original.
     prompt = session.prepare(video, question, every_token=True)
     answer = session.read(prompt, recorder)
     return answer.report, answer.layout

@@ -1,4 +1,4 @@
-"""A FLOPs target -> how many visual tokens each decoder layer processes."""
+"""Turns a FLOPs target into the number of visual tokens that each decoder layer processes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,17 +10,17 @@ from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape, prefill_flops
 from adatp.layout import PromptCounts
 
-# Steps on from the bisected schedule within which a cheaper one (no scores where counts are equal) is sought.
+# How many schedules above the bisected one are tried. Some are cheaper: equal counts need no scores.
 _LOOKAHEAD = 64
 
 
 class BudgetError(AdaTPError, ValueError):
-    """The target cannot be met, or makes no sense.
+    """The target can't be met, or makes no sense.
 
     Attributes:
-        lowest: the lowest target that can be met, if that is what is wrong.
+        lowest: the lowest target that can be met, if the target was too low.
         least: the schedule that meets it.
-        reason: what stands in the way of the target, in a few words; empty where nothing is out of reach.
+        reason: what makes the target unreachable, in a few words; empty where nothing is out of reach.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class BudgetError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """What each layer processes, and what that costs.
+    """Number of visual tokens that each layer processes, and its cost.
 
     Attributes:
-        visual: visual tokens that each layer processes, non-increasing, one count a layer.
+        visual: visual tokens that each layer processes, non-increasing, one count per layer.
         flops: real FLOPs of the decoder layers' prefill on all tokens, scoring included.
         vanilla_flops: the same without dropping or scoring.
     """
@@ -58,11 +58,18 @@ def default_range(layers: int) -> tuple[int, int]:
     return max(1, round(2 * layers / 28)), round(16 * layers / 28)
 
 
-def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
-    """The layers start .. end before which tokens can be dropped by scores: those after full attention.
+def cuts_between(shape: DecoderShape, start: int, end: int, every: int = 1) -> tuple[int, ...]:
+    """Layers in start .. end before which tokens can be dropped by scores: those after full attention.
+
+    Args:
+        shape: the decoder.
+        start: first layer.
+        end: last layer.
+        every: of these layers the first, and then one in so many.
 
     Raises:
-        BudgetError: unless 1 <= start <= end < layers and there is one; the layer before a drop has to score.
+        BudgetError: unless 1 <= start <= end < layers and there is such a layer. The layer before a drop has
+            to score.
     """
     if not 1 <= start <= end < shape.layers:
         raise BudgetError(f"need 1 <= start <= end < {shape.layers} layers, not start={start}, end={end}")
@@ -72,14 +79,14 @@ def cuts_between(shape: DecoderShape, start: int, end: int) -> tuple[int, ...]:
             f"none of layers {start} to {end} follows full attention, whose scores a drop needs; "
             f"layers that do: {', '.join(map(str, shape.cut_layers)) or 'none'}"
         )
-    return cuts
+    return cuts[::every]
 
 
 def nearest_cut(shape: DecoderShape, layer: int) -> int:
-    """Of the layers before which tokens can be dropped by scores the nearest, of two the earlier.
+    """The nearest layer before which tokens can be dropped by scores; of two, the earlier one.
 
     Raises:
-        BudgetError: there is none.
+        BudgetError: there is no such layer.
     """
     if not shape.cut_layers:
         raise BudgetError("none of the decoder's layers follows full attention, whose scores a drop needs")
@@ -87,7 +94,7 @@ def nearest_cut(shape: DecoderShape, layer: int) -> int:
 
 
 def check_scored_cut(layer: int | None) -> None:
-    """Refuse a cut at a layer with none before it that could score; None: the method's own choice.
+    """Refuse a cut before layer 0, which has no earlier layer that could score. None: the method chooses.
 
     Raises:
         BudgetError: the layer is below 1.
@@ -97,19 +104,19 @@ def check_scored_cut(layer: int | None) -> None:
 
 
 def scaled_cut(shape: DecoderShape, layer: int, of: int) -> int:
-    """The cut that stands for ``layer`` of a decoder of ``of`` layers: the nearest in proportion.
+    """The cut that corresponds to ``layer`` of a decoder with ``of`` layers: the nearest in proportion.
 
     Raises:
-        BudgetError: there is none.
+        BudgetError: there is no layer to cut at.
     """
     return nearest_cut(shape, round(layer * shape.layers / of))
 
 
 def everything(shape: DecoderShape, counts: PromptCounts) -> Schedule:
-    """All of the prompt's tokens in all layers.
+    """The schedule that keeps all of the prompt's tokens in all layers.
 
-    Vanilla's FLOPs are those of a run that has pruned nothing before either; where an earlier prompt of the
-    same cache was pruned, reading all of this one costs less.
+    Vanilla's FLOPs assume that nothing was pruned earlier. If an earlier prompt of the same cache was pruned,
+    reading all of this one costs less.
     """
     tokens = [counts.tokens] * shape.layers
     spent = prefill_flops(shape, tokens, None, counts.held_by(shape.layers))
@@ -117,7 +124,7 @@ def everything(shape: DecoderShape, counts: PromptCounts) -> Schedule:
 
 
 def constant(shape: DecoderShape, counts: PromptCounts, visual: int) -> Schedule:
-    """The same number of visual tokens in all layers, none of them scored."""
+    """The same number of visual tokens in all layers, without scoring."""
     flops = prefill_flops(shape, [visual + counts.other] * shape.layers, None, counts.held_by(shape.layers))
     return Schedule((visual,) * shape.layers, flops, everything(shape, counts).vanilla_flops)
 
@@ -132,32 +139,32 @@ def fit(
     queries: int = 0,
     scored: Iterable[int] = (),
 ) -> Schedule:
-    """Of a family of schedules, numbered by how much they keep, the last one within the target.
+    """Find the most generous schedule within the target. Schedules are numbered by how much they keep.
 
     Args:
         shape: the decoder.
-        counts: the prompt's tokens; all but the visual ones are never dropped.
+        counts: the prompt's tokens; only the visual ones are dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
         layer_counts: x -> visual tokens that each layer processes; a higher x keeps no fewer in any layer.
         most: the highest x.
         queries: query rows scored in each of the scored layers.
-        scored: layers whose attention is scored, whatever x.
+        scored: layers whose attention is scored, whatever x is.
 
     Raises:
-        BudgetError: if an argument is out of range, or even ``layer_counts(1)`` above the target.
+        BudgetError: an argument is out of range, or even ``layer_counts(1)`` is above the target.
     """
     check_target(target)
-    whole = everything(shape, counts)
+    full = everything(shape, counts)
     if target == 1:
-        return whole
+        return full
     rows, held = dict.fromkeys(scored, queries), counts.held_by(shape.layers)
 
     def schedule(x: int) -> Schedule:
         kept = tuple(layer_counts(x))
         flops = prefill_flops(shape, [n + counts.other for n in kept], rows, held)
-        return Schedule(kept, flops, whole.vanilla_flops)
+        return Schedule(kept, flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * whole.vanilla_flops)
+    limit = math.floor(Fraction(target) * full.vanilla_flops)
     if (least := schedule(1)).flops > limit:
         raise out_of_reach(target, shape, counts, least)
     low, high = 1, most + 1
@@ -168,7 +175,7 @@ def fit(
 
 
 def check_target(target: float) -> None:
-    """Refuse what is no fraction of vanilla.
+    """Refuse a target that is not a fraction of vanilla.
 
     Raises:
         BudgetError: unless 0 < target <= 1.
@@ -178,7 +185,7 @@ def check_target(target: float) -> None:
 
 
 def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least: Schedule) -> BudgetError:
-    """The error that says that not even the ``least`` schedule of a method is within the target."""
+    """The error that says that even the ``least`` schedule of a method exceeds the target."""
     first = next((layer for layer, n in enumerate(least.visual) if n < counts.visual), 0)
     least = min(least, everything(shape, counts), key=lambda schedule: schedule.flops)  # scores cost too
     lowest = math.ceil(Fraction(least.flops, least.vanilla_flops) * 10_000) / 10_000
@@ -199,7 +206,7 @@ def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least
     )
 
 
-# Milliseconds of Python are much beside a prefill on a GPU, and prompts come in few lengths.
+# Cached: milliseconds of Python matter next to a prefill on a GPU, and prompts come in few lengths.
 @lru_cache(maxsize=1024)
 def solve(
     shape: DecoderShape,
@@ -211,22 +218,22 @@ def solve(
     queries: int,
     first: int | None = None,
     extra: tuple[int, ...] = (),
+    every: int = 1,
 ) -> Schedule:
-    """The geometric schedule that spends as much of the target as it can, and never more.
+    """The geometric schedule that spends as much of the target as possible without exceeding it.
 
-    Layers before `start` process all tokens, or `first` of them. Before each of layers start .. end that
-    follows full attention visual tokens are dropped such that their number decays geometrically, down to one
-    at least; later layers keep what `end` has. A drop before a layer costs `queries` rows of attention scores
-    in the layer before it, but in front of the first layer nothing; where the count stays the same nothing is
-    scored.
+    Layers before `start` process all tokens, or `first` of them. Cuts are the layers start .. end that follow
+    full attention. Visual tokens are dropped before each cut so that their number decays geometrically, down
+    to at least one. Later layers keep what `end` has. A drop costs `queries` rows of attention scores in the
+    layer before it. A drop before layer 0 costs nothing. Where the count stays the same, nothing is scored.
 
-    The schedules from one token a layer to all tokens form a chain, each with one token more in one layer
-    than the last one; the answer is the last within the target. Hence no layer keeps fewer tokens at a
+    The schedules form a chain from one token per layer to all tokens. Each has one token more in one layer
+    than the one before it. The answer is the last within the target. Hence no layer keeps fewer tokens at a
     higher target.
 
     Args:
         shape: the decoder.
-        counts: the prompt's tokens; all but the visual ones are never dropped.
+        counts: the prompt's tokens; only the visual ones are dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
         start: first layer before which tokens may be dropped by scores, at least 1 (the layer before it
             scores).
@@ -234,20 +241,21 @@ def solve(
         queries: query rows scored at each drop.
         first: visual tokens that the first layer processes; None: all.
         extra: further layers that are scored if any is.
+        every: tokens are dropped before one in so many of the layers from `start` on.
 
     Raises:
-        BudgetError: if an argument is out of range, or the target below what can be reached.
+        BudgetError: an argument is out of range, or the target is below what can be reached.
 
     Source: ours (the paper's schedule is not published).
     """
     check_target(target)
-    cuts = cuts_between(shape, start, end)
+    cuts = cuts_between(shape, start, end, every)
     visual, other = counts.visual, counts.other
     if min(visual, other, queries) < 0 or visual + other == 0:
         raise BudgetError(f"bad token counts: visual={visual}, other={other}, queries={queries}")
-    whole = everything(shape, counts)
+    full = everything(shape, counts)
     if target == 1:
-        return whole
+        return full
     read, held = visual if first is None else first, counts.held_by(shape.layers)
 
     def schedule(cut: list[int], score_all: bool = False) -> Schedule:
@@ -255,9 +263,9 @@ def solve(
         scored = {layer - 1: queries for layer in cuts if score_all or n[layer] < n[layer - 1]}
         scored.update(dict.fromkeys(extra if scored else (), queries))
         flops = prefill_flops(shape, [k + other for k in n], scored, held)
-        return Schedule(tuple(n), flops, whole.vanilla_flops)
+        return Schedule(tuple(n), flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * whole.vanilla_flops)
+    limit = math.floor(Fraction(target) * full.vanilla_flops)
     if (least := schedule([min(1, read)] * len(cuts))).flops > limit:
         raise out_of_reach(target, shape, counts, least)
 
@@ -271,7 +279,8 @@ def solve(
             low = middle
         else:
             high = middle
-    # ... and then look ahead for those that are within the target as some cuts need no scores.
+    # ... then look at the next schedules: some are within the target because some of their cuts need no
+    # scores.
     cut = _decayed(read, low, len(cuts))
     best = schedule(cut)
     for _ in range(_LOOKAHEAD):
@@ -294,28 +303,30 @@ def solve_early(
     queries: int,
     survive: float,
     extra: tuple[int, ...] = (),
+    every: int = 1,
 ) -> Schedule:
     """The schedule of `solve` after a cut before the first layer.
 
-    The first layer gets as many tokens as the target allows if the share `survive` of them is to be left
-    after `end`; then the decay is solved for what is left of the budget.
+    The first layer gets as many tokens as the target allows if the share `survive` of them is left after
+    `end`. Then the decay is solved for the rest of the budget.
 
     Args:
         shape: the decoder.
-        counts: the prompt's tokens; all but the visual ones are never dropped.
+        counts: the prompt's tokens; only the visual ones are dropped.
         target: FLOPs of the prefill as a fraction of vanilla, in (0, 1]; 1 keeps everything.
         start: first layer before which tokens may be dropped by scores.
         end: last such layer.
         queries: query rows scored at each such drop.
-        survive: share of the first layer's tokens that the last one has, about, in (0, 1].
+        survive: approximate share of the first layer's tokens that the last layer has, in (0, 1].
         extra: further layers that are scored if any is.
+        every: tokens are dropped before one in so many of the layers from `start` on.
 
     Raises:
         BudgetError: as `solve`; the lowest target is then that of a single visual token.
 
     Source: ours.
     """
-    cuts = cuts_between(shape, start, end)
+    cuts = cuts_between(shape, start, end, every)
 
     def layer_counts(x: int) -> list[int]:
         return _by_layer(x, _decayed(x, survive ** (1 / len(cuts)), len(cuts)), cuts, shape.layers)
@@ -330,15 +341,23 @@ def solve_early(
             queries=queries,
             scored=[*extra, *(cut - 1 for cut in cuts)],
         ).visual[0]
-    except BudgetError:  # a single token needs no scores: that may still be within reach
+    except BudgetError:  # one token needs no scores, so it may be within reach
         found = min(1, counts.visual)
     return solve(
-        shape, counts, target=target, start=start, end=end, queries=queries, first=found, extra=extra
+        shape,
+        counts,
+        target=target,
+        start=start,
+        end=end,
+        queries=queries,
+        first=found,
+        extra=extra,
+        every=every,
     )
 
 
 def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: int) -> list[int]:
-    """What each layer processes: ``first`` tokens, and ``counts[k]`` from layer ``cuts[k]`` on."""
+    """Tokens that each layer processes: ``first``, and ``counts[k]`` from layer ``cuts[k]`` on."""
     n = [first] * cuts[0]
     for count, begin, end in zip(counts, cuts, (*cuts[1:], layers), strict=True):
         n += [count] * (end - begin)
@@ -346,7 +365,7 @@ def _by_layer(first: int, counts: Sequence[int], cuts: Sequence[int], layers: in
 
 
 def _decayed(visual: int, decay: float, cuts: int) -> list[int]:
-    """Counts after each of the cuts: visual * decay^k rounded down, k = 1 .. cuts, one at least."""
+    """Counts after each of the cuts: visual * decay^k rounded down, k = 1 .. cuts, at least one."""
     counts, exact = [], float(visual)
     for _ in range(cuts):
         exact *= decay
@@ -355,7 +374,7 @@ def _decayed(visual: int, decay: float, cuts: int) -> list[int]:
 
 
 def _next(visual: int, counts: list[int]) -> list[int]:
-    """The counts that follow as the decay rises: one token more at the cut where that happens first."""
+    """The next counts as the decay rises: one token more at the cut where the count rises first."""
 
     def log_decay(k: int) -> float:
         return math.log((counts[k] + 1) / visual) / (k + 1) if counts[k] < visual else math.inf

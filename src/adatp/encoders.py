@@ -1,4 +1,4 @@
-"""The text encoder that was trained with a vision tower, to tell how relevant each frame is to a question."""
+"""The text encoder that was trained with a vision tower. It measures each frame's relevance to a question."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adatp.checkpoint import CheckpointError, check_config, check_files, check_n
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
-# A tower by (width, image size, patch size) and the checkpoint that it comes from.
+# A tower, as (width, image size, patch size), and the checkpoint that it comes from.
 PARTNERS = {(1152, 384, 14): "google/siglip-so400m-patch14-384"}
 
 
@@ -31,9 +31,9 @@ class NoEncoderError(EncoderError):
 
 
 def partner_of(model: Any) -> str | None:
-    """Where the SigLIP checkpoint of a model's vision tower is found: a folder or a hub id; None if unknown.
+    """Location of the SigLIP checkpoint of a model's vision tower: a folder or a hub id; None if unknown.
 
-    A checkpoint folder may carry its own, in ``relevance/``.
+    A checkpoint folder may have its own, in ``relevance/``.
     """
     name = model.config._name_or_path
     if name and (beside := Path(name) / "relevance").is_dir():
@@ -45,11 +45,11 @@ def partner_of(model: Any) -> str | None:
 
 
 class SiglipPartner(nn.Module):
-    """SigLIP's text tower, and of its image tower what the Video LLM left out: the last layers and the head.
+    """SigLIP's text tower, and the part of its image tower that the Video LLM left out: last layers and head.
 
-    The Video LLM has run the first layers already; running the rest on its hidden states gives each frame's
-    embedding without encoding it twice. A Video LLM that fine-tuned its tower has moved away from its
-    partner: the cosine is then as good as that drift allows.
+    The Video LLM has already run the first layers. The rest runs on its hidden states, so each frame's
+    embedding needs no second encoding. A Video LLM that fine-tuned its tower has moved away from its partner.
+    The cosine is then only as good as this drift allows.
     """
 
     def __init__(self, source: str, tower_layers: int, dtype: torch.dtype) -> None:
@@ -67,16 +67,16 @@ class SiglipPartner(nn.Module):
         if (text := siglip.text_model.config.projection_size) != (image := vision.config.hidden_size):
             raise CheckpointError(f"its embeddings of texts have {text} numbers, those of images {image}")
         self.requires_grad_(False).eval()
-        self._ids("a")  # a broken tokenizer fails here, not amid a run
+        self._ids("a")  # a broken tokenizer fails here, not in the middle of a run
 
     @torch.no_grad()
     def embed_text(self, question: str) -> Tensor:
-        """Embedding (d,) of a question; what is beyond the encoder's length is cut off."""
+        """Embedding (d,) of a question. Text beyond the encoder's length is cut off."""
         ids = self._ids(question)
         return cast(Tensor, self.text(ids.to(next(self.parameters()).device)).pooler_output[0])
 
     def _ids(self, question: str) -> Tensor:
-        """Tokens (1, length of the encoder) of a question."""
+        """Tokens (1, encoder length) of a question."""
         config = cast(Any, self.text).config
         ids = cast(
             Tensor,
@@ -113,14 +113,14 @@ class SiglipPartner(nn.Module):
     def frame_flops(self, frames: int) -> int:
         """Real FLOPs of embedding a video's frames, given the tower's hidden states."""
         complete = siglip_vision_flops(self.vision_config, frames)
-        tower = copy(self.vision_config)  # what the Video LLM has run already
+        tower = copy(self.vision_config)  # layers that the Video LLM has already run
         tower.num_hidden_layers -= len(self.rest)
         tower.vision_use_head = False
         return complete - siglip_vision_flops(tower, frames)
 
 
 def _load_siglip(source: str, dtype: torch.dtype) -> Any:
-    """All of a SigLIP, once its files are found plausible.
+    """Load a SigLIP with both towers, after checking that its files are plausible.
 
     Raises:
         CheckpointError: its files are broken or incomplete.
@@ -147,7 +147,7 @@ def _load(source: str, tower_layers: int, device: torch.device, dtype: torch.dty
 
 
 def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartner:
-    """The partner of a model's vision tower, on the tower's device and in its precision; kept for next time.
+    """The partner of a model's vision tower, on the tower's device and in its precision. It is cached.
 
     Args:
         model: the Video LLM.
@@ -155,7 +155,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         download: whether it may be fetched from the hub.
 
     Raises:
-        EncoderError: no partner is known, or it can't be had.
+        EncoderError: no partner is known, or it can't be loaded.
     """
     source = partner_of(model)
     if source is None:
@@ -177,7 +177,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         partner = _load(source, layers, parameter.device, parameter.dtype)
     except (
         BaseException
-    ) as error:  # of any kind: its files are the checkpoint's; a Rust panic is no Exception
+    ) as error:  # any kind: the files are the checkpoint's, and a Rust panic is no Exception
         panic = type(error).__name__ == "PanicException"
         if is_out_of_memory(error) or not (isinstance(error, Exception) or panic):
             raise

@@ -4,7 +4,7 @@ LONGEST_REASON = 300
 """Characters of another library's message that are passed on."""
 
 _MEMORY = ("allocate memory", "not enough memory", "out of memory", "size calculation overflowed")
-"""What torch, safetensors and the system say where memory runs out."""
+"""What messages of torch, safetensors and the system contain when memory runs out."""
 
 
 class AdaTPError(Exception):
@@ -15,13 +15,21 @@ class AdaTPError(Exception):
 
 
 class RefusedError(AdaTPError, ValueError):
-    """A request of the command line or of the page that can't be carried out as it was made."""
+    """A request of the command line or of the page that can't be carried out as given."""
+
+
+class PruningError(AdaTPError, RuntimeError):
+    """The model can't be pruned, or not in this way. The class of all refusals of a model.
+
+    `UnsupportedModelError` says that nothing is known of its type, or that this transformers is too old for
+    it, `GeneralRuleError` that the general rule does not know what was asked.
+    """
 
 
 def first_line(error: BaseException) -> str:
-    """What another library says, in one short line, or the kind of its error where it says nothing.
+    """Another library's message in one short line, or the kind of its error where there is no message.
 
-    A first line that ends with a colon is only a heading: the reason is the line below it.
+    If the first line ends with a colon it is only a heading, and the reason is in the next line.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = type(error).__name__
@@ -33,7 +41,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the CPU or of a GPU."""
+    """Whether an error means that memory ran out, on the CPU or on a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     said = str(error).lower()

@@ -1,12 +1,12 @@
-"""Analytic FLOPs of a decoder: the paper's convention and what really runs. Plain integers, no tensors.
+"""Analytic FLOPs of a decoder: the paper's convention and real FLOPs. Plain integers, no tensors.
 
-Two figures that must not be mixed. `paper_macs` follows the literature: multiply-accumulates of the decoder's
-prefill for the visual tokens only. Everything else here is real FLOPs, two to a multiply-accumulate, of
-matrix products, convolutions and attention (dense: what a causal mask hides is counted), as
-`torch.utils.flop_counter.FlopCounterMode` counts them; norms, activations, softmax and rotary are left out.
+Two figures must not be mixed. `paper_macs` follows the literature: multiply-accumulates of the decoder's
+prefill for the visual tokens only. Everything else here is real FLOPs, two per multiply-accumulate, of matrix
+products, convolutions and attention. Attention is dense: what a causal mask hides is counted. This is how
+`torch.utils.flop_counter.FlopCounterMode` counts. Norms, activations, softmax and rotary are left out.
 
-The counter itself sees nothing of scaled_dot_product_attention on the CPU (torch 2.13): compare there with
-attn_implementation="eager", or on the meta device.
+That counter misses scaled_dot_product_attention on the CPU (torch 2.13). To compare there, use
+attn_implementation="eager" or the meta device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from adatp.mixers import CHUNK, DeltaNet, LatentAttention, ShortConvolution
 PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 
 _DYCOKE_STEPS = 100
-# What configs call the parts of a mixture of experts.
+# Names that configs give to the parts of a mixture of experts.
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _VISITED = ("num_experts_per_tok", "moe_k", "top_k_experts")
 _SHARED = ("n_shared_experts", "moe_num_shared_experts")
@@ -28,25 +28,25 @@ _FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The sizes of a decoder with grouped-query attention and a gated MLP, on which its FLOPs depend.
+    """The sizes that determine a decoder's FLOPs (grouped-query attention and, usually, a gated MLP).
 
     Attributes:
         layers: decoder layers.
         hidden: width of the hidden states.
         heads: query heads.
         kv_heads: key/value heads.
-        head_dim: width of a head; heads * head_dim need not be hidden.
-        intermediate: width of the MLP; of a mixture of experts, of those that one token visits together.
+        head_dim: width of a head; heads * head_dim need not equal hidden.
+        intermediate: width of the MLP; in a mixture of experts, total width of those that one token visits.
         vocab: entries of the vocabulary.
-        windows: of each layer the sliding window, None where it attends to everything; empty: all do.
-        experts: experts that each layer's router chooses among; 0: there is none.
-        delta_net: what some layers have in the place of attention, if any: linear attention or a short
+        windows: sliding window of each layer, None where it attends to everything; empty: all layers do.
+        experts: experts that each layer's router chooses among; 0: there is no router.
+        delta_net: what some layers have instead of attention, if any: linear attention or a short
             convolution.
-        dense: of a mixture of experts the layers that are none.
+        dense: layers without experts in a model that has a mixture of experts.
         dense_intermediate: width of the MLP in these.
         mlp_maps: linear maps of an MLP: three if it is gated, else two.
         gated: whether full attention is gated by a second query projection.
-        beside: width of the inputs that each layer has of its own besides the hidden states; 0: none.
+        beside: width of the further inputs that each layer has besides the hidden states; 0: none.
         latent: how keys and values are made, where they are cached in a compressed form.
         uneven: key/value heads and head width of each layer, where layers differ; empty: they do not.
     """
@@ -73,11 +73,11 @@ class DecoderShape:
     def from_config(cls, config: Any) -> "DecoderShape":
         """Read a text config of transformers.
 
-        A mixture of experts counts the experts that a token visits, a shared one among them.
+        For a mixture of experts, this counts the experts that a token visits, including a shared one.
 
         Raises:
-            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or does not say
-                which of its layers are mixtures of experts.
+            ValueError: the config has linear attention without the sizes of a `DeltaNet`, or does not name
+                the layers that are mixtures of experts.
         """
         kinds = layer_types(config)
         linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
@@ -91,7 +91,7 @@ class DecoderShape:
             width = config.moe_intermediate_size
             width = width if isinstance(width, int) else width[0]
             intermediate = (visited + _named(config, _SHARED)) * width
-            if narrow := _named(config, ("moe_hidden_size",)):  # experts between two maps to fewer numbers
+            if narrow := _named(config, ("moe_hidden_size",)):  # experts between two maps to a narrower width
                 intermediate = intermediate * narrow // config.hidden_size + -(-2 * narrow // 3)
             intermediate += getattr(config, "shared_expert_intermediate_size", 0)
         return cls(
@@ -110,14 +110,14 @@ class DecoderShape:
             dense=dense,
             dense_intermediate=config.intermediate_size if dense else 0,
             mlp_maps=2 if getattr(config, "hidden_act", None) == "relu2" else 3,
-            gated=hasattr(config, "qk_scale_factor"),  # Muse's, as no other's
+            gated=hasattr(config, "qk_scale_factor"),  # only Muse's configs have it
             beside=getattr(config, "hidden_size_per_layer_input", None) or 0,
             latent=LatentAttention.from_config(config),
             uneven=tuple(sizes) if len({*sizes}) > 1 else (),
         )
 
     def held(self, layer: int, tokens: int) -> int:
-        """Of so many tokens read, those that the layer's cache still holds for the next."""
+        """Number of tokens that the layer's cache still holds for the next one, if ``tokens`` were read."""
         window = self.windows[layer] if self.windows else None
         return tokens if window is None else min(tokens, window - 1)
 
@@ -129,7 +129,7 @@ class DecoderShape:
 
     @cached_property
     def full_layers(self) -> tuple[int, ...]:
-        """The layers with full attention, whose attention can be scored: all others miss what is far back."""
+        """Layers with full attention. Only their attention can be scored: all others miss distant tokens."""
         return tuple(layer for layer in self.key_layers if not self.windows or self.windows[layer] is None)
 
     @cached_property
@@ -152,18 +152,18 @@ class DecoderShape:
     def linear_macs(self) -> int:
         """Multiply-accumulates of a full-attention layer's linear maps for one token: q, k, v, o and MLP.
 
-        Of a mixture of experts, in a layer that is one.
+        In a mixture of experts, for a layer that is one.
         """
         if self.latent is not None:
             return self.latent.macs(self.hidden, self.heads) + self._mlp_macs
         gate = self.hidden * self.width if self.gated or isinstance(self.delta_net, DeltaNet) else 0
         gate += (
             3 * self.hidden * self.beside
-        )  # made for all layers at once, scaled by the states, mapped back
+        )  # made for all layers together, scaled by the states, mapped back
         return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
 
     def key_macs(self, layer: int) -> int:
-        """Multiply-accumulates that make a key and its value of what is cached, where that is compressed."""
+        """Multiply-accumulates that expand a cached entry to a key and its value, where it is compressed."""
         return 0 if self.latent is None else self.latent.expanding(self.heads)
 
     def pair_macs(self, layer: int) -> int:
@@ -187,7 +187,7 @@ class DecoderShape:
         return sum(tokens[layer] * (one + self._dense_more(layer)) for layer in self.delta_net.layers)
 
     def attention_layer_macs(self, layer: int) -> int:
-        """`linear_macs` of this layer, which may be dense among mixtures of experts or differ in width."""
+        """`linear_macs` of this layer, which may have a dense MLP among experts, or another width."""
         macs = self.linear_macs + self._dense_more(layer)
         if self.uneven:
             kv_heads, head_dim = self.uneven[layer]
@@ -206,7 +206,7 @@ class DecoderShape:
 
 
 def layer_types(config: Any) -> list[str]:
-    """What each layer of a text config attends to, as transformers' caches read it."""
+    """Attention type of each layer of a text config, as transformers' caches read it."""
     windowed = getattr(config, "sliding_window", None) is not None
     default = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
     return list(getattr(config, "layer_types", None) or default)
@@ -220,17 +220,17 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
     - "fastv" (also HoliTom, VisionZip): 4nd^2 + 2n^2 d + 2ndm;
     - "dycoke": the same, plus 100 decode steps;
     - "pyramiddrop": 4nd^2 + 2n^2 d + 3ndm;
-    - "fastvid": exact for grouped-query attention and a gated MLP; ours: a layer of linear attention counts
-      what it computes, the others have no formula for it.
+    - "fastvid": exact for grouped-query attention and a gated MLP. Ours: a layer of linear attention counts
+      its real operations, since no published formula covers it.
 
     Args:
         shape: the decoder.
-        visual: visual tokens that each layer processes, one count a layer.
+        visual: visual tokens that each layer processes, one count per layer.
         preset: one of PRESETS.
 
     Raises:
-        ValueError: if the preset is not one of PRESETS or has no formula for the decoder, or there is not one
-            count a layer.
+        ValueError: the preset is not one of PRESETS or has no formula for the decoder, or there is not one
+            count per layer.
     """
     _check_layers(shape, visual)
     d, m = shape.hidden, shape.intermediate
@@ -255,19 +255,20 @@ def prefill_flops(
     scored: Mapping[int, int] | None = None,
     past: int | Sequence[int] = 0,
 ) -> int:
-    """Real FLOPs of the decoder layers while the prompt is read; the lm_head is not in it.
+    """Real FLOPs of the decoder layers while the prompt is read, without the lm_head.
 
-    A layer with a sliding window multiplies all of the prompt's queries and keys too, and masks the products.
+    A layer with a sliding window also multiplies all of the prompt's queries and keys, then masks the
+    products.
 
     Args:
         shape: the decoder.
-        tokens: tokens that each layer processes, one count a layer.
-        scored: layer -> query rows whose attention scores are computed once more, against all of its keys.
-        past: tokens read before that a layer still has, one count for all layers or one a layer; a layer
-            with a sliding window holds the last of them, and linear attention does not look at them again.
+        tokens: tokens that each layer processes, one count per layer.
+        scored: layer -> query rows whose attention scores are computed again, against all of its keys.
+        past: earlier tokens that a layer still has, one count for all layers or one per layer. A layer with a
+            sliding window holds the last of them. Linear attention does not read them again.
 
     Raises:
-        ValueError: if there is not one count a layer.
+        ValueError: there is not one count per layer.
     """
     _check_layers(shape, tokens)
     past = [past] * shape.layers if isinstance(past, int) else past
@@ -281,22 +282,22 @@ def prefill_flops(
 def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int:
     """Real FLOPs of `steps` forward passes on one token each, lm_head included.
 
-    The first new token comes out of the prefill: k new tokens take k - 1 steps.
+    The prefill gives the first new token, so k new tokens take k - 1 steps.
 
     Args:
         shape: the decoder.
-        context: tokens that each layer has processed before the first step, one count a layer; a layer of
-            linear attention holds a state of one size, whatever its count.
+        context: tokens that each layer has processed before the first step, one count per layer. A layer of
+            linear attention holds a state of constant size, whatever its count.
         steps: forward passes.
 
     Raises:
-        ValueError: if there is not one count a layer.
+        ValueError: there is not one count per layer.
     """
     _check_layers(shape, context)
     keys = 0
     for layer in shape.key_layers:
         held = shape.held(layer, context[layer])
-        growing = shape.held(layer, context[layer] + steps) - held  # steps until a sliding window is full
+        growing = shape.held(layer, context[layer] + steps) - held  # steps until the sliding window is full
         read = steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
         keys += read * (shape.pair_macs(layer) + shape.key_macs(layer))
     macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + keys
@@ -305,7 +306,7 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
 
 
 def lm_head_flops(shape: DecoderShape, positions: int) -> int:
-    """Real FLOPs of the logits of so many positions."""
+    """Real FLOPs of the logits of this many positions."""
     return 2 * positions * shape.hidden * shape.vocab
 
 
@@ -324,19 +325,19 @@ def _attention_size(config: Any) -> tuple[int, int]:
 
 
 def _named(config: Any, names: Sequence[str]) -> int:
-    """The number that a config has under one of these names, or 0."""
+    """The config's number under one of these names, or 0."""
     found = [getattr(config, name, None) for name in names]
     return next((value for value in found if isinstance(value, int) and value), 0)
 
 
 def _dense_layers(config: Any) -> tuple[int, ...]:
-    """The layers of a mixture of experts that are none.
+    """Layers without experts in a mixture-of-experts config.
 
-    Configs have a list of layers, a kind for each layer, or how many come first. With a step of 1, or a
-    shared expert and no step (Qwen3.5), every layer is one.
+    Configs give a list of layers, a kind for each layer, or how many come first. With a step of 1, or a
+    shared expert and no step (Qwen3.5), every layer has experts.
 
     Raises:
-        ValueError: the config says nothing of them.
+        ValueError: the config has none of these.
     """
     layers = range(config.num_hidden_layers)
     if kinds := getattr(config, "mlp_layer_types", None):

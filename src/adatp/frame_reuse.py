@@ -1,4 +1,4 @@
-"""Frame reuse: a frame that looks like the last one encoded is not encoded, and takes its features."""
+"""Frame reuse: a frame similar to the last encoded one is not encoded and takes its features."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from adatp.threads import PerThread
 from adatp.tower_flops import siglip_vision_flops
 from adatp.uncopied import Uncopied
 
-# Towers that are given images (n, channels, height, width) and look at each by itself.
+# Towers that receive images (n, channels, height, width) and encode each by itself.
 _FRAME_BY_FRAME = ("siglip_vision_model",)
 
 
 class FrameReuse:
-    """Lets a vision tower encode only frames that differ from the one encoded last.
+    """Lets a vision tower encode only frames that differ from the last encoded one.
 
-    Works on whatever images the tower is given in one call, also across videos and for the crops of an image:
-    what the tower makes of an image depends on its pixels alone.
+    It works on all images that the tower receives in one call, also across videos and for the crops of an
+    image. This is right because such a tower's output for an image depends on its pixels alone.
 
     Args:
         tower: the vision tower.
-        threshold: how much the tower's patch that changed most may have changed for a frame to count as
-            equal: mean absolute difference of its pixels, in the processor's normalised units (SigLIP's go
-            from -1 to 1); 0: only identical frames do.
+        threshold: a frame counts as equal if none of the tower's patches has changed by more than this: mean
+            absolute difference of its pixels, in the processor's normalised units (SigLIP's go from -1 to 1).
+            0: only identical frames are equal.
 
     Raises:
-        ValueError: the tower does not look at every frame by itself, as one that merges frames in time.
+        ValueError: the tower does not encode every frame by itself, for example if it merges frames in time.
 
     Attributes:
         skipped: frames of the tower's last call that it did not encode.
@@ -55,7 +55,7 @@ class FrameReuse:
         keep(self.tower.register_forward_hook(Uncopied(self._after)))
 
     def remove(self) -> None:
-        """Take them away."""
+        """Remove the hooks from the tower."""
         for handle in self.handles:
             handle.remove()
         self.handles, self._present = [], _Present()
@@ -95,24 +95,27 @@ class FrameReuse:
 
 
 class _Present(PerThread):
-    """The tower's call that one thread is in the middle of."""
+    """The tower's call that one thread is processing."""
 
     source: Tensor | None = None
     skipped: int = 0
 
 
 def _take_rows(value: Any, source: Tensor) -> Any:
-    """Rows ``source`` of a tensor, or of each of several (some of a tower's are None)."""
+    """Take rows ``source`` of a tensor, or of each tensor of a tuple (a tower may return None in some
+    places).
+    """
     if isinstance(value, tuple):
         return tuple(_take_rows(each, source) for each in value)
     return value if value is None else value[source.to(value.device)]
 
 
 def reference_frames(pixels: Tensor, threshold: float, patch: int) -> list[int]:
-    """For each frame (T, channels, H, W) the number of the frame whose features it takes, often its own.
+    """For each frame (T, channels, H, W), the index of the frame whose features it takes, often its own.
 
-    Two frames differ by the patch that differs most: a mean over the frame loses a small thing that appears.
-    A frame is compared with the last one that is encoded, not with its neighbour: slow changes add up.
+    Two frames differ by the patch that differs most, because a mean over the frame would miss a small new
+    object. A frame is compared with the last encoded one, not with its neighbour, because slow changes add
+    up.
     """
     reference = torch.zeros((), dtype=torch.int64, device=pixels.device)
     found = [reference]
@@ -121,4 +124,4 @@ def reference_frames(pixels: Tensor, threshold: float, patch: int) -> list[int]:
         by_patch = F.avg_pool2d(difference.abs().mean(0, keepdim=True, dtype=torch.float32), patch)
         reference = reference.where(by_patch.max() <= threshold, number)
         found.append(reference)
-    return torch.stack(found).tolist()  # the only time that a GPU is waited for
+    return torch.stack(found).tolist()  # the only wait for the GPU

@@ -18,22 +18,22 @@ from adatp.session import Answer
 from adatp.video import Video
 
 _SIDE, _SIDE_OF_MANY, _MANY = 256, 128, 64
-"""Pixels of a frame's long side; the same where there are more frames than that."""
+"""Pixels of a frame's long side; the second value is for videos with more frames than the third."""
 
 
 def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
-    """Draw what methods keep of a video: a layer slider, frames, a timeline, answers and what they took.
+    """Draw which patches methods keep of a video: a layer slider, frames, a timeline, answers and costs.
 
     Args:
-        video: the frames, as the model sees them (``Session.visible_part``).
-        question: what was asked.
+        video: the frames that the model receives (``Session.visible_part``).
+        question: the question.
         answers: of one method or several to the same prompt; ``Vanilla``'s may be among them.
 
     Returns:
-        An HTML page that needs nothing from outside; fit for an iframe's ``srcdoc``. Needs pillow.
+        A self-contained HTML page, fit for an iframe's ``srcdoc``. Needs pillow.
 
     Raises:
-        ValueError: there is no answer, they are to different prompts, or the prompt has several videos.
+        ValueError: there is no answer, they belong to different prompts, or the prompt has several videos.
     """
     if not answers:
         raise ValueError("there is no answer to show")
@@ -57,7 +57,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
     fields = {
         "question": escape(question),
         "video": f"{count} frame{'s' if count > 1 else ''} of {video.duration:.1f} s of video",
-        # Inside a script only the text of tags is special, and JSON knows another way to write "<".
+        # Inside a script only the text of tags is special, and JSON has another way to write "<".
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
     template = files("adatp").joinpath("kept_page.html").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
 
 
 def _method(answer: Answer, survival: np.ndarray) -> dict[str, Any]:
-    """What the page tells of one method."""
+    """The page's data for one method."""
     report = answer.report
     notes = report.notes[0] if report.notes else {}
     return {

@@ -1,4 +1,4 @@
-"""Where the visual tokens of a prompt are, and which frame and spatial position each one shows."""
+"""Records where the visual tokens of a prompt are, and which frame and spatial position each one shows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from adatp.errors import AdaTPError
 
 Grid = tuple[int, int, int]
-"""Frames, rows and columns of one video's visual tokens, as the language model sees them."""
+"""Frames, rows and columns of one video's visual tokens, as the language model receives them."""
 
 
 NO_CELL = -1
-"""In place of a grid cell: a placeholder that shows none, a newline for one."""
+"""Marks a placeholder that shows no grid cell, such as a newline."""
 
 
 class LayoutError(AdaTPError, ValueError):
@@ -26,15 +26,15 @@ class LayoutError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """How many tokens of each kind a prompt has; pads are not counted.
+    """Number of tokens of each kind in a prompt. Pads are not counted.
 
     Attributes:
-        visual: its visual tokens, the only ones that may be dropped.
-        other: all its other tokens.
+        visual: visual tokens, the only ones that may be dropped.
+        other: all other tokens.
         question: those of the other tokens that follow the last visual token.
-        past: tokens of the sequence that a cache was given before this prompt.
-        held: how many of these each decoder layer's cache still has, one count a layer: an earlier video was
-            pruned. Empty: every layer has them all.
+        past: tokens that the cache holds from before this prompt.
+        held: how many of these each decoder layer's cache still has, one count per layer, if an earlier video
+            was pruned. Empty: every layer has them all.
     """
 
     visual: int
@@ -45,7 +45,7 @@ class PromptCounts:
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """Total number of tokens of the prompt."""
         return self.visual + self.other
 
     def held_by(self, layers: int) -> tuple[int, ...]:
@@ -60,20 +60,19 @@ class VideoLayout:
     Attributes:
         index: (n,) int64, ascending: position of each visual token. Newlines, separators and timestamps that
             a model family puts among them are not visual tokens.
-        cell: (n,) int64, ascending: the cell of the grids that the token shows, counted row by row, frame by
-            frame, video by video. Cells may be left out: some processors drop tokens of what stands still.
-        video: (n,) int64: which of the sample's videos the token belongs to.
+        cell: (n,) int64, ascending: the grid cell that the token shows, counted row by row, frame by frame,
+            video by video. Cells may be missing: some processors drop tokens of what stands still.
+        video: (n,) int64: index of the token's video among the sample's videos.
         frame: (n,) int64: its frame, counted over all the sample's videos. For families that merge frames
             (Qwen2.5-VL: two) this is the merged frame.
         row: (n,) int64: row in the frame's token grid.
         column: (n,) int64: column in the frame's token grid.
         question: (q,) int64, ascending: the text tokens after the last visual token, template included.
         real: (r,) int64, ascending: every token that is not padding.
-        tokens_by_frame: (frames,) int64, on the CPU whatever the device of the rest: number of visual tokens
-            of each frame.
-        videos: which of the batch's videos these are.
+        tokens_by_frame: (frames,) int64, always on the CPU: number of visual tokens of each frame.
+        videos: indices of these videos in the batch.
         grids: frames, rows and columns of each of them.
-        past: tokens of the sequence that a cache was given before this prompt, pads excluded.
+        past: tokens that the cache holds from before this prompt, pads excluded.
         held: see `PromptCounts.held`.
     """
 
@@ -93,7 +92,7 @@ class VideoLayout:
 
     @property
     def counts(self) -> PromptCounts:
-        """How many tokens of each kind the sample has."""
+        """Number of tokens of each kind in the sample."""
         visual = len(self.index)
         other = len(self.real) - visual
         return PromptCounts(visual, other, len(self.question), self.past, self.held)
@@ -115,7 +114,7 @@ class VideoLayout:
         return sum(map(math.prod, self.grids))
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether every cell has its token."""
         return len(self.index) == self.cells
 
@@ -126,14 +125,14 @@ class VideoLayout:
 
     def by_cell(self, values: Tensor) -> Tensor:
         """Values (n, ...) of the visual tokens as (cells, ...), zeros where a cell has no token."""
-        if self.whole:
+        if self.complete:
             return values
         spread = values.new_zeros(self.cells, *values.shape[1:])
         spread[self.cell.to(values.device)] = values
         return spread
 
     def on_grid(self, positions: Tensor) -> list[Tensor]:
-        """Which cells' tokens are among ``positions``: (frames, rows, columns) bool of each of the videos."""
+        """For each video, the cells whose tokens are among ``positions``: (frames, rows, columns) bool."""
         among = self.by_cell(torch.isin(self.index, positions.to(self.index.device)))
         videos = torch.split(among, list(map(math.prod, self.grids)))
         return [part.view(grid) for part, grid in zip(videos, self.grids, strict=True)]
@@ -154,21 +153,21 @@ def build_layouts(
         input_ids: (B, L) int64.
         real: (B, L) bool, False on padding.
         grids: the grid of every video of the batch, in the order of the prompts.
-        video_token_id: the placeholder that stands for a visual token.
+        video_token_id: the placeholder of a visual token.
         not_text: placeholders that are neither text nor a video's visual token (an image's).
-        cells: for each video, which cell of its grid (counted row by row, frame by frame) each of its
+        cells: for each video, the grid cell (counted row by row, frame by frame) that each of its
             placeholders shows, (placeholders,) int64 ascending, NO_CELL for those that are no visual tokens
-            (newlines); a cell may have none. None: every cell has its placeholder, and there are no others.
-            What lies between them, such as timestamps, is text.
+            (newlines). A cell may lack a placeholder. None: every cell has its placeholder, and there are no
+            others. Tokens between them, such as timestamps, are text.
 
     Returns:
-        One layout a sample, in order. A batch whose rows are ``k`` copies of each prompt (beam search,
-        several return sequences) may come with the grids of the prompts alone.
+        One layout per sample, in order. If the batch's rows are ``k`` copies of each prompt (beam search,
+        several return sequences), the grids of the prompts alone are enough.
 
     Raises:
-        LayoutError: the prompts hold another number of placeholders than the grids say.
+        LayoutError: the prompts hold another number of placeholders than the grids require.
     """
-    # On the CPU, where nothing is waited for at every step; what is found goes back in one piece each.
+    # On the CPU, where no step waits for a GPU. Each result goes back to the device in one piece.
     device = input_ids.device
     input_ids, real = torch.stack([input_ids, real.to(device, input_ids.dtype)]).cpu()
     real = real.bool()
@@ -192,15 +191,15 @@ def runs(input_ids: Tensor, token: int) -> list[list[int]]:
 
 
 def videos_by_sample(tokens: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Which videos stand in which prompt.
+    """Assign the videos of a batch to its prompts.
 
     Args:
         tokens: placeholders in each prompt (B,).
-        sizes: placeholders that each video needs (V,), in the order of the prompts. Where the batch is
-            ``k`` copies of each prompt, side by side, those of the prompts alone will do.
+        sizes: placeholders that each video needs (V,), in the order of the prompts. If the batch is ``k``
+            copies of each prompt, side by side, those of the prompts alone are enough.
 
     Returns:
-        For each prompt the numbers of its videos.
+        For each prompt the indices of its videos.
 
     Raises:
         LayoutError: no such assignment exists.

@@ -1,4 +1,4 @@
-"""What a decoder layer may have besides plain attention, and its multiply-accumulates. Plain integers."""
+"""Parts of a decoder layer other than plain attention, and their multiply-accumulates. Plain integers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 CHUNK = 64
-"""Tokens that the delta rule takes at a time, in transformers and in flash-linear-attention."""
+"""Tokens that the delta rule processes at a time, in transformers and in flash-linear-attention."""
 
-# What a config calls the sizes of a `DeltaNet`.
+# Names that a config gives to the sizes of a `DeltaNet`.
 _NAMES = {
     "key_heads": "linear_num_key_heads",
     "value_heads": "linear_num_value_heads",
@@ -21,15 +21,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class DeltaNet:
-    """The sizes of linear attention by a gated delta net: a state for each value head, no keys of the past.
+    """Sizes of linear attention by a gated delta net: one state per value head, no keys of the past.
 
     Attributes:
-        layers: the decoder layers that have it in the place of full attention, ascending.
+        layers: the decoder layers that have it instead of full attention, ascending.
         key_heads: query and key heads.
         value_heads: value heads.
         key_dim: width of a query or key head.
         value_dim: width of a value head.
-        kernel: tokens that the causal convolution over queries, keys and values sees.
+        kernel: width in tokens of the causal convolution over queries, keys and values.
     """
 
     layers: tuple[int, ...]
@@ -54,9 +54,9 @@ class DeltaNet:
     def macs(self, hidden: int, chunk: int) -> int:
         """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
 
-        The rule takes whole chunks as matrices, and what it computes between a chunk's tokens is counted as
-        dense as it is computed; the triangular systems it solves there (0.1 % of a layer of Qwen3.5-9B) are
-        left out, as FlopCounterMode does, and so is what fills up the last chunk.
+        The rule processes complete chunks as matrices. The products between a chunk's tokens are computed
+        densely and counted so. The triangular systems solved there (0.1 % of a layer of Qwen3.5-9B) are left
+        out, as in FlopCounterMode. So is the padding of the last chunk.
 
         Args:
             hidden: width of the hidden states.
@@ -72,11 +72,11 @@ class DeltaNet:
 
 @dataclass(frozen=True)
 class ShortConvolution:
-    """A gated convolution over the last few tokens, as LFM2 and LFM3 have it.
+    """A gated convolution over the last few tokens, used by LFM2 and LFM3.
 
     Attributes:
-        layers: the decoder layers that have it in the place of attention, ascending.
-        kernel: tokens that it sees.
+        layers: the decoder layers that have it instead of attention, ascending.
+        kernel: width of the convolution in tokens.
     """
 
     layers: tuple[int, ...]
@@ -112,7 +112,7 @@ class LatentAttention:
 
     @classmethod
     def from_config(cls, config: Any) -> LatentAttention | None:
-        """Read the sizes from a text config of transformers; None: its attention is another one."""
+        """Read the sizes from a text config of transformers; None: its attention is of another kind."""
         if not getattr(config, "kv_lora_rank", None):
             return None
         rotary = config.qk_rope_head_dim
@@ -120,7 +120,7 @@ class LatentAttention:
         return cls(config.q_lora_rank or 0, config.kv_lora_rank, rotary, key, config.v_head_dim)
 
     def macs(self, hidden: int, heads: int) -> int:
-        """Multiply-accumulates of the linear maps for one token, but those that expand its key and value.
+        """Multiply-accumulates of the linear maps for one token, except those that expand its key and value.
 
         Args:
             hidden: width of the hidden states.

@@ -1,4 +1,4 @@
-"""What passes between a method, which decides, and the engine, which carries out."""
+"""The interface between a method, which decides, and the engine, which carries out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What becomes of the tokens at one cut.
+    """What happens to the tokens at one cut.
 
     Attributes:
         kept: (k,) int64, ascending: the positions that go on, out of those alive.
-        into: (n,) int64, for each token alive the index in ``kept`` of the token whose hidden state it is
+        into: (n,) int64, for each token alive the index in ``kept`` of the token that its hidden state is
             averaged into, -1 where it is dropped; kept tokens point to themselves. None: plain dropping.
     """
 
@@ -24,12 +24,12 @@ class Selection:
 
 
 class Plan(Protocol):
-    """What a method wants done with one call of the decoder. Positions are columns of the call's tokens.
+    """A method's decisions for one call of the decoder. Positions are columns of the call's tokens.
 
     Attributes:
         real: per sample, the positions that are not padding, ascending int64.
         queries: per sample, the positions of the query rows to score; they must never be dropped.
-        scored: layers whose attention the plan asks for.
+        scored: layers whose attention the plan reads.
         cuts: layers before which tokens may be dropped; before layer 0 they are input embeddings. The number
             of layers may be among them, for plans that read the last layer's scores.
     """
@@ -50,14 +50,14 @@ class Plan(Protocol):
             alive: (n,) int64 positions that the layer before processed, ascending.
             log_scores: (n,) float64 logarithm of the attention they received there, mean over heads and query
                 rows; None if that layer is not in ``scored``, as always before layer 0.
-            hidden: (n, d) their hidden states before ``layer``; not to be changed.
+            hidden: (n, d) their hidden states before ``layer``; must not be changed.
         """
         ...
 
     def scored_of(self, sample: int) -> frozenset[int]:
-        """Of ``scored`` the layers whose attention this sample's own cuts need."""
+        """The layers in ``scored`` whose attention this sample's own cuts need."""
         ...
 
     def notes(self) -> list[dict[str, Any]]:
-        """For each sample, what is worth reporting beyond the kept tokens; plain numbers and lists."""
+        """For each sample, facts to report beyond the kept tokens, as plain numbers and lists."""
         ...

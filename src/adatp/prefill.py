@@ -1,4 +1,6 @@
-"""What passes between a pruning context and its method: the prompts of one prefill, and what a method is."""
+"""The interface between a pruning context and its method: the prompts of one prefill, and the method's
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,23 @@ from adatp.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """What a method may know of the prompts before the decoder reads them.
+    """What a method can know of the prompts before the decoder reads them.
 
     Attributes:
         shape: sizes of the decoder.
-        layouts: one a sample.
-        frame_features: for a sample, the (frames, d) features of its frames, pooled over positions, as the
-            vision tower made them, before the projector.
-        relevance: for a sample, the (frames,) relevance of its frames to its question by the signal that the
-            run uses, in that signal's own scale; None if it gives none before the decoder runs.
+        layouts: one per sample.
+        frame_features: for a sample, the (frames, d) features of its frames, pooled over positions. They are
+            the vision tower's, before the projector.
+        relevance: for a sample, the (frames,) relevance of its frames to its question by the run's signal, in
+            that signal's own scale; None if the signal is not known before the decoder runs.
         tower_attention: for a sample, the (n,) float32 attention that each visual token's patches receive in
             the layer of the vision tower whose output is projected: the softmax's mean over heads and query
             patches, and over the patches that make up a token. Only for methods that set ``tower_attention``.
         frame_embeddings: for a sample, the (frames, d) pooled output of its frames from the head of the
-            tower's SigLIP, the space of that SigLIP's texts; None where it is not at hand. Only for methods
-            whose ``pooled_frames`` asks for it.
+            tower's SigLIP, in the space of that SigLIP's texts; None where it is not available. Only for
+            methods whose ``pooled_frames`` asks for it.
         strict: whether a prompt that can't be brought down to the FLOPs target is an error. If not, it is
-            pruned as far as the method goes, with a warning.
+            pruned as far as the method can, with a warning.
     """
 
     shape: DecoderShape
@@ -44,7 +46,7 @@ class Prefill:
 
 
 class PruningMethod(Protocol):
-    """What a pruning context asks of a method (`adatp.methods.Method` is the base of all methods)."""
+    """What a pruning context needs from a method (`adatp.methods.Method` is the base of all methods)."""
 
     @property
     def name(self) -> str:
@@ -63,7 +65,9 @@ class PruningMethod(Protocol):
 
     @property
     def pooled_frames(self) -> str:
-        """Whether ``plan`` reads the pooled output of frames: "mean": no, "head": yes, "auto": if at hand."""
+        """Whether ``plan`` reads the pooled output of frames. "mean": no; "head": yes; "auto": if
+        available.
+        """
         ...
 
     @property
@@ -85,5 +89,5 @@ class PruningMethod(Protocol):
         ...
 
     def plan(self, prefill: Prefill) -> Plan | None:
-        """Decide on one prefill; None processes every token."""
+        """Decide on one prefill; None: every token is processed."""
         ...

@@ -1,7 +1,7 @@
-"""Where a prompt's question stands: the text of the last user turn, by the roles of the chat template.
+"""Finds a prompt's question: the text of the last user turn, by the roles of the chat template.
 
-How a template marks its turns is learnt from what it renders of a probe conversation, so that no family has
-to say it. All texts are compared without whitespace: tokenizers merge it with what stands beside it.
+The template's markers are learnt by rendering a probe conversation, so that no family has to define them. All
+texts are compared without whitespace, because tokenizers merge it with neighbouring text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adatp.layout import VideoLayout
 
-# Words that no template contains. They stand for what a system, a user and an assistant say.
+# Words that no template contains. They stand for the texts of a system, a user and an assistant.
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "qzsystem", "qzfirst", "qzanswer", "qzsecond"
 
 _FRAME = "\ufffc"
@@ -28,18 +28,18 @@ _FRAME = "\ufffc"
 _PAD, _TEXT = -2, -1
 
 Span = tuple[int, int]
-"""Begin and end of a piece of a text, in characters."""
+"""Begin and end of a piece of text, in characters."""
 
 
 @dataclass(frozen=True)
 class ChatRoles:
-    """How a chat template marks the user's turns; texts without whitespace.
+    """A chat template's markers of the user's turns; texts without whitespace.
 
     Attributes:
-        opens: what opens a user's turn; one of them stands in front of each.
-        close: what closes it.
+        opens: texts that open a user's turn; one of them precedes each turn.
+        close: the text that closes it.
         holds_system: whether the first user turn begins with the system prompt (Gemma 3), so that the two
-            can't be told apart.
+            can't be separated.
     """
 
     opens: tuple[str, ...]
@@ -47,9 +47,9 @@ class ChatRoles:
     holds_system: bool = False
 
     def turns(self, text: str) -> list[Span]:
-        """The user's turns in a prompt, in order; none where nothing of the template is found."""
+        """The user's turns in a prompt, in order; none if the prompt has no part of the template."""
         begins = [found.span() for found in re.finditer("|".join(map(re.escape, self.opens)), text)]
-        if not begins and self.close in text:  # what opens the turn is cached already
+        if not begins and self.close in text:  # the opening of the turn is in the cache already
             begins = [(0, 0)]
         limits = [*(start for start, _ in begins[1:]), len(text)]
         turns = []
@@ -63,7 +63,8 @@ def learn_roles(processor: Any) -> ChatRoles | None:
     """Learn the roles from the chat template of a processor or tokenizer; None if it has no usable one."""
     tokenizer = getattr(processor, "tokenizer", processor)
     for renderer in (processor, tokenizer):
-        # Some templates take messages in parts, some as texts; SmolVLM has one for prompts with videos alone.
+        # Some templates take messages in parts, some as texts. SmolVLM has one that only takes prompts with
+        # videos.
         for in_parts, video in ((True, False), (False, False), (True, True)):
             if found := _learn(renderer, tokenizer, in_parts, video):
                 return found
@@ -89,22 +90,22 @@ def _learn(renderer: Any, tokenizer: Any, in_parts: bool, video: bool) -> ChatRo
     if not all(opens) or not close:
         return None
     system = [{"type": "text", "text": _SYSTEM}] if in_parts else _SYSTEM
-    told = _render(renderer, [("system", system), *chat[:1]], prompt=True)
-    between = _split(told, _SYSTEM, _FIRST)
+    rendered = _render(renderer, [("system", system), *chat[:1]], prompt=True)
+    between = _split(rendered, _SYSTEM, _FIRST)
     return ChatRoles(opens, close, between is not None and not any(mark in between[1] for mark in opens))
 
 
 def _units_of(tokenizer: Any) -> re.Pattern[str]:
-    """Takes a text apart into added tokens, which can not come about in other text, and characters."""
+    """Splits a text into added tokens, which can't occur in other text, and characters."""
     added = {_squeeze(token) for token in (*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens)}
     longest_first = sorted(added - {""}, key=len, reverse=True)
     return re.compile("|".join([*map(re.escape, longest_first), "."]))
 
 
 def _opens(first: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
-    """What opens a user's turn, out of what stands in front of the first and of a later one, in units.
+    """The texts that open a user's turn, from the units before the first and before a later turn.
 
-    From the last added token on. Without one only what both have in common is certain to belong to the role.
+    They start at the last added token. If there is none, only their common end surely belongs to the role.
     """
     common = _beginning(first[::-1], later[::-1])[::-1]
     marks = []
@@ -115,7 +116,7 @@ def _opens(first: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
 
 
 def _beginning(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """What both begin with."""
+    """The common beginning of two texts in units."""
     return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
@@ -133,7 +134,7 @@ def _squeeze(text: str) -> str:
 
 
 def _split(text: str, *words: str) -> list[str] | None:
-    """What stands around the words; None unless each is there once, in this order."""
+    """The texts around the words; None unless each word occurs once, in this order."""
     parts = []
     for word in words:
         if text.count(word) != 1:
@@ -147,7 +148,7 @@ _learnt: weakref.WeakKeyDictionary[Any, tuple[Any, ChatRoles | None]] = weakref.
 
 
 def roles_of(processor: Any) -> ChatRoles | None:
-    """The same, learnt once for each processor and template."""
+    """The learnt roles of a processor, cached per processor and template."""
     templates = [
         getattr(part, "chat_template", None)
         for part in (processor, getattr(processor, "tokenizer", processor))
@@ -164,16 +165,16 @@ def roles_of(processor: Any) -> ChatRoles | None:
 class QuestionFinder:
     """Finds the question's own tokens in prompts.
 
-    The last user turn that says anything has them, wherever it stands and whatever else is in it: system
-    prompts, answers, the template's own words and what the processor writes between a video's frames
-    (timestamps) do not count. Of a prompt in which nothing of the template is found, the first words that
-    follow the last visual token are taken.
+    They are in the last user turn that has text, wherever that stands and whatever else is in it. System
+    prompts, answers, the template's own words and the processor's texts between a video's frames (timestamps)
+    do not count. If a prompt has no part of the template, the first words after the last visual token are
+    taken.
 
     Attributes:
-        tokenizer: of the model.
-        roles: of its chat template, None if that is not known.
-        video_intro: a regular expression, without whitespace: what the processor writes in front of a
-            video's first frame alone, where that follows from nothing else in the prompt.
+        tokenizer: the model's tokenizer.
+        roles: the markers of its chat template, None if unknown.
+        video_intro: a regular expression, without whitespace: what the processor writes only before a video's
+            first frame, if nothing else in the prompt shows it.
     """
 
     tokenizer: Any
@@ -189,23 +190,23 @@ class QuestionFinder:
 
     @classmethod
     def of(cls, processor: Any, video_intro: str = "") -> QuestionFinder | None:
-        """For a processor or tokenizer; None for None."""
+        """Make a finder for a processor or tokenizer; None for None."""
         tokenizer = getattr(processor, "tokenizer", processor)
         return None if tokenizer is None else cls(tokenizer, roles_of(processor), video_intro)
 
     def positions(self, layout: VideoLayout, ids: Tensor) -> Tensor:
-        """(q,) int64, ascending: where the question's words stand in a prompt.
+        """(q,) int64, ascending: positions of the question's words in a prompt.
 
         Args:
-            layout: of the prompt, which has visual tokens.
+            layout: layout of the prompt, which has visual tokens.
             ids: (L,) its tokens.
         """
         prompt = self._read(layout, ids)
         found: list[int] = []
         turns = self.roles.turns(prompt.text) if self.roles is not None else []
         for number in reversed(range(len(turns))):
-            whole = self.roles is None or not self.roles.holds_system or number > 0
-            found = [at for span in prompt.said(turns[number], whole) for at in prompt.words(span)]
+            own = self.roles is None or not self.roles.holds_system or number > 0
+            found = [at for span in prompt.said(turns[number], own) for at in prompt.words(span)]
             if found:
                 break
         if not found:
@@ -218,7 +219,7 @@ class QuestionFinder:
         kind = torch.full_like(ids, _PAD)
         kind[layout.real] = _TEXT
         kind[layout.index] = layout.frame
-        numbers, kinds = torch.stack([ids, kind]).tolist()  # waits for a GPU once
+        numbers, kinds = torch.stack([ids, kind]).tolist()  # waits for the GPU once
         tokens: list[_Token] = []
         length = 0
         for position, (number, frame) in enumerate(zip(numbers, kinds, strict=True)):
@@ -239,7 +240,7 @@ class QuestionFinder:
 
 @dataclass(frozen=True)
 class _Token:
-    """A token of text, or all the visual tokens of one frame that stand side by side.
+    """A token of text, or all neighbouring visual tokens of one frame.
 
     Attributes:
         position: in the prompt.
@@ -277,13 +278,13 @@ class _Prompt:
         between = [self.text[one + 1 : next_] for one, next_, same in gaps if same and next_ > one + 1]
         self._between = between[0] if between else ""
 
-    def said(self, turn: Span, whole: bool) -> list[Span]:
-        """What the user says in a turn: not between the frames of one video, where a processor writes.
+    def said(self, turn: Span, own: bool) -> list[Span]:
+        """The user's own text in a turn, without the processor's text between the frames of one video.
 
         Args:
-            turn: of the user.
-            whole: whether all of the turn is the user's. Otherwise what stands in front of the first video
-                counts only where nothing follows.
+            turn: a turn of the user.
+            own: whether the user wrote the complete turn. Otherwise text before the first video only counts
+                where no text follows.
         """
         begin, end = turn
         first, last = bisect_left(self._frames, begin), bisect_left(self._frames, end)
@@ -295,10 +296,10 @@ class _Prompt:
                 after = self._without_prefix(self._frames[number] + 1, self._frames[number + 1])
                 spans.append((after, self._without_suffix(after, self._frames[number + 1])))
         spans.append((self._without_prefix(self._frames[last - 1] + 1, end), end))
-        return spans if whole or not any(map(self.words, spans[1:])) else spans[1:]
+        return spans if own or not any(map(self.words, spans[1:])) else spans[1:]
 
     def words(self, span: Span) -> list[int]:
-        """Positions of the tokens of a piece of text, without whitespace at its ends and special tokens."""
+        """Positions of a text span's tokens, without whitespace at its ends and without special tokens."""
         begin, end = span
         tokens = self.tokens[max(0, bisect_right(self._begins, begin) - 1) : bisect_left(self._begins, end)]
         inside = [
@@ -310,30 +311,30 @@ class _Prompt:
         return [token.position for token in tokens if token.word]
 
     def first_words_after_video(self) -> list[int]:
-        """Positions of the first run of words that follow the last visual token."""
+        """Positions of the first run of words after the last visual token."""
         begin = self._without_prefix(self._frames[-1] + 1, len(self.text))
         after = [token for token in self.tokens if token.begin >= begin and token.frame < 0]
         start = next((n for n, token in enumerate(after) if token.word and token.text), len(after))
         return [token.position for token in takewhile(lambda token: token.word, after[start:])]
 
     def _without_prefix(self, begin: int, end: int) -> int:
-        """Where the user's text begins after a frame: what also follows other frames is the processor's."""
+        """Begin of the user's text after a frame. Text that also follows other frames is the processor's."""
         return begin + sum(_common(_units(self.text[begin:end]), _units(self._between)))
 
     def _without_suffix(self, begin: int, end: int) -> int:
-        """Where the user's text ends in front of a frame, likewise."""
+        """End of the user's text before a frame, found in the same way."""
         end -= sum(_common(_units(self.text[begin:end])[::-1], _units(self._between)[::-1]))
         intro = self._intro.search(self.text, begin, end)
         return intro.start() if intro else end
 
 
 def _units(text: str) -> list[str]:
-    """Characters; a number counts as one."""
+    """The characters of a text; a number counts as one."""
     return re.findall(r"\d+|\D", text)
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> Iterator[int]:
-    """Lengths of what both begin with; any number equals any other, as the next timestamp does."""
+    """Lengths of the common beginnings. Any number equals any other, as in timestamps."""
     for a, b in zip(one, other, strict=False):
         if a != b and not (a[0].isdecimal() and b[0].isdecimal()):
             return

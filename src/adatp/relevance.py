@@ -1,4 +1,4 @@
-"""Which signal tells how relevant each frame is to the question, and what it says about one prompt."""
+"""Chooses the signal of each frame's relevance to the question, and computes it for one prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adatp.layout import VideoLayout
 from adatp.question import QuestionFinder
 
 Questions = str | Sequence[str] | None
-"""One for all prompts, one for each, or None: they stand in the prompts."""
+"""One for all prompts, one for each, or None: they are in the prompts."""
 
 
 class QuestionError(AdaTPError, ValueError):
@@ -26,15 +26,15 @@ class QuestionError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class Signal:
-    """The signal that a run settled on.
+    """The relevance signal of a run.
 
     Attributes:
-        kind: ``siglip``, ``embedding``, or one that gives nothing before the decoder runs.
+        kind: ``siglip``, ``embedding``, or one that is not known before the decoder runs.
         partner: the text encoder of ``siglip``.
         finder: reads the question out of a prompt; None if there is no tokenizer.
-        questions: the questions, where the caller gave them.
-        embed: of ``embedding``: the language model's input embeddings (..., d) of token ids.
-        pooling: the partner whose head gives frames' embeddings to cut segments by; None: segments are cut by
+        questions: the questions, if the caller gave them.
+        embed: for ``embedding``: maps token ids to the language model's input embeddings (..., d).
+        pooling: the partner whose head gives frame embeddings to cut segments by; None: segments are cut by
             the tower's own features.
     """
 
@@ -55,20 +55,20 @@ def choose_signal(
     video_intro: str = "",
     pooled_frames: str = "mean",
 ) -> Signal:
-    """The signal that a method asks for; of ``auto``, siglip if it is at hand without a download.
+    """The signal that a method uses. ``auto`` is siglip if it is available without a download.
 
     Args:
         kind: `AdaTP.relevance`.
-        model: whose tower and embeddings are used.
+        model: the model whose tower and embeddings are used.
         tower: its vision tower.
         processor: its processor or tokenizer, or None.
-        questions: as the caller gave them.
+        questions: the caller's questions.
         video_intro: see `QuestionFinder`.
         pooled_frames: `AdaTP.segments`.
 
     Raises:
-        EncoderError: ``siglip`` or the head can't be had, the checkpoint's own text encoder is broken, or
-            questions can't be embedded for want of a tokenizer.
+        EncoderError: ``siglip`` or the head can't be loaded, the checkpoint's own text encoder is broken, or
+            questions can't be embedded without a tokenizer.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
@@ -82,7 +82,7 @@ def choose_signal(
         try:
             if words:
                 partner, kind = load_partner(model, tower, download=False), "siglip"
-        except NoEncoderError:  # a broken one is an error: the answer would be another one
+        except NoEncoderError:  # a broken one is an error: falling back would change the answer
             pass
     if kind == "embedding" and questions is not None and tokenizer is None:
         raise EncoderError("question= has to be split into tokens: pass the processor too")
@@ -95,7 +95,7 @@ def choose_signal(
 def _pooling(
     wanted: str, model: Any, tower: nn.Module, partner: SiglipPartner | None
 ) -> SiglipPartner | None:
-    """The partner whose head pools frames, if it is wanted and to be had."""
+    """The partner whose head pools frames, if it is wanted and available."""
     if wanted == "mean":
         return None
     try:
@@ -108,20 +108,20 @@ def _pooling(
 
 @dataclass(eq=False)
 class PromptRelevance:
-    """Relevance of the frames of one call's prompts, by sample, computed when asked for, of copies once.
+    """Relevance of the frames of one call's prompts, by sample, computed on demand.
 
-    Beams and several return sequences read each prompt several times, in rows side by side.
+    Copies of a prompt (beams, several return sequences) are neighbouring rows and are computed once.
 
     Attributes:
-        signal: what the run settled on.
-        layouts: one a sample.
+        signal: the run's signal.
+        layouts: one per sample.
         input_ids: (B, L).
-        embeds: (B, L, d) what the decoder reads.
-        features: (frames, patches, d) of each video, as the vision tower made them.
+        embeds: (B, L, d) the decoder's input.
+        features: (frames, patches, d) of each video, from the vision tower.
         flops: real FLOPs spent so far.
 
     Raises:
-        QuestionError: the caller gave a list of questions, and not one for each prompt.
+        QuestionError: the caller gave a list of questions whose length is not the number of prompts.
     """
 
     signal: Signal
@@ -139,7 +139,7 @@ class PromptRelevance:
             self._questions = self._one_each(self.signal.questions)
 
     def __call__(self, sample: int) -> Tensor | None:
-        """(frames,) relevance in the signal's own scale; None if it gives none before the decoder runs."""
+        """(frames,) relevance in the signal's own scale; None if it is not known before the decoder runs."""
         while sample and self._asks_the_same(sample):
             sample -= 1
         if sample not in self._measured:
@@ -172,7 +172,7 @@ class PromptRelevance:
     def _embedded_frames(self, partner: SiglipPartner, sample: int) -> Tensor:
         while sample and self.layouts[sample - 1].videos == self.layouts[sample].videos:
             sample -= 1  # beams of one prompt share its videos
-        if sample not in self._embedded:  # relevance and segments read the same
+        if sample not in self._embedded:  # relevance and segments read the same embeddings
             layout = self.layouts[sample]
             self.flops += partner.frame_flops(layout.frames)
             self._embedded[sample] = torch.cat(
@@ -181,7 +181,7 @@ class PromptRelevance:
         return self._embedded[sample]
 
     def _text(self, sample: int) -> str:
-        """The question in words."""
+        """The question's text in words."""
         if self._questions is not None:
             return self._questions[sample]
         assert self.signal.finder is not None
@@ -189,7 +189,7 @@ class PromptRelevance:
         return str(self.signal.finder.tokenizer.decode(words)).strip()
 
     def _embedded_words(self, sample: int) -> Tensor:
-        """(q, d) the question's tokens, as the decoder reads them."""
+        """(q, d) the question's tokens, as the decoder receives them."""
         if self._questions is None:
             return self.embeds[sample, self._positions(sample)]
         assert self.signal.finder is not None
@@ -198,12 +198,12 @@ class PromptRelevance:
         return made.to(self.embeds.device)
 
     def _positions(self, sample: int) -> Tensor:
-        """(q,) int64: where the question stands in its prompt."""
+        """(q,) int64: positions of the question in its prompt."""
         layout, finder = self.layouts[sample], self.signal.finder
         return layout.question if finder is None else finder.positions(layout, self.input_ids[sample])
 
     def _one_each(self, questions: str | Sequence[str]) -> Sequence[str]:
-        """A question for each row, where one was given for all prompts or for each."""
+        """One question per row, from one for all prompts or one for each."""
         rows = len(self.layouts)
         if isinstance(questions, str):
             return [questions] * rows
@@ -225,7 +225,9 @@ class PromptRelevance:
         return [question for question in questions for _ in range(copies)]
 
     def _asks_the_same(self, row: int) -> bool:
-        """Whether a row has the features and the question of the one before it too, not only similar ones."""
+        """Whether a row has exactly the features and the question of the row before it, not only similar
+        ones.
+        """
         questions = self._questions
         shares = self.layouts[row - 1].videos == self.layouts[row].videos
         return shares and (not questions or questions[row - 1] == questions[row]) and self._is_copy(row)
@@ -238,9 +240,9 @@ class PromptRelevance:
         if one.videos == other.videos:
             return True
         before, here = self.embeds[row - 1].float(), self.embeds[row].float()
-        # The tower has encoded each, and may round copies differently; two videos differ by far more.
+        # The tower has encoded each copy and may round them differently. Two videos differ far more.
         return bool((here - before).norm() <= _ROUNDING * before.norm())
 
 
 _ROUNDING = 0.02
-"""Of a video's copies in one batch the embeddings differ by less than this, relatively."""
+"""Embeddings of copies of a video in one batch differ by less than this, relatively."""

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Spans on a GPU whose events are kept; of more the oldest are added up, which are long over.
+# Spans on a GPU whose events are kept. When there are more, the oldest, long finished, are added up.
 _PENDING = 256
 
 
 class Stopwatch:
     """Adds up the time of named stages. On CUDA it records events and waits only when it is read.
 
-    What it keeps does not grow with the number of spans.
+    Its memory does not grow with the number of spans.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Stopwatch:
         self._begun[stage] = self._now()
 
     def stop(self, stage: str) -> None:
-        """End the span of ``stage`` that was begun last; nothing happens if none was."""
+        """End the last span of ``stage``. Nothing happens if none was begun."""
         if stage not in self._begun:
             return
         begun, ended = self._begun.pop(stage), self._now()
@@ -63,7 +63,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Time a block."""
+        """Time a block as a span of ``stage``."""
         self.start(stage)
         try:
             yield
@@ -71,7 +71,7 @@ class Stopwatch:
             self.stop(stage)
 
     def milliseconds(self) -> dict[str, float]:
-        """Total of each stage."""
+        """Total time of each stage."""
         if self._pending:
             torch.cuda.synchronize()
             while self._pending:
@@ -81,21 +81,21 @@ class Stopwatch:
 
 @dataclass
 class Flops:
-    """FLOPs of a request. All are real FLOPs (two to a multiply-accumulate) but the two of the paper's kind.
+    """FLOPs of a request: real ones (two per multiply-accumulate), and the paper's kind under ``paper``.
 
     Attributes:
-        decoder: the decoder layers' prefill, scoring included, each prompt by itself: pads, and the fillers
+        decoder: the decoder layers' prefill, scoring included, each prompt by itself. Pads, and the fillers
             that make the rows of a pruned batch equally long, are not counted.
         decoder_vanilla: the same without pruning.
-        decoder_padded: what the decoder layers' prefill really computed: pads and fillers too, and scores in
-            every row where one prompt needs them. For a single prompt it equals ``decoder``.
+        decoder_padded: what the decoder layers' prefill really computed, with pads and fillers, and with
+            scores in every row if one prompt needs them. For a single prompt it equals ``decoder``.
         decoder_padded_vanilla: the same without pruning, pads included.
         paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
         paper_vanilla: the same without pruning.
         vision: encoding the videos, projector included.
         vision_saved: what the frames that were not encoded, but took another's features, would have added.
         relevance: the text-relevance encoder.
-        lm_head: the logits of the prefill's last token; of all where the model's forward knows no
+        lm_head: the logits of the prefill's last token; of all tokens if the model's forward has no
             ``logits_to_keep``.
         decode: every decode step so far, lm_head included.
         decode_vanilla: the same without pruning.
@@ -116,12 +116,12 @@ class Flops:
 
     @property
     def request(self) -> int:
-        """Everything."""
+        """Total FLOPs of the request."""
         return self.vision + self.relevance + self.decoder + self.lm_head + self.decode
 
     @property
     def request_vanilla(self) -> int:
-        """Everything, without pruning."""
+        """Total FLOPs of the request without pruning."""
         return self.vision + self.vision_saved + self.decoder_vanilla + self.lm_head + self.decode_vanilla
 
 
@@ -135,20 +135,20 @@ class Report:
         merges: whether it averages tokens into kept ones, not only drops them.
         relevance: the text-relevance signal that was used.
         prompt_tokens: tokens of each sample's prompt, pads excluded.
-        prompt_visual_tokens: how many of them are visual tokens.
-        kept: ``kept[l][b]`` are the positions in the whole sequence, ascending and pads excluded, of those of
-            this call's tokens of sample b that decoder layer l processed; int64, on the CPU. Layers that
-            process the same tokens share one tensor.
-        visual_tokens: ``visual_tokens[l][b]``: how many of them are visual tokens.
-        notes: per sample, what the method has to tell (segments, relevance, schedule). ``out_of_reach`` says
-            why a prompt was pruned as far as the method goes without meeting the FLOPs target.
-        cost: FLOPs of the request after a number of decode steps; `flops` is what it has cost so far.
-        stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, that part
-            of prefill which scores, selects and gathers; decode.
+        prompt_visual_tokens: number of visual tokens among them.
+        kept: ``kept[l][b]``: positions of the tokens of sample b in this call that decoder layer l processed.
+            They are positions in the complete sequence, ascending, pads excluded; int64, on the CPU. Layers
+            that process the same tokens share one tensor.
+        visual_tokens: ``visual_tokens[l][b]``: number of visual tokens among them.
+        notes: per sample, further facts from the method (segments, relevance, schedule). ``out_of_reach``
+            gives the reason if a prompt was pruned as far as possible without meeting the FLOPs target.
+        cost: FLOPs of the request after a number of decode steps; `flops` is the cost so far.
+        stopwatch: time by stage: vision; relevance, with laying out and planning; prefill; pruning, the part
+            of prefill that scores, selects and gathers; decode.
         past: length of the sequence before the prefill, pads included; an earlier video of it may have been
             pruned.
-        decode_steps: tokens that the decoder has processed since the prefill, one a step.
-        prompt_flops: of each sample what `Flops` adds up as ``decoder`` and ``decoder_vanilla``.
+        decode_steps: tokens that the decoder has processed since the prefill, one per step.
+        prompt_flops: for each sample, its part of `Flops.decoder` and `Flops.decoder_vanilla`.
     """
 
     method: str
@@ -173,7 +173,7 @@ class Report:
 
     @property
     def flops(self) -> Flops:
-        """What the request has cost so far."""
+        """FLOPs of the request so far."""
         return self.cost(self.decode_steps)
 
     @property
@@ -189,7 +189,7 @@ class Report:
 
     @property
     def padded_flops_ratio(self) -> float:
-        """The same of what was really computed: pads and fillers of a batch are counted on both sides."""
+        """Real FLOPs ratio with the pads and fillers of a batch counted on both sides."""
         flops = self.flops
         return flops.decoder_padded / flops.decoder_padded_vanilla
 
@@ -198,8 +198,13 @@ class Report:
         """Time by stage: vision, relevance, prefill, pruning (a part of prefill), decode."""
         return self.stopwatch.milliseconds()
 
+    def out_of_reach(self, row: int) -> str | None:
+        """Why a prompt takes more than the target, the least that the method can do; None: it does not."""
+        reason: str | None = self.notes[row].get("out_of_reach") if self.notes else None
+        return reason
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dictionaries."""
+        """The report as plain numbers, strings, lists and dictionaries."""
         flops = self.flops
         return {
             "method": self.method,
@@ -240,10 +245,10 @@ class Report:
 
 
 def to_json(value: Any) -> str:
-    """Valid JSON of numbers, strings, lists and dictionaries, of numpy and torch too.
+    """Valid JSON of numbers, strings, lists and dictionaries, also of numpy's and torch's.
 
-    JSON has no numbers that are not finite: they become the strings "Infinity", "-Infinity" and "NaN", which
-    ``float()`` reads. What JSON has no word for becomes a string.
+    JSON can't express numbers that are not finite. They become the strings "Infinity", "-Infinity" and "NaN",
+    which ``float()`` reads. Objects that JSON can't express become strings.
     """
     try:
         return json.dumps(value, allow_nan=False)
@@ -256,7 +261,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(each) for each in value]
-    if hasattr(value, "tolist"):  # of numpy or torch, which may hold no number as well
+    if hasattr(value, "tolist"):  # of numpy or torch, which may also hold something other than a number
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,4 +1,4 @@
-"""Signals that come amid what an exception would break."""
+"""Handles signals that arrive where an exception would break things."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 @contextmanager
 def stopping(stop: Callable[[], object]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM call ``stop`` instead of its handler, which gets it at the end.
+    """Let the first SIGINT or SIGTERM call ``stop`` instead of its handler. The handler is called at the end.
 
-    A server has handlers of its own, but only once its event loop runs. An exception that is raised before,
-    or amid what asyncio does, leaves coroutines that nobody awaits. Later signals reach their handlers: they
-    end what does not stop. For the main thread only.
+    A server has its own handlers, but only once its event loop runs. An exception raised earlier, or inside
+    asyncio, leaves coroutines that nobody awaits. Later signals reach their handlers, so that they end a body
+    that does not stop. For the main thread only.
 
     Args:
         stop: makes the body end soon.

@@ -1,4 +1,4 @@
-"""State that each thread has of its own."""
+"""State that belongs to one thread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, Self
 
 
 class PerThread(threading.local):
-    """Base of what hooks remember between two of their calls: every thread begins with a fresh one.
+    """Base of state that hooks keep between two of their calls: every thread begins with a fresh one.
 
-    Models are copied with their hooks. A copy of this begins afresh too.
+    Models are copied with their hooks. A copy of this state also begins fresh.
     """
 
     def __deepcopy__(self, _: Any) -> Self:

@@ -1,6 +1,6 @@
-"""A torchvision built for another torch can't be imported, and transformers with it: then there is none.
+"""Hides a torchvision that was built for another torch, since neither it nor transformers could be imported.
 
-Imported before transformers by the modules that need its processors.
+Modules that need transformers' processors import this before transformers.
 """
 
 from __future__ import annotations
@@ -26,4 +26,4 @@ def _hide_broken_torchvision() -> str | None:
 
 
 BROKEN: str | None = _hide_broken_torchvision()
-"""Why torchvision can't be imported; None where it can, or is not installed."""
+"""Why torchvision can't be imported; None if it can, or is not installed."""

@@ -1,7 +1,7 @@
-"""Analytic FLOPs of vision and text towers, by how a tower is built. Plain integers, no tensors.
+"""Analytic FLOPs of vision and text towers, by the way a tower is built. Plain integers, no tensors.
 
-All are real FLOPs as `adatp.flops` defines them: two to a multiply-accumulate, of matrix products,
-convolutions and dense attention. A model family adds up what its tower and projector run, in its own file in
+All are real FLOPs as `adatp.flops` defines them: two per multiply-accumulate, of matrix products,
+convolutions and dense attention. Each model family adds up its own tower and projector, in its file in
 `adatp.models`.
 """
 
@@ -21,7 +21,7 @@ def image_tower_flops(
         config: the tower's config. Its sizes of image and patch are numbers, or (height, width).
         images: images, or frames.
         patches: patches of one image. None: every image is a square of the config's size.
-        class_token: whether a class token stands before the patches.
+        class_token: whether a class token precedes the patches.
         head: whether the tower ends with SigLIP's pooling head.
     """
     d, m, side = config.hidden_size, config.intermediate_size, _side(config.patch_size)
@@ -35,10 +35,10 @@ def image_tower_flops(
 
 
 def siglip_vision_flops(config: Any, images: int) -> int:
-    """Real FLOPs of a SigLIP vision tower, with all the layers and the head that its config has.
+    """Real FLOPs of a SigLIP vision tower, with all layers of its config and the head if it has one.
 
     LLaVA-OneVision's tower has one layer less than SigLIP, and no head. The difference between the two
-    configs is what the text-relevance encoder adds.
+    configs is the cost that the text-relevance encoder adds.
 
     Args:
         config: SiglipVisionConfig.
@@ -92,11 +92,11 @@ def packed_tower_flops(
 
 
 def plain_tower_flops(config: Any, frames: Sequence[tuple[int, int]]) -> int:
-    """An estimate for a tower of which only a config is known: frames attended to one by one, no projector.
+    """Estimate for a tower of which only a config is known: frames attended to one by one, no projector.
 
     Args:
-        config: the tower's config, or None. Where it does not name its sizes, nothing is counted.
-        frames: of each video its frames, and the patches of each.
+        config: the tower's config, or None. If it does not name its sizes, nothing is counted.
+        frames: for each video, its frames and the patches of each.
     """
 
     def size(*names: str) -> int:
@@ -110,7 +110,7 @@ def plain_tower_flops(config: Any, frames: Sequence[tuple[int, int]]) -> int:
 
 
 def linear_flops(tokens: int, *widths: int) -> int:
-    """Real FLOPs of a chain of linear maps on so many tokens: from each width to the next."""
+    """Real FLOPs of a chain of linear maps on ``tokens`` tokens: from each width to the next."""
     return 2 * tokens * sum(before * after for before, after in pairwise(widths))
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Uncopied:
-    """A hook that does nothing on copies of its module, where nobody would take it away."""
+    """A hook that does nothing on copies of its module, where nobody would remove it."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
         self.hook = hook
 
     def __call__(self, *args: Any) -> Any:
-        """What the hook returns."""
+        """Call the hook and return its result."""
         return self.hook(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -21,4 +21,4 @@ class Uncopied:
 
 
 def no_hook(*_: Any) -> None:
-    """Changes nothing."""
+    """The hook of a copy, which changes nothing."""

@@ -1,4 +1,4 @@
-"""Quantities as text."""
+"""Formats FLOPs and times as text."""
 
 
 def amount(count: float) -> str:

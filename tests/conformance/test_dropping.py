@@ -91,7 +91,9 @@ CONTENT = {"duplicates": "video", "ranking": "both", "shares": "distinct", "prio
 
 
 @pytest.mark.parametrize(
-    "setting", [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2}], ids=str
+    "setting",
+    [{}, {"adaptive": True}, {"global_debias": False}, {**CONTENT, "first_layers": 2, "every": 2}],
+    ids=str,
 )
 @pytest.mark.parametrize("relevance", ["embedding", "attention", "none"])
 def test_frames_of_any_number_of_tokens(
@@ -135,7 +137,7 @@ def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: 
     whole = batch(VideoLlama3Whole, [Prompt(frames=8)])
     chosen = method() if method is Vanilla else method(flops=0.75)
     with chosen(model) as run, recorded(model) as record:
-        if method.whole_frames:
+        if method.complete_frames:
             with pytest.raises(
                 GridError, match=f"^{method.name} needs .* one of adatp, vanilla, .*visionzip"
             ):
@@ -149,7 +151,7 @@ def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: 
             assert method is Vanilla or run.report.flops_ratio <= 0.75
         model(**whole)
     assert method is Vanilla or run.report.flops_ratio <= 0.75
-    if method.whole_frames:
+    if method.complete_frames:
         with replace(chosen, flops=1.0)(model):
             model(**inputs)
 

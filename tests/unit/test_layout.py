@@ -37,7 +37,7 @@ def test_cells_without_tokens(grids: list[tuple[int, int, int]], full: float, se
     got = [layout.index, layout.cell, layout.video, layout.frame, layout.row, layout.column]
     assert torch.stack(got, 1).tolist() == [list(each) for each in expected]
     assert layout.cells == first_cell
-    assert layout.whole == (len(expected) == first_cell)
+    assert layout.complete == (len(expected) == first_cell)
     assert layout.tokens_by_frame.tolist() == [int((layout.frame == f).sum()) for f in range(first_frame)]
     assert len(layout.positions_by_frame) == first_frame
     spread = layout.by_cell(layout.index[:, None].expand(-1, 2))

@@ -1,7 +1,7 @@
-"""Which visual tokens a decoder reads at all: an exact number of them, chosen from input embeddings alone.
+"""Chooses the visual tokens that a decoder reads: an exact number of them, from input embeddings alone.
 
-Everything stays on the device of the embeddings: the number of segments is bounded by the number of frames,
-and the budget is split by sorting, so that no step waits for a GPU.
+Everything stays on the device of the embeddings. The number of segments is bounded by the number of frames,
+and the budget is split by sorting. So no step waits for a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adatp.adatp_steps.segment import segment_frames
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is similar to what, and how much relevance counts.
+    """Thresholds of similarity, and the temperature of relevance.
 
     Attributes:
         tau_s: neighbouring frames whose pooled embeddings have at least this cosine share a segment.
@@ -33,7 +33,7 @@ class Thresholds:
 
 
 def kept_tokens(tokens: int, keep: float) -> int:
-    """How many of a video's tokens stay: the share ``keep`` rounded down, one at least.
+    """Number of a video's tokens that stay: the share ``keep`` rounded down, and at least one.
 
     Args:
         tokens: visual tokens of the video.
@@ -49,21 +49,21 @@ def choose_before_layers(
     relevance: Tensor | None = None,
     there: Tensor | None = None,
 ) -> Tensor:
-    """The tokens of one video that stay.
+    """Choose the tokens of one video that stay.
 
     Representatives (see `novelty`) come before near-duplicates. Segments share the budget in proportion to
-    (their representatives) x (their weight by relevance), and each gets one token before any gets two. Within
-    a segment the most novel tokens stay.
+    (number of representatives) x (weight by relevance). Each segment gets one token before any gets two.
+    Within a segment, the most novel tokens stay.
 
     Args:
         tokens: (T, P, d) input embeddings of T frames with P positions each, in order of time.
         keep: how many stay, at most as many as there are.
         thresholds: see there.
-        relevance: (T,) of each frame to the question, in any scale; None: segments weigh the same.
+        relevance: (T,) relevance of each frame to the question, in any scale; None: segments weigh the same.
         there: (T, P) bool, where there is a token; elsewhere ``tokens`` are zeros. None: everywhere.
 
     Returns:
-        (keep,) int64 ascending: numbers of the tokens among those that are there, counted frame by frame.
+        (keep,) int64 ascending: indices among the tokens that are there, counted frame by frame.
 
     Source: ours.
     """
@@ -74,10 +74,11 @@ def choose_before_layers(
     new, representative = novelty(tokens, thresholds.tau_d, there, segment)
     demand = _demand(segment, representative, relevance, thresholds.tau_r)
 
-    group = (2 * segment[:, None] + ~representative).flatten()  # (cells,) representatives and others apart
+    group = (2 * segment[:, None] + ~representative).flatten()  # (cells,) one group each for both kinds
     rank = _rank((new - 4 * ~there).flatten(), group)  # what is not there comes last in its group
     turn = (rank + 0.5) / demand[segment].repeat_interleave(places)
-    # The first of each segment, the largest demand first; then by turns; then duplicates; then what is none.
+    # The order: the first token of each segment, the largest demand first. Then segments by turns, then
+    # duplicates, then cells without a token.
     turn = turn.where(rank > 0, turn / (turn + 1) - 1)
     order = turn.argsort(stable=True)
     later = (~representative).long() + (~there).long()
@@ -93,7 +94,9 @@ def _pooled(tokens: Tensor, there: Tensor) -> Tensor:
 
 
 def _demand(segment: Tensor, representative: Tensor, relevance: Tensor | None, tau_r: float) -> Tensor:
-    """(T,) float64, positive: the part of the budget that each segment asks for; there are T at most."""
+    """(T,) float64, positive: the part of the budget that each segment asks for. There are at most T
+    segments.
+    """
     member = (segment == torch.arange(len(segment), device=segment.device)[:, None]).float()  # (segments, T)
     distinct = member @ representative.sum(1).float()
     pooled = None
@@ -104,7 +107,9 @@ def _demand(segment: Tensor, representative: Tensor, relevance: Tensor | None, t
 
 
 def _rank(score: Tensor, group: Tensor) -> Tensor:
-    """(n,) int64: the rank of each score in its group from the highest; equal ones: the earlier first."""
+    """(n,) int64: the rank of each score in its group, from the highest. Among equal scores the earlier
+    comes first.
+    """
     best = (0 - score).argsort(stable=True)
     ordered, by_group = group[best].sort(stable=True)
     place = torch.arange(len(group), device=group.device) - torch.searchsorted(ordered, ordered)

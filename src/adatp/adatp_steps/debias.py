@@ -1,25 +1,25 @@
 """The two debiasing rules: shares between segments (global), an order within a segment (local).
 
-Attention is compared only between tokens of one segment, and first only between tokens of one position.
-Scores are numbers of any type and sign, such as logarithms of attention; NaN counts as the lowest.
+Attention is compared only within a segment, and first only between tokens of one position. Scores are numbers
+of any type and sign, such as logarithms of attention; NaN counts as the lowest.
 """
 
 import torch
 from torch import Tensor
 
-# e^±20 spans 1e17 between segments: far past the point where the one is capped and the other at its floor.
+# e^±20 spans 1e17 between segments. Long before that, one segment is capped and the other at its floor.
 _MAX_EXPONENT = 20.0
 
 
 def segment_weights(relevance: Tensor | None, tau_r: float, sizes: Tensor) -> Tensor:
-    """Weight of a token of each segment: exp(r_hat / tau_r), r_hat the standardised relevance.
+    """Weight of a token of each segment: exp(r_hat / tau_r), where r_hat is the standardised relevance.
 
-    Mean and deviation are weighted by `sizes`, so that cutting one segment into two of the same relevance
-    changes no segment's weight; pass ones to count segments equally.
+    Mean and deviation are weighted by `sizes`. So cutting one segment into two of the same relevance changes
+    no segment's weight. Pass ones to count segments equally.
 
     Args:
-        relevance: (S,), any scale; None, or constant up to rounding, or not finite: every segment weighs 1.
-        tau_r: temperature; the smaller, the more goes to relevant segments, math.inf ignores relevance.
+        relevance: (S,), any scale. If None, constant up to rounding, or not finite, every segment weighs 1.
+        tau_r: temperature. The smaller it is, the more goes to relevant segments; math.inf ignores relevance.
         sizes: (S,) tokens or frames of each segment.
 
     Returns:
@@ -43,7 +43,7 @@ def segment_weights(relevance: Tensor | None, tau_r: float, sizes: Tensor) -> Te
 
 
 def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
-    """Rank of each token among those at its own spatial position of its own segment, best first.
+    """Rank of each token among the tokens of its segment at its spatial position, best first.
 
     Args:
         scores: (n,) the higher the better.
@@ -51,9 +51,9 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
         position: (n,) int64 spatial position of each token in its frame's grid, below 2^32.
 
     Returns:
-        (n,) int64; 0 is the position's best frame. Equal scores: the earlier token first.
+        (n,) int64; 0 is the position's best frame. Among equal scores the earlier token comes first.
 
-    Source: ours (the paper keeps one token a position; which one is not published).
+    Source: ours (the paper keeps one token per position; it does not publish which one).
     """
     best = _best_first(scores)
     order, rank = _by_position(best, segment, position)
@@ -61,7 +61,7 @@ def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
 
 
 def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tensor:
-    """Distinct positions of each segment: the tokens that one representative a position leaves.
+    """Distinct positions in each segment: the tokens left if each position keeps one representative.
 
     Args:
         segment: (n,) int64 segment of each token.
@@ -81,13 +81,14 @@ def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tens
 def select(
     scores: Tensor, segment: Tensor, position: Tensor, sizes: Tensor, share: Tensor, local: bool
 ) -> Tensor:
-    """The tokens that stay when each segment has its share of the budget: of each the best by the local rule.
+    """Choose the tokens that stay when each segment has its own share of the budget.
 
-    With `local` a segment's tokens are ordered by (position rank, score): each position's best frame, then
-    each position's second best. Up to the number of distinct positions that is one token a position (the
-    strict rule), beyond it the relaxed one. Without, by score alone. Equal scores: the earlier token first.
+    With `local`, a segment's tokens are ordered by (position rank, score): each position's best frame comes
+    first, then each position's second best. Up to the number of distinct positions, this keeps one token per
+    position (the strict rule); beyond it, more (the relaxed rule). Without `local`, tokens are ordered by
+    score alone. Among equal scores the earlier token comes first.
 
-    A cut waits for no GPU, and launches few kernels on it: three sorts at most.
+    A cut does not wait for the GPU and launches few kernels on it: three sorts at most.
 
     Args:
         scores: (n,) the higher the better.
@@ -100,20 +101,20 @@ def select(
     Returns:
         (k,) int64 indices, ascending, k = share.sum().
 
-    Source: the paper's one representative a position; the order is ours.
+    Source: one representative per position is the paper's; the order is ours.
     """
     order = _order(scores, segment, position, local, by_segment=True)
-    # One segment's tokens now follow the other's, and where each begins is known here.
+    # The tokens of each segment are now contiguous, and the start of each segment is known here.
     before = (sizes.cumsum(0) - sizes) - (share.cumsum(0) - share)
     best = torch.arange(int(share.sum())) + before.repeat_interleave(share)
     return order[best.to(order.device, non_blocking=True)].sort().values
 
 
 def select_overall(scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool) -> Tensor:
-    """The tokens that stay when all segments share one budget (global debiasing off).
+    """Choose the tokens that stay when all segments share one budget (global debiasing off).
 
     Args:
-        scores, segment, position, local: as of `select`; a position is still one of its own segment.
+        scores, segment, position, local: as in `select`; a position still belongs to one segment.
         keep: tokens to keep, no more than there are.
 
     Returns:
@@ -124,7 +125,7 @@ def select_overall(scores: Tensor, segment: Tensor, position: Tensor, keep: int,
 
 
 def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_segment: bool) -> Tensor:
-    """(n,) int64: the tokens by segment if asked, then by position rank if `local`, then by score."""
+    """(n,) int64: the tokens sorted by segment if asked, then by position rank if `local`, then by score."""
     best = _best_first(scores)
     if not local:
         return best[segment[best].argsort(stable=True)] if by_segment else best
@@ -133,22 +134,22 @@ def _order(scores: Tensor, segment: Tensor, position: Tensor, local: bool, by_se
     return best[(_pair(segment[best], key) if by_segment else key).argsort(stable=True)]
 
 
-# What counts least is sorted by first; stable sorts by what counts more keep its order.
+# The least important key is sorted first. Each later stable sort keeps the order made before it.
 
 
 def _best_first(scores: Tensor) -> Tensor:
-    """(n,) int64: the tokens from the highest score; equal ones: the earlier first."""
-    # Ascending from zero minus the score: 0 and -0 become one, and NaN comes last.
+    """(n,) int64: the tokens from the highest score on. Among equal scores the earlier comes first."""
+    # Ascending by zero minus the score: 0 and -0 become equal, and NaN comes last.
     return (0 - scores.detach()).argsort(stable=True)
 
 
 def _by_position(best: Tensor, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of ``best`` by segment, then position, else as it is; the rank of each at its position."""
+    """Sort ``best`` stably by segment and position; also give each token's rank at its position."""
     place, order = _pair(segment, position)[best].sort(stable=True)
     rank = torch.arange(len(place), device=place.device) - torch.searchsorted(place, place)
     return order, rank
 
 
 def _pair(first: Tensor, second: Tensor) -> Tensor:
-    """(n,) int64 that sort by ``first``, then by ``second``, below 2^31 and 2^32."""
+    """(n,) int64 keys that sort by ``first`` (below 2^31), then by ``second`` (below 2^32)."""
     return second.add(first, alpha=1 << 32)

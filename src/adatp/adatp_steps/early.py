@@ -1,4 +1,4 @@
-"""Which input embeddings show something new: the early stage, before the decoder offers any attention."""
+"""The early stage: finds input embeddings that show something new, before any attention is known."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _PART = 1 << 24
-"""Numbers of float32 held at a time, about."""
+"""Approximate number of float32 values held at a time."""
 
 
 def novelty(
@@ -15,33 +15,37 @@ def novelty(
 ) -> tuple[Tensor, Tensor]:
     """Novelty of each token relative to the tokens of its segment already selected as representatives.
 
-    Frame by frame, a token is compared with the representatives of its spatial position so far. One whose
-    cosine with all of them is below tau_d becomes a representative itself; others are near-duplicates.
-    Novelty is one minus the highest cosine with those representatives and with the segment's mean direction,
-    which stands for what the segment shows anyway. So a plain still background ranks last, its repeats after
-    its first frame, and what shows in one place for one frame ranks first.
+    Frames are read in order. A token is compared with the representatives found so far at its spatial
+    position. If its cosine with all of them is below tau_d, it becomes a representative. Otherwise it is a
+    near-duplicate. Novelty is one minus the highest cosine with those representatives and with the segment's
+    mean direction. The mean direction stands for what the segment shows anyway. So a plain still background
+    ranks last, and its repeats rank below its first frame. What appears in one place for one frame ranks
+    first.
 
     Args:
         tokens: (T, P, d) projected tokens of T frames with P positions each, in order of time.
         tau_d: threshold on the cosine.
-        there: (T, P) bool, where there is a token; elsewhere ``tokens`` are zeros, which nothing is like.
-        segment: (T,) int64, ascending from 0: the segment of each frame. None: all are one segment's.
+        there: (T, P) bool, where there is a token; elsewhere ``tokens`` are zeros, which are similar to
+            nothing.
+        segment: (T,) int64, ascending from 0: the segment of each frame. None: there is one segment.
 
     Returns:
-        (T, P) float32 novelty, in [0, 2], and (T, P) bool, the representatives; the first
-        token of each position is one.
+        (T, P) float32 novelty, in [0, 2], and (T, P) bool, the representatives. The first token of each
+        position is always one.
 
     Memory beyond ``tokens`` grows with the number of tokens, not with the square of the frames.
 
     Source: ours.
     """
     frames, places, width = tokens.shape
-    # Some positions at a time: a long video in float32 is many times what the decoder then needs.
+    # Positions are processed in parts: in float32 a long video takes many times the memory that the decoder
+    # needs.
     parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
     mean = _mean_directions(parts, segment)
     closest = torch.empty(frames, places, device=tokens.device)
     representative = there.clone()
-    # And some frames at a time, for each is compared with all before it: one block unless a scene is long.
+    # Frames are processed in parts too, since each is compared with all earlier ones. Short scenes fit one
+    # part.
     block = max(1, _PART // (frames * places))
     for first in range(0, frames, block):
         last = min(first + block, frames)
@@ -62,7 +66,7 @@ def novelty(
 
 
 def _mean_directions(parts: Sequence[Tensor], segment: Tensor | None) -> Tensor:
-    """The mean direction of all tokens, (d,), or for each frame of its segment's tokens, (T, d)."""
+    """Mean direction of all tokens, (d,); with ``segment``, that of each frame's segment, (T, d)."""
     if segment is None:
         total = torch.stack([_units(part).sum((0, 1)) for part in parts]).sum(0)
     else:
@@ -72,12 +76,12 @@ def _mean_directions(parts: Sequence[Tensor], segment: Tensor | None) -> Tensor:
 
 
 def _along(unit: Tensor, mean: Tensor, first: int) -> Tensor:
-    """(t, p) cosines of tokens (t, p, d), the frames from ``first`` on, with their mean direction."""
+    """(t, p) cosines of tokens (t, p, d) with their mean direction; the tokens' first frame is ``first``."""
     if mean.dim() == 1:
         return unit @ mean
     return (unit @ mean[first : first + len(unit), :, None]).squeeze(-1)
 
 
 def _units(tokens: Tensor) -> Tensor:
-    """Tokens (..., d) in float32, of length one."""
+    """Tokens (..., d) in float32, scaled to length one."""
     return F.normalize(tokens.float(), dim=-1)

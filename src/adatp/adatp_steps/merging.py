@@ -1,15 +1,15 @@
-"""What becomes of dropped tokens: near-duplicates are averaged into what stays."""
+"""Merges dropped tokens: near-duplicates are averaged into the tokens that stay."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _PART = 1 << 24
-"""Cosines held at a time, about."""
+"""Approximate number of cosines held at a time."""
 
 
 def merge_targets(states: Tensor, segment: Tensor, kept: Tensor, tau_m: float) -> Tensor:
-    """For each token the kept token of its segment that it is averaged into.
+    """For each token, the kept token of its segment that it is averaged into.
 
     Args:
         states: (n, d).
@@ -18,8 +18,8 @@ def merge_targets(states: Tensor, segment: Tensor, kept: Tensor, tau_m: float) -
         tau_m: least cosine with the most similar kept token of the segment.
 
     Returns:
-        (n,) int64 indices into ``kept``, -1 for tokens that are dropped without a trace; kept tokens point to
-        themselves.
+        (n,) int64 indices into ``kept``. -1 marks tokens that are dropped without being merged. Kept tokens
+        point to themselves.
 
     Source: ours.
     """

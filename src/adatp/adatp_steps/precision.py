@@ -1,4 +1,4 @@
-"""The precision that tokens are chosen in."""
+"""Keeps the choice of tokens in full precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,9 +6,9 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Keep ``torch.autocast`` from the arithmetic that chooses tokens, which chose its types itself.
+    """Keep ``torch.autocast`` away from the arithmetic that chooses tokens; that code sets its own types.
 
-    Autocast would round cosines to 16 bits, and mixes types where results are collected.
+    Autocast would round cosines to 16 bits and mix types where results are collected.
 
     Args:
         device: where the tensors are.

@@ -1,4 +1,4 @@
-"""What attention owes to places, not to content: a prior fitted to the video's own scores."""
+"""Separates attention to places from attention to content: a prior fitted to the video's own scores."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ _SWEEPS = 3
 
 
 def without_place(log_scores: Tensor, time: Tensor, position: Tensor) -> Tensor:
-    """Logarithms of attention less what time and spatial position explain of them.
+    """Subtract from the logarithms of attention what time and spatial position explain of them.
 
-    The prior is the sum of a parabola over time, which is high at both ends of a video if attention is, and
-    of a mean for each spatial position, which is high where attention gathers in frame after frame. Both are
-    fitted to these scores by least squares, one after the other in turns. What is left is the logarithm of
-    attention over its prior.
+    The prior is a sum of two terms. The first is a parabola over time, which is high at both ends of a video
+    if attention is. The second is a mean per spatial position, which is high where attention gathers in many
+    frames. Both are fitted to these scores by least squares, in turns. The result is the logarithm of
+    attention divided by its prior.
 
     Args:
-        log_scores: (n,) float64; where they are not finite they stay as they are.
-        time: (n,) when each token is seen, in [0, 1].
+        log_scores: (n,) float64; values that are not finite stay as they are.
+        time: (n,) time of each token, in [0, 1].
         position: (n,) int64 spatial position of each token.
 
     Returns:
         (n,) float64.
 
-    Source: ours; dividing by a prior of places is D2Pruner's and PoRe's, who take it from other inputs.
+    Source: ours. D2Pruner and PoRe also divide by a prior of places, but take it from other inputs.
     """
     finite = log_scores.isfinite()
     left = log_scores.double().where(finite, 0.0)
@@ -44,5 +44,5 @@ def without_place(log_scores: Tensor, time: Tensor, position: Tensor) -> Tensor:
 
 
 def time_of(frame: Tensor, frames: int) -> Tensor:
-    """(n,) float64 in [0, 1]: when each token is seen, from its frame (n,) of so many."""
+    """(n,) float64 in [0, 1]: the time of each token, from the index of its frame (n,) among ``frames``."""
     return frame.double() / max(1, frames - 1)

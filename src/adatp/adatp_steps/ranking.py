@@ -1,11 +1,13 @@
-"""Which order tokens are dropped in, beyond attention alone."""
+"""Orders in which tokens can be dropped, other than attention alone."""
 
 import torch
 from torch import Tensor
 
 
 def rank_of(scores: Tensor) -> Tensor:
-    """(n,) float64 in (0, 1]: rank of each score (n,), 1 the highest; of equal ones the earlier is higher."""
+    """(n,) float64 in (0, 1]: rank of each score (n,), 1 for the highest. Among equal scores the earlier
+    is higher.
+    """
     order = (0 - scores).argsort(stable=True)
     rank = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
     rank[order] = torch.arange(len(scores), 0, -1, dtype=torch.float64, device=scores.device)
@@ -13,10 +15,10 @@ def rank_of(scores: Tensor) -> Tensor:
 
 
 def both(first: Tensor, second: Tensor) -> Tensor:
-    """(n,) float64: one ranking of two scores (n,), by the mean of their ranks."""
+    """(n,) float64: combine two scores (n,) into one ranking, by the mean of their ranks."""
     return (rank_of(first) + rank_of(second)) / 2
 
 
 def by_chance(tokens: int) -> Tensor:
-    """(n,) float64: a random order, the same whenever there are so many tokens."""
+    """(n,) float64: a random order, always the same for the same number of tokens."""
     return torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""How much each frame or segment has to do with the question, from signals that know no token order.
+"""Relevance of each frame or segment to the question, from signals that do not depend on token order.
 
 The scale does not matter: `adatp.adatp_steps.debias.segment_weights` standardises it.
 """
@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _PART = 4096
-"""Visual tokens looked at together."""
+"""Number of visual tokens processed together."""
 
 
 def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:
-    """Cosine between the question and each frame in the shared space of a paired text and vision encoder.
+    """Cosine between the question and each frame, in the shared space of a paired text and vision encoder.
 
     Args:
         text: (d,) embedding of the question.
@@ -29,15 +29,15 @@ def cosine_relevance(text: Tensor, frames: Tensor) -> Tensor:
 def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor, frames: int) -> Tensor:
     """Late interaction of words and visual tokens in the language model's input space, for any tower.
 
-    Text and visual embeddings sit in two distant cones (the modality gap), in which every cosine is nearly
-    the same: each side is centred on its own mean first, so that what is left is what sets a word apart from
-    the question's other words and a token from the video's others. A lone question token is left as it is,
-    as centring would erase it.
+    Text and visual embeddings lie in two distant cones (the modality gap), so all raw cosines are nearly
+    equal. Each side is therefore centred on its own mean first. What is left is how a word differs from the
+    question's other words, and a token from the video's other tokens. A lone question token is not centred,
+    since centring would erase it.
 
-    Per frame and word the best token counts, then the mean over words is taken (ColBERT's MaxSim). The
-    maximum, as what a question asks about is often a few tokens of a frame, which a mean over the frame would
-    drown; and as the centred words sum to zero, a pooling linear in both sides would cancel to noise. The
-    mean over words, as a word that matches nothing (or everything) adds the same to all frames.
+    For each frame and word the best token counts. Then the mean over words is taken (ColBERT's MaxSim). Why
+    the maximum over tokens: a question often asks about a few tokens of a frame, which a mean over the frame
+    would drown. The centred words also sum to zero, so a pooling that is linear in both sides would cancel to
+    noise. Why the mean over words: a word that matches nothing, or everything, adds the same to all frames.
 
     Args:
         question: (q, d) input embeddings of the question's content tokens.
@@ -56,7 +56,7 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor, frames:
     if len(words) > 1:
         words = words - words.mean(0)
     words = F.normalize(words, dim=-1)
-    # Part by part: a long video's tokens in float32 are many times what the decoder then needs.
+    # In parts: in float32 a long video's tokens take many times the memory that the decoder needs.
     parts = torch.split(visual, _PART)
     mean = torch.stack([part.sum(0, dtype=torch.float32) for part in parts]).sum(0) / len(visual)
     best = words.new_full((len(words), frames), -torch.inf)
@@ -68,7 +68,7 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor, frames:
 
 
 def attention_relevance(mass: Tensor, frame: Tensor, frames: int) -> Tensor:
-    """Mean attention a token of each frame receives: the frame weights of a deep layer.
+    """Mean attention that a token of each frame receives: the frame weights of a deep layer.
 
     Args:
         mass: (n,) attention that each visual token receives, any non-negative scale.
@@ -86,12 +86,12 @@ def attention_relevance(mass: Tensor, frame: Tensor, frames: int) -> Tensor:
 
 
 def pool_by_segment(relevance: Tensor, segment: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Relevance of each segment: the mean of its frames'.
+    """Relevance of each segment: the mean relevance of its frames.
 
     Args:
-        relevance: (T,) of each frame.
+        relevance: (T,) relevance of each frame.
         segment: (T,) int64 segment of each frame, from 0, ascending (`segment_frames`).
-        weight: (T,) how much each frame counts in the mean; None: all the same.
+        weight: (T,) weight of each frame in the mean; None: equal weights.
 
     Returns:
         (S,) of relevance's type; the mean of frames without weight is 0.
@@ -104,13 +104,14 @@ def pool_by_segment(relevance: Tensor, segment: Tensor, *, weight: Tensor | None
 
 
 def reliability(relevance: Tensor, segment: Tensor) -> float:
-    """How far differences of relevance between segments can be trusted, by how much it varies within them.
+    """Reliability of the differences of relevance between segments, given how much it varies within them.
 
-    The share of the variance between segments' means that is not what frames of one segment vary among
-    themselves would bring about: 1 - (variance within / mean length) / variance between means, at least 0.
+    Frames that vary within segments make the segments' means vary too. Reliability is the share of the
+    variance between means that this does not explain: 1 - (variance within / mean length) / variance between
+    means, at least 0.
 
     Args:
-        relevance: (T,) of each frame.
+        relevance: (T,) relevance of each frame.
         segment: (T,) int64 segment of each frame, from 0, ascending.
 
     Returns:

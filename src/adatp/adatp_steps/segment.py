@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 
 def segment_frames(features: Tensor, tau_s: float) -> Tensor:
-    """Segment id of each frame: neighbours whose features are similar belong together.
+    """Segment id of each frame: neighbouring frames whose features are similar share a segment.
 
-    Frames t and t+1 are joined when cos(g_t, g_t+1) >= tau_s, or when they are equal (so that blank frames,
-    whose cosine is undefined, and tau_s = 1 behave). Only neighbours are compared: a scene that returns later
-    is a new segment. A frame with non-finite features is similar to no other.
+    Frames t and t+1 are joined when cos(g_t, g_t+1) >= tau_s, or when they are equal. Equality matters for
+    blank frames, whose cosine is undefined, and for tau_s = 1. Only neighbours are compared, so a scene that
+    returns later is a new segment. A frame with non-finite features is similar to no other.
 
     Args:
-        features: (T, d), one vector a frame, of any floating type: the mean of the vision tower's features.
+        features: (T, d), one vector per frame, of any floating type: the mean of the vision tower's features.
         tau_s: threshold on the cosine; the paper's value is 0.95.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Looks at a checkpoint's files before anything is built from them: a stranger may have written them."""
+"""Checks a checkpoint's files before anything is built from them: a stranger may have written them."""
 
 from adatp.checkpoint.errors import CheckpointError
 from adatp.checkpoint.files import check_files

@@ -1,4 +1,4 @@
-"""What a checkpoint is refused for."""
+"""The error for a checkpoint that is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from adatp.errors import AdaTPError
 
 
 class CheckpointError(AdaTPError, ValueError):
-    """A file of a checkpoint says what can't be right.
+    """A file of a checkpoint contains something that can't be right.
 
     The message is one line. It names the file, not the checkpoint.
     """

@@ -1,4 +1,4 @@
-"""The files of a checkpoint's folder: regular, of bounded size, and no tokenizer that lets texts grow."""
+"""Checks the files in a checkpoint's folder: regular, of bounded size, no tokenizer that lets texts grow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from adatp.checkpoint.errors import CheckpointError
 
 MOST_BYTES = 64 << 20
-"""Size of the largest file that is read as text; those of tokenizers with 250,000 words have about 35 MB."""
+"""Size of the largest file that is read as text. Files of tokenizers with 250,000 words have about 35 MB."""
 
 TEXTS = (".json", ".jinja", ".txt", ".model")
-"""Endings of files that are read as a whole."""
+"""Endings of files that are read completely."""
 
 SETTINGS = (
     "config.json",
@@ -24,7 +24,7 @@ SETTINGS = (
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
-"""Files that hold an object with settings, if they are there."""
+"""Files that must hold an object with settings, if they exist."""
 
 MOST_GROWTH = 256
 """How many times longer a tokenizer's normalizer may make a text."""
@@ -34,10 +34,10 @@ MOST_PADDING = 1 << 17
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder in which reading a file would never end or take all memory.
+    """Refuse a folder in which reading a file would never end or would take all memory.
 
     Args:
-        folder: of a checkpoint.
+        folder: folder of a checkpoint.
 
     Raises:
         CheckpointError: a file is not a regular one, too large, or a tokenizer that grows without bound.
@@ -61,7 +61,7 @@ def check_files(folder: Path) -> None:
 
 
 def _object_in(path: Path) -> Mapping[str, Any]:
-    """What a JSON file holds."""
+    """The object in a JSON file."""
     try:
         with path.open(encoding="utf-8") as file:
             raw = json.load(file)
@@ -87,7 +87,7 @@ def _check_tokenizer(path: Path) -> None:
 
 
 def _growth(normalizer: Any) -> float:
-    """How many times longer a normalizer may make a text of one character, at most."""
+    """Upper bound of how many times longer a normalizer can make a text of one character."""
     if not isinstance(normalizer, Mapping):
         return 1.0
     parts = normalizer.get("normalizers")

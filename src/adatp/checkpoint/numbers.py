@@ -1,4 +1,6 @@
-"""Are the numbers of a config plausible? Asked before a model is built: a wrong one may take all memory."""
+"""Checks that the numbers of a config are plausible before a model is built: a wrong one may take all
+memory.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ LIMITS: dict[str, int] = {
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 31,
 }
-"""Key of a config -> the largest value that is plausible; the smallest is 1."""
+"""Key of a config -> the largest plausible value; the smallest is 1."""
 
 POSITIVE = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "downsample_ratio", "scale_factor")
 """Numbers that are above 0."""
@@ -34,7 +36,7 @@ SEVERAL = ("image_size", "patch_size", "intermediate_size")
 """Keys with a number for each axis or layer in some families."""
 
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-"""Keys that are not null."""
+"""Keys that must not be null."""
 
 PARTS = ("text_config", "vision_config")
 """Keys that hold a config."""
@@ -43,11 +45,11 @@ MOST_BEAMS = 64
 
 
 def check_numbers(raw: Mapping[str, Any], where: str = "") -> None:
-    """Refuse a config, as its file says it, whose numbers can't be right.
+    """Refuse a config file whose numbers can't be right.
 
     Args:
-        raw: what ``config.json`` holds, or one part of it.
-        where: the names of the parts that this one is in.
+        raw: the content of ``config.json``, or one part of it.
+        where: names of the parts that contain this one.
 
     Raises:
         CheckpointError: a number is no number, not positive or not plausible, or a part is missing.
@@ -78,7 +80,7 @@ def _check_size(key: str, value: Any, name: str) -> None:
 
 
 def check_config(config: Any) -> None:
-    """Refuse a config, as transformers reads it, whose sizes contradict each other.
+    """Refuse a config, as loaded by transformers, whose sizes contradict each other.
 
     Raises:
         CheckpointError: heads don't divide a width, or a patch is larger than the image.
@@ -101,7 +103,7 @@ def check_config(config: Any) -> None:
 
 
 def check_generation(settings: Any) -> None:
-    """Refuse what a checkpoint's generation_config.json would make of memory.
+    """Refuse a checkpoint's generation_config.json that would take too much memory.
 
     Args:
         settings: a ``GenerationConfig``.
@@ -121,7 +123,7 @@ def check_processor(processor: Any) -> None:
     """Refuse a processor that makes images of an implausible size.
 
     Args:
-        processor: as ``AutoProcessor`` loads it.
+        processor: the processor that ``AutoProcessor`` loads.
 
     Raises:
         CheckpointError: a side is no positive number, or above 16,384 pixels, or a patch is 0.

@@ -1,8 +1,8 @@
-"""Tries out what a stranger's chat template and tokenizer do with a text, in a process that may be lost.
+"""Runs a stranger's chat template and tokenizer on a text, in a child process that may be lost.
 
 A template is a program: ``{{ 'a' * 10 ** 10 }}`` takes all memory in one step, and three loops never end. A
-tokenizer's patterns may try so many ways that the library gives up by a panic. Neither can be stopped from
-inside the process that it runs in.
+tokenizer's patterns may try so many ways that the library gives up with a panic. Neither can be stopped from
+inside its own process.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ MOST_SECONDS = 10
 """Processor time for one text; usual ones take milliseconds."""
 
 MOST_BYTES = 1 << 30
-"""Memory for one text, beside what the process has already."""
+"""Memory for one text, in addition to what the process uses already."""
 
 _PATIENCE = 30
-"""How many times longer a trial may last on a machine that is busy."""
+"""How many times longer a trial may last on a busy machine."""
 
 _WELL, _MEMORY, _PANIC = b"w", b"m", b"p"
 
 
 def try_out(work: Callable[[], object]) -> None:
-    """Do something in a copy of this process that has little time and memory, before it is done here.
+    """Try something in a copy of this process with little time and memory, before it is done here.
 
     Without ``os.fork``, on Windows, nothing is tried.
 
     Args:
-        work: what a text is made by. An ordinary exception counts as success: it is raised here too.
+        work: makes the text. An ordinary exception counts as success: it is raised here too.
 
     Raises:
         CheckpointError: it took too much time or memory, or ended the copy.
@@ -72,7 +72,7 @@ def try_out(work: Callable[[], object]) -> None:
 
 
 def _run(work: Callable[[], object], writing: int) -> None:
-    """The copy's part. It never returns."""
+    """The part that runs in the copy. It never returns."""
     said = _WELL
     try:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -94,7 +94,7 @@ def _limit() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    spent = int(used.ru_utime + used.ru_stime)  # none in a copy, but for systems that count otherwise
+    spent = int(used.ru_utime + used.ru_stime)  # none in a copy; some systems count otherwise
     resource.setrlimit(resource.RLIMIT_CPU, (spent + MOST_SECONDS, spent + MOST_SECONDS + 1))
     sizes = Path("/proc/self/statm")
     if sizes.exists():  # Linux: what is mapped already

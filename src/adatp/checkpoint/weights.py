@@ -1,4 +1,4 @@
-"""Weights: no pickles, and no model that is larger than the file it is loaded from."""
+"""Checks weights: no pickles, and no model that is larger than the file it is loaded from."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LARGER = 4
 """How many times more numbers a model may have than its file: some weights are stored once and used twice."""
 
 PACKED = 16
-"""Times more where the file is quantized, several numbers in one."""
+"""The same limit for a quantized file, which packs several numbers into one."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def check_weights(folder: Path, config: Any, build: Callable[[], Any]) -> None:
-    """Refuse weights that are pickled, and a config that makes a model larger than its weights.
+    """Refuse pickled weights, and a config that makes a model larger than its weights.
 
     Args:
-        folder: of a checkpoint.
-        config: the model's.
+        folder: folder of a checkpoint.
+        config: the model's config.
         build: makes the model; called where tensors take no memory.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command ``adatp``, a file for each command.
+"""The command ``adatp``, with a file for each command.
 
 Answers go to stdout; progress, warnings and errors to stderr.
 """
@@ -19,7 +19,7 @@ from adatp.errors import RefusedError
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-# Typer raises click's exceptions, or those of its own copy of click from 0.20 on: take what it has.
+# Typer raises click's exceptions, or from 0.20 on those of its own copy of click: use what it has.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments, without the program's name; None: the process's own.
 
     Returns:
-        The exit code: 0; 2 on bad input, told in one line on stderr; 130 if interrupted.
+        The exit code: 0; 2 on bad input, with one line on stderr; 130 if interrupted.
     """
     with any_encoding():
         return _run(argv)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @cache
 def _command() -> Any:
-    """All commands, as click knows them: Typer reads every signature for it, which takes a while."""
+    """All commands in click's form. Typer reads every signature for it, which takes a while."""
     return typer.main.get_command(app)
 
 
@@ -55,7 +55,7 @@ def _run(argv: Sequence[str] | None) -> int:
         command_path = error.ctx.command_path if getattr(error, "ctx", None) else "adatp"
         hint = f" (see {command_path} --help)" if isinstance(error, _UsageError) else ""
         message = f"{error.format_message()}{hint}"
-    except typer.Abort:  # what Typer makes of an interrupt, or else it exits with 130 itself
+    except typer.Abort:  # Typer turns an interrupt into this, or exits with 130 itself
         return 130
     except OSError as error:
         if error.errno not in FULL:

@@ -1,4 +1,4 @@
-"""``adatp ask``: a question about a video, vanilla beside it if wanted."""
+"""``adatp ask``: a question about a video, with vanilla's answer next to it on request."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def ask(
 
 
 def _facts(request: Request, result: Answer, vanilla: Answer | None) -> dict[str, Any]:
-    """What --json writes."""
+    """The content of the --json file."""
     model, prompt = request.session.model, request.prompt
     facts = {
         "version": version("adatp"),

@@ -1,11 +1,11 @@
-"""What the commands that ask a model share: opening a session, and asking it with a line of progress."""
+"""Helpers of the commands that ask a model: opening a session, and asking it with a line of progress."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from adatp.cli.console import downloading, progress
-from adatp.cli.terminal import plain
+from adatp.cli.terminal import plain, say
 
 if TYPE_CHECKING:
     from adatp import Answer, Prompt, Session
@@ -22,27 +22,39 @@ if TYPE_CHECKING:
 
 
 def open_session(model: str | None, device: str, dtype: str, trusted: bool = False) -> Session:
-    """A session of the model that --model names, without its weights."""
+    """A session of the model that --model names, without its weights.
+
+    Of a model that no family file knows, a line on stderr says that the general rule is tried.
+    """
+    from adatp.models import family_of
     from adatp.session import Session
     from adatp.session.loading import source_of
 
     with progress(f"looking up {source_of(model)}"):
-        return Session(model, device=device, dtype=dtype, trust_remote_code=trusted)
+        session = Session(model, device=device, dtype=dtype, trust_remote_code=trusted)
+    if family_of(session.config.model_type).by_rule:
+        say(f"{session.source}: {by_rule(session.config)}")
+    return session
+
+
+def by_rule(config: Any) -> str:
+    """What a command says of a model that the general rule is tried on."""
+    return f"general rule: no family file knows {config.model_type!r} (`adatp models` says what that means)"
 
 
 def load_weights(session: Session) -> None:
-    """Load the weights now."""
+    """Load the weights now, with progress."""
     with progress(f"loading {session.source}", shown=os.path.isdir(session.source)):
         _ = session.model
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A question about a video, as the command line asks it.
+    """A question about a video, from the command line.
 
     Attributes:
-        session: of the model.
-        path: of the video: a file, a folder of frame images, or an address on the web.
+        session: holds the model.
+        path: path of the video: a file, a folder of frame images, or an address on the web.
         prompt: the video and the question.
         max_new_tokens: longest answer, in tokens.
     """
@@ -54,7 +66,7 @@ class Request:
 
     @property
     def clip(self) -> Video:
-        """The frames read."""
+        """The frames that were read."""
         return self.prompt.videos[0]
 
     def can_run(self, method: Method) -> bool:
@@ -72,12 +84,12 @@ class Request:
         return True
 
     def check(self, method: Method, strict: bool = False) -> None:
-        """Refuse what can't be answered.
+        """Refuse a request that can't be answered.
 
         Args:
-            method: as it would be run.
-            strict: whether a FLOPs target out of reach is refused too. If not, the run takes the least that
-                the method can do, and warns.
+            method: the method with its target.
+            strict: whether a FLOPs target that is out of reach is refused too. If not, the run uses the least
+                that the method can do, and warns.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
@@ -86,7 +98,7 @@ class Request:
         self.session.check(self.prompt, method, max_new_tokens=self.max_new_tokens, strict=strict)
 
     def warm_up(self, method: Method) -> None:
-        """Run once for what only a first run costs."""
+        """Run once, so that the costs of a first run are paid."""
         with progress(f"warming up: {method.name}"):
             self.session.warm_up(self.prompt, method)
 
@@ -102,9 +114,9 @@ def prepare(
     """Read the video and turn it and the question into a prompt.
 
     Args:
-        session: of the model.
+        session: holds the model.
         video: a file, a folder of frame images or an address; None: the shipped clip.
-        question: about it; None: the clip's own.
+        question: a question about it; None: the clip's own.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
     """

@@ -99,7 +99,7 @@ def bias(
         total = limit if files is None else min(limit, len(files))
         with counting("measuring") as update:
             found = measure(
-                session, islice(clips, limit), layers=wanted, told=lambda done: update(done, total)
+                session, islice(clips, limit), layers=wanted, progress=lambda done: update(done, total)
             )
         facts = {"version": version("adatp"), "model": model or "embedded", **found}
         if json_file is not None:

@@ -1,4 +1,4 @@
-"""The clips and questions that ``adatp bias`` measures on: files of the user, or those of the small world."""
+"""The clips and questions of ``adatp bias``: the user's files, or those of the small world."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adatp.video import Video
 
 QUESTION = "What happens in this video?"
-"""Asked about files without --questions."""
+"""The question about files without --questions."""
 
 MOST_BYTES = 16 << 20
 """Size of the longest file of questions."""
@@ -70,7 +70,7 @@ def questions_of_files(folder: Path, asked: Sequence[tuple[str | None, str]]) ->
 def read_clips(
     session: Session, files: Sequence[tuple[Path, str]], frames: int
 ) -> Iterator[tuple[Video, str]]:
-    """The videos that can be read and are long enough; of the others one line each."""
+    """The videos that can be read and are long enough. Each of the others gives one line on stderr."""
     from adatp.video import VideoError
 
     refused: set[Path] = set()

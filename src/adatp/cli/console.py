@@ -1,4 +1,4 @@
-"""What the commands share on a terminal: one-line errors, quiet libraries, progress, tables."""
+"""Terminal helpers of the commands: one-line errors, quiet libraries, progress, tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from adatp.errors import AdaTPError, RefusedError, is_out_of_memory
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Let an interrupt end the process at once: amid an import it gets lost, or breaks what is imported."""
+    """Let an interrupt end the process at once. During an import it would be lost, or break the import."""
     if threading.current_thread() is not threading.main_thread():  # which gets no interrupts
         yield
         return
@@ -46,10 +46,10 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def working_on(model: str | None) -> Iterator[None]:
-    """Around all that a command does with a model: errors are one line, the libraries are quiet.
+    """Wraps all that a command does with a model: errors are one line, and libraries are quiet.
 
     Args:
-        model: what --model says.
+        model: value of --model.
     """
     with importing():
         import_module("adatp.session")  # and with it torch and transformers
@@ -59,7 +59,9 @@ def working_on(model: str | None) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what the library says of bad input into one line; all else is a bug and keeps its traceback."""
+    """Turn the library's errors about bad input into one line. Other errors are bugs and keep their
+    traceback.
+    """
     try:
         yield
     except RefusedError:
@@ -82,7 +84,7 @@ def one_line_warnings() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries(downloads: bool) -> Iterator[None]:
-    """Keep off stderr the libraries' logs, and their progress bars but for downloads on a terminal."""
+    """Keep the libraries' logs off stderr, and their progress bars except downloads on a terminal."""
     from logging import ERROR
 
     from huggingface_hub.utils import logging as hub
@@ -112,13 +114,13 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """A warning as one line (see ``warnings.showwarning``)."""
-    if not issubclass(category, (FutureWarning, DeprecationWarning)):  # of no use to who runs a command
+    if not issubclass(category, (FutureWarning, DeprecationWarning)):  # useless for users of the command
         say(f"warning: {message}")
 
 
 @contextmanager
 def progress(doing: str, shown: bool = True) -> Iterator[None]:
-    """A line on stderr that says what is going on and for how long, if that is a terminal."""
+    """A line on stderr with the current work and its duration, if stderr is a terminal."""
     if not (shown and sys.stderr.isatty()):
         yield
         return
@@ -130,14 +132,14 @@ def progress(doing: str, shown: bool = True) -> Iterator[None]:
 
 @contextmanager
 def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal; to be told how many are done, and of how many."""
+    """A bar on stderr, if that is a terminal. Call the function with the number done and the total."""
     with progress_bar(doing) as update:
         yield lambda done, total: update(done, total, "")
 
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Callable[[int, int, str], None]]:
-    """The same; to be told something that stands at its end too, such as a rate."""
+    """A bar like `counting`'s. The function also takes a note for the bar's end, such as a rate."""
     columns = (
         TextColumn(doing),
         BarColumn(),
@@ -163,10 +165,10 @@ def downloading(source: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on stderr while a video is downloaded, if that is a terminal.
 
     Args:
-        source: where from.
+        source: the address of the video.
 
     Returns:
-        To be called with the bytes that have come, and how many there are, if that is known.
+        A function to call with the number of bytes received, and the total if known.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -180,7 +182,7 @@ def downloading(source: str) -> Iterator[Callable[[int, int | None], None]]:
 
     def update(done: int, total: int | None) -> None:
         Interrupts.check()
-        if not bars.live.is_started and not bars.disable:  # of a file on this machine there is no bar
+        if not bars.live.is_started and not bars.disable:  # a file on this machine has no bar
             bars.start()
         bars.update(bar, completed=done, total=total)
         if done == total:
@@ -193,7 +195,7 @@ def downloading(source: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def wide_console() -> Console:
-    """Stdout, 110 columns wide where it is no terminal: a file has no edge to wrap at."""
+    """Stdout, 110 columns wide if it is not a terminal: a file has no edge to wrap at."""
     return Console(width=None if sys.stdout.isatty() else 110)
 
 
@@ -210,7 +212,7 @@ PRESET = "fastvid"
 
 
 def conventions(preset: str) -> str:
-    """What the two kinds of FLOPs mean, for the foot of a table."""
+    """Explains the two kinds of FLOPs, below a table."""
     return (
         "FLOPs are real: two to a multiply-accumulate, of all tokens, scoring included. MACs follow the "
         "papers: multiply-accumulates of the prefill's visual tokens alone, by the formula of the "

@@ -1,4 +1,4 @@
-"""``adatp convert``: checkpoints that transformers can't read as such that it can."""
+"""``adatp convert``: converts checkpoints that transformers can't read."""
 
 from __future__ import annotations
 

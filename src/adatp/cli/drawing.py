@@ -1,4 +1,4 @@
-"""The picture and the page of ``adatp show``, and the figures of ``adatp bias``."""
+"""Draws the image and the page of ``adatp show``, and the figures of ``adatp bias``."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from adatp import Answer
 
 FILES = ("show.png", "show.svg", "show.html")
-"""What ``adatp show`` writes into its folder."""
+"""The files that ``adatp show`` writes into its folder."""
 
 BIAS_FIGURES = tuple(
     f"bias-{name}.{kind}" for name in ("frames", "positions", "controls") for kind in ("png", "svg")
 )
-"""What ``adatp bias --plot`` writes into its folder."""
+"""The files that ``adatp bias --plot`` writes into its folder."""
 
 
 def draw_kept(out: Path, request: Request, answers: Sequence[Answer], layers: list[int] | None) -> None:
-    """Write the picture of what the first answer's method keeps, and the page of all answers.
+    """Write an image of the tokens that the first answer's method keeps, and the page of all answers.
 
     Args:
         out: a folder, made if missing.
-        request: what was asked.
-        answers: of one method each.
-        layers: rows of the picture; None: some of those that drop tokens.
+        request: the question and its video.
+        answers: one per method.
+        layers: rows of the image; None: some of those that drop tokens.
     """
     from adatp.kept_page import render_html
     from adatp.plots.tokens import changing_layers, plot_tokens
@@ -49,7 +49,7 @@ def bias_figures(facts: dict[str, Any]) -> dict[str, bytes]:
     """The files of ``adatp bias --plot``: name -> content.
 
     Args:
-        facts: what was measured.
+        facts: results of the measurement.
     """
     with importing():
         from adatp import plots

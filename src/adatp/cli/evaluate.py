@@ -87,7 +87,7 @@ def evaluate(
 
 
 def read_settings(path: Path) -> Any:
-    """The parameters in a file of --settings; of a file that benchmarks/tune.py wrote, the tuned ones."""
+    """The parameters in a file of --settings. For a file of benchmarks/tune.py, the tuned ones."""
     from adatp.evaluation import SettingsError, check_settings
 
     try:

@@ -1,4 +1,4 @@
-"""What ``adatp eval`` and ``adatp ablate`` share: options, and a run that can be stopped and goes on."""
+"""Helpers of ``adatp eval`` and ``adatp ablate``: options, and a run that can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from adatp.evaluation import Disturbance, Entrant, Results, World
 
 MOST_THREADS = 1024
-"""CPU threads that may be asked for: torch starts as many as it is told to, and dies of too many."""
+"""Most CPU threads that can be requested. torch starts as many as it is asked to, and too many crash it."""
 
 MOST_BATCH = 4096
-"""Questions that may be asked together."""
+"""Most questions that can be asked together."""
 
 SplitOption = Annotated[str, typer.Option(help="A split of the world: validation, test or shifted.")]
 WorldOption = Annotated[
@@ -93,7 +93,7 @@ BatchOption = Annotated[
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation, as the options say it.
+    """One evaluation with its options.
 
     Attributes:
         command: "eval" or "ablate".
@@ -101,9 +101,9 @@ class Evaluation:
         frames: lengths of the clips, separated by commas.
         split: a split of the world.
         limit: how many questions of each length.
-        json_file: where the rows are written; the work file stands beside it.
-        plot: where the figures are drawn.
-        threads: CPU threads; None: as many as torch decides.
+        json_file: the file for the rows; the work file is next to it.
+        plot: the file for the figures.
+        threads: CPU threads; None: torch decides.
         device: a torch device, or "auto".
         dtype: name of a dtype, or "auto".
         trusted: whether the checkpoint's code may run.
@@ -128,10 +128,10 @@ class Evaluation:
     batch: int = 1
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
-        """Run or resume it, write and show what it found.
+        """Run or resume the evaluation, then write and show the results.
 
         Args:
-            entrants: makes those who are asked, for a decoder of so many layers.
+            entrants: makes the entrants for a decoder with this number of layers.
         """
         check_dtype(self.dtype)
         counts = list(dict.fromkeys(numbers("--frames", self.frames, int)))
@@ -163,7 +163,7 @@ class Evaluation:
             show_rows(rows, self.limit)
 
     def _check_outputs(self) -> tuple[Path | None, Path | None, Path | None]:
-        """Where the rows, the figure and the work file go, if they go anywhere."""
+        """Paths of the rows, the figure and the work file, each None if not requested."""
         json_file = held = None
         outputs = []
         if self.json_file is not None:
@@ -177,7 +177,7 @@ class Evaluation:
         return json_file, plot, held
 
     def _disturbances(self) -> list[Disturbance]:
-        """What --disturb names."""
+        """The disturbances that --disturb names."""
         from adatp.evaluation import Disturbance
 
         try:
@@ -186,7 +186,7 @@ class Evaluation:
             raise RefusedError(f"--disturb: {error}") from None
 
     def _check_world(self) -> str | None:
-        """Refuse a world that there is not; the model that is asked."""
+        """Refuse an unknown world. Returns the model to ask."""
         from adatp.evaluation import WORLDS
 
         if self.world is not None and self.world not in WORLDS:
@@ -194,7 +194,7 @@ class Evaluation:
         return self.world if self.model is None else self.model
 
     def _world_of(self, session: Session) -> World:
-        """The world whose questions are asked; refuses an embedded model of another one."""
+        """The world of the questions. Refuses an embedded model of another world."""
         from adatp.evaluation import WORLDS, lacks_words, world_of
 
         if self.world is None:
@@ -223,12 +223,12 @@ class Evaluation:
         counts: Sequence[int],
         results: Results,
     ) -> None:
-        """Ask what is not answered yet; where that is interrupted, say how to go on."""
+        """Ask the questions that are not answered yet. On an interrupt, print how to continue."""
         from adatp.evaluation import evaluate
 
         try:
-            with _counted(results, competing, counts, self.limit) as told:
-                evaluate(session, competing, counts, self.split, self.limit, results, told, world, self.batch)
+            with _counted(results, competing, counts, self.limit) as note:
+                evaluate(session, competing, counts, self.split, self.limit, results, note, world, self.batch)
         except KeyboardInterrupt:
             file = self.json_file
             hint = "give --json next time, and it can go on" if file is None else "run it again to go on"
@@ -238,7 +238,7 @@ class Evaluation:
     def _facts(
         self, results: Results, rows: list[dict[str, Any]], skipped: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        """What --json writes."""
+        """The content of the --json file."""
         return {
             "version": version("adatp"),
             "command": self.command,
@@ -260,7 +260,7 @@ class Evaluation:
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[None]:
-    """So many CPU threads for torch, and afterwards as many as before."""
+    """Give torch this number of CPU threads, and restore the old number afterwards."""
     import torch
 
     before = torch.get_num_threads()
@@ -275,7 +275,7 @@ def _threads(wanted: int | None) -> Iterator[None]:
 def _counted(
     results: Results, competing: Sequence[Entrant], counts: Sequence[int], limit: int
 ) -> Iterator[Callable[[str | None], None]]:
-    """A bar on stderr, if that is a terminal; and who is skipped, in any case."""
+    """A bar on stderr, if that is a terminal. Skipped entrants are always printed."""
     runs = [(entrant.key, frames) for entrant in competing for frames in counts]
 
     def state() -> tuple[int, int]:
@@ -284,9 +284,9 @@ def _counted(
 
     with counting("asking") as update:
 
-        def told(skipped: str | None) -> None:
+        def note(skipped: str | None) -> None:
             if skipped is not None:
                 say(f"skipped: {skipped}")
             update(*state())
 
-        yield told
+        yield note

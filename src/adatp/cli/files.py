@@ -1,4 +1,4 @@
-"""Files that the user names: checked before anything slow, written whole or not at all, never an input."""
+"""Checks files that the user names before anything slow. Outputs are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Named = tuple[str, Path]
-"""A file with what it is: of an output its option, of an input some words."""
+"""A file with its role: for an output its option, for an input some words."""
 
 EMBEDDED = Path(__file__).parents[1] / "tiny"
 """The folder of the embedded models and the clip."""
@@ -27,7 +27,7 @@ EMBEDDED = Path(__file__).parents[1] / "tiny"
 
 @contextmanager
 def _naming(path: Path, option: str) -> Iterator[None]:
-    """Turn what the system says against a file into one line."""
+    """Turn the system's error about a file into one line."""
     try:
         yield
     except OSError as error:
@@ -35,7 +35,7 @@ def _naming(path: Path, option: str) -> Iterator[None]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether something is there. Unlike ``Path.exists`` it raises where that can't be found out."""
+    """Whether the path exists. Unlike ``Path.exists`` it raises if that can't be determined."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def _exists(path: Path) -> bool:
 
 
 def check_writable(path: Path, option: str = "--json") -> Path:
-    """Where a file given by the user really is; refused if it could not be written at the end."""
+    """The real path of an output file. Refused if it could not be written at the end."""
     with _naming(path, option):
         target = Path(os.path.realpath(path))
         if _exists(target):
@@ -56,12 +56,12 @@ def check_writable(path: Path, option: str = "--json") -> Path:
 
 
 def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
-    """Where a folder given by the user really is; refused if the files could not be written at the end.
+    """The real path of an output folder. Refused if its files could not be written at the end.
 
     Args:
         path: the folder, made at the end if missing.
-        option: that names it.
-        names: of the files that are written into it.
+        option: the option that names it.
+        names: names of the files that are written into it.
     """
     with _naming(path, option):
         target = Path(os.path.realpath(path))
@@ -76,7 +76,7 @@ def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
 
 
 def check_figure(path: Path) -> Path:
-    """Where a figure given by the user really goes; refused if it could not be drawn at the end."""
+    """The real path of a figure. Refused if it could not be drawn at the end."""
     if path.suffix not in (kinds := (".png", ".pdf", ".svg")):
         raise RefusedError(f"--plot {path}: the name ends in {', '.join(kinds)}")
     if find_spec("matplotlib") is None:
@@ -87,23 +87,23 @@ def check_figure(path: Path) -> Path:
 
 
 def thirds_beside(plot: Path) -> Path:
-    """The second figure of ``--plot``, beside the first."""
+    """The second figure of ``--plot``, next to the first."""
     return plot.with_name(f"{plot.stem}-thirds{plot.suffix}")
 
 
 def model_files(model: str | None) -> Iterator[Named]:
-    """The files of the model that --model names; none of a model on the hub."""
+    """The files of the model that --model names; none for a model on the hub."""
     if model is not None and not os.path.isdir(model):
         if "/" in model:
             return
-        model = None  # by its name: an embedded one
+        model = None  # an embedded model, by its name
     for folder, _, names in os.walk(EMBEDDED if model is None else model):
         for name in names:
             yield "a file of the model", Path(folder) / name
 
 
 def video_files(video: str | None) -> Iterator[Named]:
-    """The files of the video that a command reads: one, the images of a folder, or none of an address."""
+    """The files of the video that a command reads: one, the images of a folder, or none for an address."""
     if video is None:
         return
     if os.path.isdir(video):
@@ -142,7 +142,7 @@ def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file: the same under each of its names; None where there is none."""
+    """Device and inode of a file, the same under each of its names; None if there is no file."""
     try:
         facts = path.stat()
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def write(path: Path, data: str | bytes, option: str = "--json") -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     write_set(path.parent, {path.name: data}, option)
 
 
@@ -187,11 +187,11 @@ def write_set(folder: Path, files: Mapping[str, str | bytes], option: str) -> No
 
 @contextmanager
 def no_room(path: Path, option: str, hint: str) -> Iterator[None]:
-    """Turn a disk that is full amid a run into one line.
+    """Turn an error of a disk that fills up during a run into one line.
 
     Args:
-        path: of the file that grows.
-        option: that names it.
+        path: the file that grows.
+        option: the option that names it.
         hint: what to do then.
     """
     try:
@@ -203,9 +203,9 @@ def no_room(path: Path, option: str, hint: str) -> Iterator[None]:
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
-    """A figure as a file of a kind: png, pdf or svg."""
-    picture = io.BytesIO()
+    """A figure as the content of a file: png, pdf or svg."""
+    image = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the picture
-        figure.savefig(picture, format=kind, dpi=160)
-    return picture.getvalue()
+        warnings.filterwarnings("ignore", "Glyph")  # of other scripts: boxes in the image
+        figure.savefig(image, format=kind, dpi=160)
+    return image.getvalue()

@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from adatp.cli.asking import by_rule
 from adatp.cli.console import PRESET, conventions, importing, progress, table_of, working_on
 from adatp.cli.options import MOST, MOST_FRAMES, ModelOption, TargetsOption, TrustOption, fractions
+from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 from adatp.units import amount
 
@@ -42,6 +44,7 @@ def flops(
         from adatp.flops import PRESETS, DecoderShape, paper_macs
         from adatp.layout import PromptCounts
         from adatp.methods import AdaTP
+        from adatp.models import family_of
         from adatp.session.loading import load_config, source_of
     if preset not in PRESETS:
         raise RefusedError(f"--preset is one of {', '.join(PRESETS)}, not {preset!r}")
@@ -49,6 +52,8 @@ def flops(
         methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
         with progress(f"looking up {source_of(model)}"):
             config = load_config(model, trusted)
+        if family_of(config.model_type).by_rule:
+            say(f"{source_of(model)}: {by_rule(config)}")
         shape = DecoderShape.from_config(config.get_text_config())
         if preset != PRESET and shape.delta_net is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")
@@ -77,7 +82,7 @@ def flops(
 
 
 def _visual_tokens(config: Any, frames: int, size: str) -> int:
-    """Visual tokens of a video, by a config alone."""
+    """Number of visual tokens of a video, from a config alone."""
     from adatp.models import family_of
 
     width, _, height = size.partition("x")
@@ -89,6 +94,6 @@ def _visual_tokens(config: Any, frames: int, size: str) -> int:
 
 
 def _runs(counts: Sequence[int]) -> str:
-    """Counts of layers, equal ones that follow each other as one."""
+    """Counts of layers as text; equal neighbours are merged."""
     groups = [(count, len(list(group))) for count, group in groupby(counts)]
     return " ".join(str(count) if times == 1 else f"{count}×{times}" for count, times in groups)

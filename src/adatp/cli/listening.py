@@ -1,4 +1,4 @@
-"""Where a server of ours listens."""
+"""Opens the socket of a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adatp.errors import RefusedError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound, before anything slow, to where the server will be.
+    """A bound socket for the server, opened before anything slow.
 
     Raises:
         RefusedError: there is no such address, or it is taken.
@@ -20,7 +20,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise RefusedError(f"--host {host}: no such address ({error.strerror})") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed may be had again
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just closed can be used again
         listener.bind(address)
         listener.listen()
     except OSError as error:
@@ -32,11 +32,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(host: str, listener: socket.socket) -> str:
-    """The address of a server, as a browser takes it."""
+    """The address of a server, as it is entered into a browser."""
     at = f"[{host}]" if ":" in host else host
     return f"http://{at}:{listener.getsockname()[1]}"
 
 
 def is_private(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach it."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback

@@ -1,4 +1,4 @@
-"""``adatp models``: the supported model types, and what the conformance suite has seen of each."""
+"""``adatp models``: the supported model types, with the results of the conformance suite for each."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ GENERAL_RULE = (
 
 
 def models() -> None:
-    """List the supported models and what the test suite has seen each do."""
+    """List the supported models and the features that the test suite has verified for each."""
     with importing():
-        from adatp.models import by_general_rule, supported
-    seen: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
+        from adatp.models import by_general_rule, later_version, supported
+    tests: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
     reasons: list[str] = []
     table = table_of("Model type")
-    table.add_column("for example", no_wrap=True)  # to be copied whole
+    table.add_column("for example", no_wrap=True)  # complete, to be copied
     table.add_column("all but")
-    with one_line_warnings():  # of families that an installed package adds and that can't be loaded
+    with one_line_warnings():  # from families of an installed package that can't be loaded
         checkpoints = supported()
     for name, checkpoint in checkpoints.items():
         lacking = []
-        for feature, result in seen["families"].get(name, {}).items():
+        for feature, result in tests["families"].get(name, {}).items():
             if result != "yes":
                 if result not in reasons:
                     reasons.append(result)
                 lacking.append(f"{feature} [{reasons.index(result) + 1}]")
-        tested = ", ".join(lacking) if name in seen["families"] else "not tested"
+        tested = ", ".join(lacking) if name in tests["families"] else "not tested"
+        if least := later_version(name):
+            tested = f"needs transformers {least}"
         table.add_row(Text(name), Text(checkpoint or ""), Text(tested))
     for name in by_general_rule():
         table.add_row(Text(name), Text("general rule", style="dim"), Text("not tested"))
@@ -43,13 +45,13 @@ def models() -> None:
     console.print(table)
     for number, reason in enumerate(reasons, 1):
         console.print(f"[{number}] {reason}.", markup=False, highlight=False, soft_wrap=True)
-    meanings = [f"{feature}: {meaning}." for feature, meaning in seen["features"].items()]
+    meanings = [f"{feature}: {meaning}." for feature, meaning in tests["features"].items()]
     for line in ("", "All is:", *meanings, ""):
         console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
     console.print(GENERAL_RULE, highlight=False, soft_wrap=True)
-    version = seen["transformers"]
+    version = tests["transformers"]
     console.print(
-        f"Seen on small random models with transformers {version}; no released checkpoint was run.",
+        f"Tested on small random models with transformers {version}; no released checkpoint was run.",
         highlight=False,
         soft_wrap=True,
     )

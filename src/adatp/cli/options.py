@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 MOST = 2**31 - 1
-"""The largest number that an option takes, where nothing smaller is said."""
+"""The largest number that an option takes, unless a smaller one is given."""
 
 MOST_FRAMES = 1_000_000
 """The most frames that are sampled."""
@@ -72,7 +72,7 @@ NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest ans
 
 
 def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
-    """The numbers of an option that takes several."""
+    """The numbers in an option that takes several."""
     try:
         found = [kind(number) for number in text.split(",")]
     except ValueError:
@@ -93,7 +93,7 @@ def fractions(text: str) -> list[float]:
 
 
 def check_dtype(name: str) -> None:
-    """Refuse what --dtype does not know."""
+    """Refuse a dtype that --dtype does not support."""
     if name not in (kinds := ("auto", "float32", "bfloat16", "float16")):
         raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
 
@@ -109,7 +109,7 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
 
 
 def method_named(name: str, flops: float | None) -> Method:
-    """The method of that name, on that target; None: its own default."""
+    """The method of that name, with that target; None: its own default."""
     from adatp.methods import METHODS, VARIANTS
 
     if name in VARIANTS:

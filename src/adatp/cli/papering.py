@@ -1,4 +1,4 @@
-"""What ``adatp paper`` does: run what is missing, and write the tables of what is there."""
+"""Helpers of ``adatp paper``: run what is missing, and write the tables of complete runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def carry_out(
     """Run a plan, or print it, and make its tables.
 
     Args:
-        plan: what is run.
+        plan: the plan to run.
         out: the folder of all results.
         shard: "i/n".
-        dry_run: whether to print only what would be run.
-        gather_only: whether to make only the tables.
+        dry_run: whether to only print the runs.
+        gather_only: whether to only make the tables.
         environment: variables for lmms-eval.
 
     Raises:
@@ -63,7 +63,7 @@ def carry_out(
 
 
 def _write_tables(plan: Plan, complete: dict[Run, Outcome], out: Path) -> None:
-    """table.md and table.json, and the first to stdout."""
+    """Write table.md and table.json, and print the first."""
     from adatp.paper.table import markdown, rows_of
 
     if not complete:
@@ -77,7 +77,7 @@ def _write_tables(plan: Plan, complete: dict[Run, Outcome], out: Path) -> None:
 
 
 def _tell(run: Run, result: Outcome | str | None) -> None:
-    """Say on stderr how far it is."""
+    """Print the progress on stderr."""
     if result is None:
         say(f"{run.folder}: running")
     elif isinstance(result, str):

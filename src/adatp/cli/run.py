@@ -19,6 +19,7 @@ from adatp.cli.options import (
     MethodOption,
     ModelOption,
     NewTokensOption,
+    StrictOption,
     TargetOption,
     TrustOption,
 )
@@ -39,7 +40,7 @@ def run(
         Path,
         typer.Argument(
             help="JSON lines or Parquet, each row with a video, a question, an id if you like; and, where "
-            "they differ, method, flops, frames, max_new_tokens."
+            "they differ, method, flops, frames, max_new_tokens, strict."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the answers; run again, it goes on.")],
@@ -73,6 +74,7 @@ def run(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    strict: StrictOption = False,
     trusted: TrustOption = False,
 ) -> None:
     """Answer many questions about many videos, and go on where that was stopped.
@@ -92,7 +94,9 @@ def run(
     )
     asked.check(json_file)
     with working_on(model):
-        job = asked.job(settings_of(method, flops, frames, max_new_tokens), rows_per_file, shard, retry)
+        job = asked.job(
+            settings_of(method, flops, frames, max_new_tokens, strict), rows_per_file, shard, retry
+        )
         summary = asked.run_on_ray(job, actors, actor_gpus) if ray else asked.run(job)
         if json_file is not None:
             write(Path(os.path.realpath(json_file)), json.dumps(summary.to_dict()) + "\n")

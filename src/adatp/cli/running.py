@@ -1,4 +1,4 @@
-"""What ``adatp run`` does around the run itself: checks, progress, the summary."""
+"""Helpers of ``adatp run`` around the run itself: checks, progress, the summary."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from adatp.run import Job, Settings, Summary
 
 SECONDS_A_LINE = 60.0
-"""How often a log gets a line of progress."""
+"""Seconds between two lines of progress in a log."""
 
 MOST_WORKERS = 256
-"""Worker processes that may be asked for."""
+"""Most worker processes that can be requested."""
 
 RayOption = Annotated[
     bool, typer.Option("--ray", help="Run on a Ray cluster: that of RAY_ADDRESS, or one on this machine.")
@@ -56,7 +56,7 @@ def check_output(path: Path, input_file: Path, model: str | None) -> None:
 
 
 def check_summary(path: Path | None, folder: Path, input_file: Path, model: str | None) -> None:
-    """Refuse a summary that can't be written, or for which an input or an answer would be lost."""
+    """Refuse a summary that can't be written, or that would overwrite an input or an answer."""
     if path is None:
         return
     target = check_writable(path)
@@ -65,17 +65,19 @@ def check_summary(path: Path | None, folder: Path, input_file: Path, model: str 
     keep_inputs([("--json", target)], [("the input", input_file), *model_files(model)])
 
 
-def settings_of(method: str, flops: float | None, frames: int, max_new_tokens: int) -> Settings:
-    """How rows are asked that say nothing else."""
+def settings_of(
+    method: str, flops: float | None, frames: int, max_new_tokens: int, strict: bool = False
+) -> Settings:
+    """The settings of rows that give none themselves."""
     from adatp.run import Settings
 
     method_named(method, flops)
-    return Settings(method, flops, frames, max_new_tokens)
+    return Settings(method, flops, frames, max_new_tokens, strict)
 
 
 @contextmanager
 def counted(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the rate and the remaining time; where that is no terminal, a line a minute."""
+    """A bar on stderr with the rate and the remaining time. If stderr is no terminal, a line per minute."""
     began = said = time.monotonic()
     first: int | None = None
     with progress_bar(doing) as bar:
@@ -96,7 +98,7 @@ def counted(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 @dataclass(frozen=True)
 class Request:
-    """What the options say of a run.
+    """A run with its options.
 
     Attributes:
         rows: the input.
@@ -122,7 +124,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where the folder of the answers really is."""
+        """The real path of the folder of the answers."""
         return Path(os.path.realpath(self.out))
 
     def check(self, summary: Path | None) -> None:
@@ -132,13 +134,13 @@ class Request:
         check_summary(summary, self.folder, self.rows, self.model)
 
     def job(self, defaults: Settings, size: int, shard: str, again: bool) -> Job:
-        """Which rows are asked."""
+        """The rows that are asked, as a job."""
         from adatp.run import Job, Shard
 
         return Job(self.rows, self.root, defaults, size, Shard.named(shard), again)
 
     def run(self, job: Job) -> Summary:
-        """Ask what is not answered yet, by the model in this process."""
+        """Ask the questions that are not answered yet, with the model in this process."""
         from adatp.run import Answering, Folder, run
         from adatp.run.answering import cpu_threads
 
@@ -154,13 +156,13 @@ class Request:
                 return run(job, scanned, folder, answering, update)
 
     def run_on_ray(self, job: Job, actors: int, gpus: float) -> Summary:
-        """The same on a Ray cluster."""
+        """Do the same as `run` on a Ray cluster."""
         from adatp.integrations import ray
         from adatp.session.loading import load_config, source_of
 
         scanned = job.scan()
         source = source_of(self.model)
-        load_config(source, self.trusted)  # what the actors would all refuse
+        load_config(source, self.trusted)  # all actors would refuse it
         facts = job.facts(scanned, source, self.dtype)
         model = ray.Model(source, self.batch, self.workers, self.device, self.dtype, self.trusted)
         with self._resumable(), counted("answering") as update:
@@ -169,7 +171,7 @@ class Request:
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
-        """Say how to go on where the run is interrupted, or the disk is full."""
+        """Print how to continue if the run is interrupted or the disk is full."""
         with no_room(self.folder, "--out", "run it again to go on"):
             try:
                 yield
@@ -179,7 +181,7 @@ class Request:
 
 
 def show_summary(console: Console, summary: Summary, folder: Path) -> None:
-    """Print what was done."""
+    """Print the results of the run."""
     rate = f" ({summary.asked / summary.seconds:.1f} a second)" if summary.asked and summary.seconds else ""
     console.print(
         Text(

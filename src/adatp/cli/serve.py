@@ -111,4 +111,4 @@ def serve(
             address = address_of(host, listener)
             serve_until_stopped(session, settings, listener, lambda: print(f"{address}/v1", flush=True))
     sys.stdout.flush()
-    raise typer.Exit(0)  # Ctrl-C is how it is stopped: no failure
+    raise typer.Exit(0)  # Ctrl-C is the normal way to stop it

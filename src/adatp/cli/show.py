@@ -1,4 +1,4 @@
-"""``adatp show``: a question about a video, and which patches of it methods keep: a picture and a page."""
+"""``adatp show``: an image and a page of the patches of a video that methods keep for a question."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def show(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Decoder layers, a row of the picture each, separated by commas.",
+            help="Decoder layers, one row of the image each, separated by commas.",
             show_default="some of those that drop tokens",
         ),
     ] = None,
@@ -51,7 +51,7 @@ def show(
     strict: options.StrictOption = False,
     trusted: options.TrustOption = False,
 ) -> None:
-    """Show which patches of a video a method keeps, layer by layer, as a picture and as a page.
+    """Show which patches of a video a method keeps, layer by layer, as an image and as a page.
 
     Without arguments but --out, of a clip and a model that ship with adatp.
     """
@@ -96,7 +96,7 @@ def show(
 
 
 def _beside(request: Request, chosen: Method, flops: float | None) -> Method:
-    """A method to compare with on the same target, of which it is in reach."""
+    """A method to compare with, at the same target and within its reach."""
     from adatp.methods import Vanilla
 
     for name in ("fastv", "random"):

@@ -1,4 +1,4 @@
-"""What reaches the terminal: one line a message, nothing that it would obey, characters that it can show."""
+"""Makes terminal output safe: one line per message, no control characters, only characters it can show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 LONGEST_MESSAGE = 1000
-"""Characters of a message; of a longer one the middle is left out."""
+"""Most characters of a message. The middle of a longer one is left out."""
 
 _TURNS_TEXT = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")
@@ -24,11 +24,11 @@ _OBEYED = ("Cc", "Cs", "Zl", "Zp")
 _PLAIN = {"→": "->", "×": "x", "±": "+-", "…": "...", "–": "-", "—": "-", "’": "'", "“": '"', "”": '"'}
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
-"""Errors of a disk that takes no more."""
+"""Errors of a full disk."""
 
 
 def plain(text: str, keep: str = "") -> str:
-    """A text with everything escaped that a terminal would obey rather than show.
+    """A text with everything escaped that a terminal would interpret instead of showing it.
 
     Args:
         text: such as a file's name, a question, or a model's answer.
@@ -75,7 +75,7 @@ codecs.register_error("adatp-plain", _as_plain)
 
 @contextmanager
 def any_encoding() -> Iterator[None]:
-    """Print plain characters where stdout or stderr can't encode those that are meant."""
+    """Print plain characters where stdout or stderr can't encode the right ones."""
     changed: list[tuple[io.TextIOWrapper, str]] = []
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (errors := stream.errors) == "strict":
@@ -85,12 +85,12 @@ def any_encoding() -> Iterator[None]:
         yield
     finally:
         for stream, errors in changed:
-            with suppress(OSError, ValueError):  # full, or closed by now
+            with suppress(OSError, ValueError):  # full, or closed already
                 stream.reconfigure(errors=errors)
 
 
 def flush() -> None:
-    """Write what stdout still holds.
+    """Write the buffer of stdout.
 
     Raises:
         OSError: it can't be written.
@@ -100,7 +100,7 @@ def flush() -> None:
 
 
 def give_up_stdout() -> None:
-    """Drop what stdout holds and gets from now on, so that the process does not fail once more as it ends."""
+    """Discard everything in stdout from now on, so that the process does not fail again at its end."""
     stream: TextIO = sys.stdout
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -110,28 +110,28 @@ def give_up_stdout() -> None:
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed. Some libraries swallow the exception: then the run ends at the next step.
+    """Records Ctrl-C. Some libraries swallow the exception: then the run ends at the next step.
 
     Attributes:
-        pressed: whether it was, since the command began.
+        pressed: whether it was pressed since the command began.
     """
 
     pressed = False
 
     @classmethod
     def check(cls) -> None:
-        """Raise the interrupt again that a library swallowed."""
+        """Raise the interrupt again if a library swallowed it."""
         if cls.pressed:
             raise KeyboardInterrupt
 
     @classmethod
     @contextmanager
     def noted(cls) -> Iterator[None]:
-        """Note interrupts while a command runs."""
+        """Record interrupts while a command runs."""
         cls.pressed = False
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield  # whoever calls the command in a program of theirs handles it
+            yield  # a program that calls the command handles it itself
             return
 
         def note(number: int, frame: FrameType | None) -> Any:

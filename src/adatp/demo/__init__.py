@@ -1,1 +1,1 @@
-"""A page to try pruning on: ``adatp demo``. Only here gradio is known; the extra ``demo`` brings it."""
+"""A page to try pruning on: ``adatp demo``. Only this package uses gradio; the extra ``demo`` installs it."""

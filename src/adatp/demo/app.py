@@ -1,4 +1,4 @@
-"""The page, in Gradio."""
+"""Builds the page of ``adatp demo`` with Gradio."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from adatp.demo.asking import (
     MOST_FRAMES,
     MOST_SECONDS,
     PRUNING,
+    error_text,
     is_question,
-    told,
 )
 from adatp.demo.asking import compare as compare_methods
 from adatp.demo.examples import write_examples
@@ -35,12 +35,12 @@ ASKING = "compare"
 
 
 def build_app(session: Session, folder: Path, names: Collection[str] = ("localhost",)) -> Gate:
-    """The web application.
+    """Build the web application.
 
     Args:
-        session: of the model.
-        folder: where the examples are written, and uploads are.
-        names: what the page may be called in an address, beside any IP address.
+        session: holds the model.
+        folder: holds the examples and the uploads.
+        names: host names that the page may have in an address, besides any IP address.
     """
     examples, visitors = write_examples(folder, session.embedded), Visitors()
     page = build_page(session, examples, visitors)
@@ -52,7 +52,7 @@ def build_app(session: Session, folder: Path, names: Collection[str] = ("localho
 
 
 def _mounted(page: gr.Blocks) -> Any:
-    """The page as an application of its own."""
+    """The page as its own application."""
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,
@@ -66,7 +66,7 @@ def _mounted(page: gr.Blocks) -> Any:
         footer_links=[],
         theme=gr.themes.Default(
             primary_hue="orange",
-            font=["system-ui", "sans-serif"],  # others, in some versions, are fetched from the web
+            font=["system-ui", "sans-serif"],  # in some versions, others are fetched from the web
             font_mono=["ui-monospace", "monospace"],
         ),
         css=_text_of("page.css"),
@@ -75,12 +75,12 @@ def _mounted(page: gr.Blocks) -> Any:
 
 
 def _text_of(name: str) -> str:
-    """A file of this package."""
+    """Text of a file of this package."""
     return files("adatp.demo").joinpath(name).read_text(encoding="utf-8")
 
 
 def build_page(session: Session, examples: list[tuple[Path, str]], visitors: Visitors) -> gr.Blocks:
-    """The page: inputs at the left, results at the right."""
+    """The page: inputs on the left, results on the right."""
 
     def compare(
         path: str | None,
@@ -144,14 +144,14 @@ def build_page(session: Session, examples: list[tuple[Path, str]], visitors: Vis
 
 
 def _compared(session: Session, path: str | None, *asked: Any) -> tuple[str, str]:
-    """What the page shows of a comparison, answers and gallery, or why there is none."""
+    """The page's view of a comparison (answers and gallery), or the reason why there is none."""
     try:
         comparison = compare_methods(session, path, *asked)
         return results.answers(comparison), results.gallery(comparison)
     except AdaTPError as error:
-        return results.message(told(error, path)), ""
+        return results.message(error_text(error, path)), ""
     except (MemoryError, torch.OutOfMemoryError):
         return results.message("Out of memory: ask for fewer frames, or upload a smaller clip."), ""
-    except Exception:  # a bug: told to who runs the server
+    except Exception:  # a bug: reported to the person who runs the server
         traceback.print_exc()
         return results.message("Something went wrong here; the server's log says what."), ""

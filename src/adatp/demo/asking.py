@@ -14,10 +14,10 @@ from adatp.session import Answer, Session
 from adatp.video import Video
 
 MOST_BYTES = 200 * 2**20
-"""Largest upload."""
+"""Largest size of an upload, in bytes."""
 
 MOST_SECONDS = 600.0
-"""Longest clip."""
+"""Longest duration of a clip, in seconds."""
 
 MOST_PIXELS = 4096 * 2304
 """Largest frame, width times height: 4K. All frames are in memory at once."""
@@ -29,7 +29,7 @@ LEAST_PERCENT = 5
 """Lowest FLOPs target, % of vanilla's."""
 
 MOST_NEW_TOKENS = 64
-"""Longest answer, in tokens."""
+"""Length of the longest answer, in tokens."""
 
 PRUNING: dict[str, type[Method]] = {
     name: method for name, method in METHODS.items() if method.flops is not None
@@ -39,11 +39,11 @@ PRUNING: dict[str, type[Method]] = {
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What the methods said.
+    """The answers of the compared methods.
 
     Attributes:
-        video: the frames that were sampled, as far as the model sees them.
-        question: what was asked.
+        video: the sampled frames, as far as the model receives them.
+        question: the question.
         answers: vanilla's first.
         refused: for methods whose FLOPs target is out of reach, the reason.
     """
@@ -63,19 +63,19 @@ def compare(
     names: Sequence[str],
     progress: Callable[[float, str], object],
 ) -> Comparison:
-    """Ask a model, vanilla and pruned.
+    """Ask a model a question, both vanilla and pruned.
 
     Args:
-        session: of the model.
-        path: a video file; None: there is none yet, which is refused.
-        question: about it.
+        session: holds the model.
+        path: a video file; None is refused, since there is no clip yet.
+        question: a question about it.
         flops: target of every method, a fraction of vanilla's prefill FLOPs.
         frames: how many to sample.
-        names: of methods, keys of `PRUNING`; each is asked once.
+        names: methods, keys of `PRUNING`; each is asked once.
         progress: called with the share that is done and what is next.
 
     Raises:
-        RefusedError, VideoError, PromptError: no video or question, none that can be used.
+        RefusedError, VideoError, PromptError: no video or question, or none that can be used.
     """
     if not path:
         raise RefusedError("There is no clip yet: upload one, or pick an example.")
@@ -106,10 +106,10 @@ def compare(
 
 
 def is_question(data: Sequence[Any]) -> bool:
-    """Whether these are what the page sends: a clip, a question, % of FLOPs, frames and names of methods.
+    """Whether these are arguments that the page sends: a clip, a question, % of FLOPs, frames and methods.
 
     Args:
-        data: as JSON has it.
+        data: the decoded JSON.
     """
     if len(data) != 5:
         return False
@@ -125,7 +125,7 @@ def is_question(data: Sequence[Any]) -> bool:
     )
 
 
-def told(error: Exception, path: str | None) -> str:
-    """An error's message for who uses the page: with the clip's name, not where it is on the server."""
+def error_text(error: Exception, path: str | None) -> str:
+    """An error's message for the user of the page: with the clip's name, not its path on the server."""
     message = " ".join(str(error).split())
     return message.replace(path, Path(path).name) if path else message

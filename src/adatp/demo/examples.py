@@ -1,4 +1,4 @@
-"""Clips to start with."""
+"""Writes example clips and questions for the page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from adatp.tiny import CLIP, QUESTION
 from adatp.tiny.world import QUESTION_TYPES, benchmark, make_clip
 
 KINDS = ("shape", "first/last", "direction", "where", "when")
-"""Types of question that examples are made of, one each."""
+"""Types of question, one example of each."""
 
 
 def write_examples(folder: Path, embedded: bool) -> list[tuple[Path, str]]:
-    """Write clips with a question each into a folder.
+    """Write clips into a folder, each with a question.
 
     Args:
-        folder: which exists.
-        embedded: whether the embedded model answers: then the first test clips of its world are among them,
+        folder: an existing folder.
+        embedded: whether the embedded model answers. If so, the first test clips of its world are included,
             whether it answers them right or not.
     """
     shipped = folder / CLIP.name

@@ -1,7 +1,7 @@
-"""Which requests reach the page: those that it makes itself, from itself, of bounded size.
+"""Decides which requests reach the page: only those that the page itself makes, of bounded size.
 
-Gradio serves more than the page needs (other ways to call its functions, a schema, streams without end) and
-checks neither the name that it is asked by nor where a request comes from. This stands in front of it.
+Gradio serves more than the page needs (other ways to call its functions, a schema, streams without end). It
+checks neither the host name of a request nor its origin. The gate runs before it and does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ READ = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/(?:assets|static)/[^?]+"
     r"|/gradio_api/(?:queue/data|upload_progress|file=(?!\w+:)[^?]+)"
 )
-"""Paths that the page reads."""
+"""Paths that the page reads from."""
 
 ASK, PICK, UPLOAD = "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/upload"
 """Paths that the page writes to: to ask the model, to pick an example, to upload a clip."""
@@ -55,16 +55,16 @@ HEADERS = [
 
 @dataclass(frozen=True)
 class Rules:
-    """What the gate lets through.
+    """The gate's rules for requests.
 
     Attributes:
-        names: what the page may be called in a Host header, beside any IP address. A name that someone else
-            can point at this machine is none of them.
-        folder: clients may name files in it alone.
+        names: host names that the page may have in a Host header, besides any IP address. They must not
+            include a name that someone else can point at this machine.
+        folder: clients may only name files in it.
         asking: the number of the function that asks the model.
         is_question: whether its arguments can be those of the page.
         picking: the numbers of the functions that fill in an example, with how many examples each has.
-        most_bytes: of an upload.
+        most_bytes: largest size of an upload.
     """
 
     names: frozenset[str]
@@ -77,12 +77,12 @@ class Rules:
 
 @dataclass
 class Gate:
-    """An ASGI application in front of another.
+    """An ASGI application that protects another one.
 
     Attributes:
-        app: the other one.
-        rules: what it gets.
-        visitors: who waits for the model.
+        app: the protected application.
+        rules: decide which requests it gets.
+        visitors: questions that wait for the model.
     """
 
     app: App
@@ -161,7 +161,7 @@ class Gate:
 
 
 class _Answer:
-    """What the client is sent: with our headers, or a refusal instead.
+    """The response to the client: the application's with our headers, or a refusal instead.
 
     Attributes:
         status: of the answer, once it has begun.
@@ -184,7 +184,7 @@ class _Answer:
         await self.send(message)
 
     async def refuse(self, refusal: RefusalError) -> None:
-        """Say why there is no answer, unless one has begun."""
+        """Send the reason why there is no answer, unless an answer has begun."""
         if self.status is not None:
             return
         self.status = refusal.status
@@ -206,7 +206,7 @@ def _headers(scope: Message) -> dict[str, str]:
 
 
 def check_host(headers: dict[str, str], names: frozenset[str]) -> None:
-    """Refuse a request under a name that is not ours: a site whose name was pointed at this machine.
+    """Refuse a request for a foreign host name: some site may have pointed its name at this machine.
 
     Raises:
         RefusalError: the Host header names another host.
@@ -226,10 +226,10 @@ def check_host(headers: dict[str, str], names: frozenset[str]) -> None:
 
 
 def check_origin(scope: Message, headers: dict[str, str]) -> None:
-    """Refuse what another site has a browser ask for, but a link to the page.
+    """Refuse a request that another site makes a browser send, except a link to the page.
 
     Raises:
-        RefusalError: the browser says that the request comes from elsewhere.
+        RefusalError: the browser declares another origin.
     """
     whence, how = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
     link = how == "navigate" and headers.get("sec-fetch-dest") == "document" and scope["method"] == "GET"
@@ -244,9 +244,9 @@ def check_call(body: bytes, path: str, rules: Rules) -> str:
     """Refuse a call that the page would not make, and files that were not uploaded.
 
     Args:
-        body: of the request.
+        body: body of the request.
         path: `ASK` or `PICK`.
-        rules: of the gate.
+        rules: the gate's rules.
 
     Returns:
         The session that calls.
@@ -286,7 +286,7 @@ def check_call(body: bytes, path: str, rules: Rules) -> str:
 def _is_inside(path: Any, folder: Path) -> bool:
     try:
         return isinstance(path, str) and Path(path).resolve().is_relative_to(folder.resolve())
-    except (ValueError, OSError):  # a zero in it, or far too long
+    except (ValueError, OSError):  # it contains a zero, or is far too long
         return False
 
 
@@ -304,7 +304,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body once more, then what comes after it."""
+    """Replays a body, then continues with what comes after it."""
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def give() -> Message:

@@ -1,4 +1,4 @@
-"""What a client of the page is refused for."""
+"""The error for a client of the page that is refused."""
 
 from __future__ import annotations
 

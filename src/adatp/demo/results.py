@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: answers and what they took, the kept patches, or why there is nothing."""
+"""The page's results as HTML: answers with their costs, the kept patches, or why there is nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STAGES = ("vision", "relevance", "prefill", "decode")
 
 
 def message(text: str) -> str:
-    """Why there is no answer."""
+    """The HTML of a reason why there is no answer."""
     return f'<div class="adatp-note adatp-refused" role="alert">{escape(text)}</div>'
 
 
 def answers(comparison: Comparison) -> str:
-    """Answers side by side, and under them what each took."""
+    """Answers side by side, and under each its cost."""
     vanilla = comparison.answers[0]
     cards = [_card(answer, vanilla) for answer in comparison.answers]
     cards += [
@@ -35,7 +35,7 @@ def answers(comparison: Comparison) -> str:
 
 
 def gallery(comparison: Comparison) -> str:
-    """The page of kept patches, in a frame of its own that can do nothing to the page around it."""
+    """The page of kept patches, in its own frame that can't affect the page around it."""
     page = render_html(comparison.video, comparison.question, comparison.answers[::-1])
     return (
         '<iframe class="adatp-gallery" title="kept patches" sandbox="allow-scripts" '

@@ -1,4 +1,4 @@
-"""The server of the page."""
+"""Runs the server of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_CONNECTIONS = 256
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM came."""
+    """Raised when SIGTERM comes, to stop serving."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -32,9 +32,9 @@ def serve(
     """Serve the page until a signal comes, then clean up. Returns after SIGTERM.
 
     Args:
-        session: of the model.
-        listener: a socket that listens.
-        names: what the page may be called in an address, beside any IP address.
+        session: holds the model.
+        listener: a listening socket.
+        names: host names that the page may have in an address, besides any IP address.
         ready: called once requests are accepted.
 
     Raises:
@@ -42,9 +42,9 @@ def serve(
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        # Everything that is uploaded, or made for the page, is in here.
+        # All uploads and generated files are in this folder.
         with tempfile.TemporaryDirectory(prefix="adatp-demo-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported, and later
+            os.environ["GRADIO_TEMP_DIR"] = folder  # gradio reads it on import, and later
             import uvicorn
 
             from adatp.demo.app import build_app
@@ -55,7 +55,7 @@ def serve(
                 log_level="critical",
                 limit_concurrency=MOST_CONNECTIONS,
                 server_header=False,
-                timeout_graceful_shutdown=1,  # browsers hold connections open for events: they are cut off
+                timeout_graceful_shutdown=1,  # browsers keep connections open for events; they are closed
             )
             server = uvicorn.Server(config)
             with swept(Path(folder)), stopping(lambda: setattr(server, "should_exit", True)):

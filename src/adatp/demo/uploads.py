@@ -1,4 +1,4 @@
-"""Uploads: one clip at a time, and none that stays."""
+"""Handles uploads: one clip at a time, each removed after a while."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 from adatp.demo.refusal import RefusalError
 
 KEEP_SECONDS, ABANDONED_SECONDS, SWEEP_SECONDS = 3600.0, 120.0, 60.0
-"""How long a clip is kept, and an upload that was broken off; how often both are looked for."""
+"""Seconds until a clip is removed, until a broken-off upload is removed, and between two sweeps."""
 
 MOST_HEAD = 8 << 10
-"""Bytes in front of the clip: boundary, name, type."""
+"""Bytes before the clip: boundary, name, type."""
 
 _DISPOSITION = re.compile(
     rb'\r\ncontent-disposition: form-data; name="[^"\r\n]*"; filename="[^"\r\n]+"(?=\r\n|$)', re.IGNORECASE
 )
-"""How the head of a part says that it is a file."""
+"""The declaration, in the head of a part, that it is a file."""
 
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class OneFile:
-    """The body of an upload while it is read: one file, of bounded size, nothing else.
+    """The body of an upload while it is read: exactly one file, of bounded size.
 
-    Gradio reads fields that are no files into memory. So a body with such a field, or with several parts, is
+    Gradio reads fields that are not files into memory. So a body with such a field, or with several parts, is
     cut off.
 
     Attributes:
@@ -37,7 +37,7 @@ class OneFile:
     """
 
     def __init__(self, receive: _Receive, headers: dict[str, str], most: int) -> None:
-        """Check what the headers say.
+        """Check the headers of an upload.
 
         Args:
             receive: gives the body (see ASGI).
@@ -67,7 +67,7 @@ class OneFile:
         return RefusalError(413, f"a clip has {(self._most - MOST_HEAD) >> 20} MB at most")
 
     async def __call__(self) -> MutableMapping[str, Any]:
-        """The next piece of the body; once it is refused, as if the client had left."""
+        """The next piece of the body. After a refusal, it looks as if the client had left."""
         message = await self._receive()
         if self.refusal is None and message["type"] == "http.request":
             self.refusal = self._objection(message.get("body", b""))
@@ -90,16 +90,16 @@ class OneFile:
             if head.lower().count(b"content-disposition") != 1:
                 return _no_file()
             self._head, self._tail = None, b"\r\n"
-        seen = self._tail + piece
-        at = seen.find(self._delimiter)
+        read = self._tail + piece
+        at = read.find(self._delimiter)
         if self._closed:
-            return _no_file() if seen.strip() else None
-        if at >= 0 and len(rest := seen[at + len(self._delimiter) :]) >= 2:
+            return _no_file() if read.strip() else None
+        if at >= 0 and len(rest := read[at + len(self._delimiter) :]) >= 2:
             if rest[:2] != b"--" or rest[2:].strip():
                 return _no_file()
             self._closed, self._tail = True, b""
             return None
-        self._tail = seen[at:] if at >= 0 else seen[-len(self._delimiter) :]
+        self._tail = read[at:] if at >= 0 else read[-len(self._delimiter) :]
         return None
 
 
@@ -113,7 +113,7 @@ def stored_bytes(folder: Path) -> int:
 
 
 def _facts(path: Path) -> tuple[int, float]:
-    """Size of a file and when it was last written; of what is no file, or gone by now, nothing."""
+    """Size of a file and its time of last change; zeros if there is no file, or no longer."""
     with suppress(OSError):
         if path.is_file():
             facts = path.stat()
@@ -125,7 +125,7 @@ def sweep(folder: Path, kept: Iterable[Path], now: float) -> None:
     """Remove old clips, and uploads that were broken off.
 
     Args:
-        folder: uploads are written into it, and moved into folders of their own once they are complete.
+        folder: uploads are written into it, and moved into their own folders once they are complete.
         kept: files that stay.
         now: seconds since the epoch.
     """
@@ -143,7 +143,7 @@ def sweep(folder: Path, kept: Iterable[Path], now: float) -> None:
 
 @contextmanager
 def swept(folder: Path) -> Iterator[None]:
-    """Sweep a folder from time to time; what is in it at the beginning stays."""
+    """Sweep a folder regularly. Its files at the beginning stay."""
     kept = [path for path in folder.rglob("*") if path.is_file()]
     done = threading.Event()
 

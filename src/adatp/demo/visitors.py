@@ -1,4 +1,4 @@
-"""Who waits for the model, so that nobody makes all others wait."""
+"""Limits who waits for the model, so that nobody makes all others wait."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MOST_WAITING = 16
 """Questions that wait for the model or are being answered."""
 
 MOST_OF_ONE = 4
-"""The same from one address."""
+"""The same limit for one address."""
 
 FORGET_SECONDS = 600.0
-"""After so long a question no longer counts, whatever became of it."""
+"""Seconds after which a question no longer counts, whatever happened to it."""
 
 
 @dataclass
 class Visitors:
-    """The questions that are not answered yet, one a session.
+    """The questions that are not answered yet, one per session.
 
     A session is a page that is open in a browser. It may ask again once it got its answer.
     """
@@ -29,14 +29,14 @@ class Visitors:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, address: str, session: str) -> None:
-        """Note a question.
+        """Register a question of a session.
 
         Args:
-            address: of the client.
-            session: of its page.
+            address: address of the client.
+            session: session of its page.
 
         Raises:
-            RefusalError: too many wait, of all or of this address, or this session does already.
+            RefusalError: too many wait, in total or from this address, or this session does already.
         """
         with self._lock:
             now = time.monotonic()

@@ -1,9 +1,9 @@
-"""Attention scores of a few query rows against all keys, beside whatever kernel the model runs.
+"""Attention scores of a few query rows against all keys, in addition to whatever kernel the model runs.
 
 Transformers hands the final queries and keys (after norms, gates and rotary embedding) to the attention
-function that the config names. A probe gives one attention module a shallow copy of its config that names
-ours: it scores the chosen rows and passes the call on, so no kernel is replaced, no mask is built in another
-way, and no other module, not even one that shares the config, sees anything.
+function that the config names. A probe gives one attention module a shallow copy of its config that names our
+function. That function scores the chosen rows and passes the call on. So no kernel is replaced and no mask is
+built in another way. No other module is affected, not even one that shares the config.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ def attention_logits(
         query: (B, heads, n, d) final queries.
         key: (B, kv_heads, K, d) final keys, K >= past + n; a static cache's unused slots may follow.
         rows: (B, m) int64, the rows of ``query`` to score.
-        mask: what the attention function was given: None (causal), (B, S) padding (flash attention), keys
-            from S on unused, or (B or 1, heads or 1, n, K) boolean or additive.
+        mask: the attention function's mask: None (causal), (B, S) padding (flash attention), keys from S on
+            unused, or (B or 1, heads or 1, n, K) boolean or additive.
         scaling: factor on the products.
         past: slots of ``key`` before this call's tokens.
 
     Returns:
         (B, heads, m, K) float32, with a padding mask (B, heads, m, S). Hidden keys have the lowest finite
-        number, however the mask hides them: a row that sees nothing, as padding does, has probabilities too.
+        number, whatever kind of mask hides them. So a row that attends to nothing, as padding does, still has
+        probabilities.
     """
     if mask is not None and mask.ndim == 2:
         key = key[:, :, : mask.shape[1]]
@@ -70,7 +71,7 @@ def attention_logits(
 
 
 class RowWeights:
-    """How much each query row counts in the mean over heads and rows.
+    """Weight of each query row in the mean over heads and rows.
 
     Args:
         weight: (B, m) float32, summing to 1.
@@ -81,7 +82,7 @@ class RowWeights:
         self._shares: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def shares(self, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(B, heads * m) of each row of each head, and their logarithms; made once for all layers."""
+        """(B, heads * m) share of each row of each head, and its logarithm; computed once for all layers."""
         if (heads, device) not in self._shares:
             shares = self.weight.to(device).repeat(1, heads) / heads
             self._shares[heads, device] = shares, shares.log()
@@ -91,27 +92,27 @@ class RowWeights:
 def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     """Logarithm of the attention that each key receives, mean over heads and rows.
 
-    Where one key's logits are more than about 100 above all others, the others' probabilities are zero in
+    If one key's logits are more than about 100 above all others, the others' probabilities are zero in
     float32. Their logarithms are not, so they still have an order.
 
     Args:
         logits: (B, heads, m, K) float32, see `attention_logits`.
-        weight: the rows'.
+        weight: weights of the rows.
 
     Returns:
-        (B, K) float64. Its exponential, rounded to float32, is the mean of the probabilities to the bit.
+        (B, K) float64. Its exponential, rounded to float32, equals the mean of the probabilities bit by bit.
     """
     shares, log_shares = weight.shares(logits.shape[1], logits.device)
     mean = torch.bmm(shares[:, None], logits.softmax(-1).flatten(1, 2))[:, 0]
     if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # a GPU would have to be waited for
         return mean.double().log()
     logs = logits.log_softmax(-1).flatten(1, 2).add_(log_shares[..., None]).logsumexp(1)
-    # Not the smallest float32: the mean has lost terms below that one.
+    # Not the smallest float32: below this value, the mean has already lost terms.
     return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention that each token receives from all, where every token sees every other (a vision tower's).
+    """Attention that each token receives from all tokens, without a mask, as in a vision tower.
 
     Args:
         query: (B, heads, n, d) final queries.
@@ -121,7 +122,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     Returns:
         (B, n) float32, mean over heads and queries of the softmax.
     """
-    # Image by image: all at once, the probabilities of a 7B model's 32 frames take a gigabyte.
+    # Image by image: the probabilities of a 7B model's 32 frames together take a gigabyte.
     return torch.stack(
         [
             (q @ k.transpose(1, 2) * scaling).float().softmax(-1).mean((0, 1))
@@ -131,7 +132,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 class _Tap(ABC):
-    """Sees the final queries and keys of one attention module, whatever kernel it runs."""
+    """Reads the final queries and keys of one attention module, whatever kernel it runs."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -147,7 +148,7 @@ class _Tap(ABC):
         )
 
     def install(self) -> None:
-        """Let the module name our attention function."""
+        """Make the module's config name our attention function."""
         AttentionInterface.register(NAME, _tapped_attention)
         config = copy.copy(self.config)
         config._attn_implementation_internal = NAME
@@ -156,7 +157,7 @@ class _Tap(ABC):
         self.module.config = config
 
     def _copied_config(self, memo: dict[int, Any]) -> Any:
-        """The config that the module has in a copy of its model: its own, and so no tap."""
+        """The config of the module in a copy of its model: the original one, so the copy has no tap."""
         return copy.deepcopy(self.config, memo)
 
     def remove(self) -> None:
@@ -166,19 +167,19 @@ class _Tap(ABC):
 
     @abstractmethod
     def disarm(self) -> None:
-        """Forget what was asked and seen."""
+        """Drop the request and any result."""
 
     @abstractmethod
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
-        """Look at one call; ``packed`` are the ends of sequences laid side by side, if any."""
+        """Read one call; ``packed`` are the ends of sequences laid side by side, if any."""
 
 
 class Probe(_Tap):
     """Scores what one attention module's keys receive from chosen query rows.
 
-    Arm it with the rows before the module runs; afterwards ``log_scores`` holds the result until it is taken:
-    (B, K) float64, the logarithm of the mean over heads and rows. Every thread has rows and scores of its
-    own. Scoring happens within ``timed``.
+    Arm it with the rows before the module runs. Afterwards ``log_scores`` holds the result until it is taken:
+    (B, K) float64, the logarithm of the mean over heads and rows. Every thread has its own rows and scores.
+    Scoring runs inside ``timed``.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Probe(_Tap):
 
     @property
     def log_scores(self) -> Tensor | None:
-        """Of the call that was scored."""
+        """Scores of the last call, or None if none was scored."""
         return self._present.log_scores
 
     def arm(self, rows: Tensor, weight: RowWeights, past: int) -> None:
@@ -199,12 +200,12 @@ class Probe(_Tap):
         present.rows, present.weight, present.past, present.log_scores = rows, weight, past, None
 
     def disarm(self) -> None:
-        """Forget rows and scores."""
+        """Drop the requested rows and the scores."""
         self._present.rows = self._present.weight = self._present.log_scores = None
 
     @torch.no_grad()
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
-        """Keep the attention that each key receives."""
+        """Store the attention that each key receives."""
         present = self._present
         if present.rows is None or present.weight is None:
             return
@@ -216,7 +217,7 @@ class Probe(_Tap):
 
 
 class _Armed(PerThread):
-    """What a `Probe` was asked in one thread, and has found."""
+    """Request and result of a `Probe` in one thread."""
 
     rows: Tensor | None = None
     weight: RowWeights | None = None
@@ -224,8 +225,8 @@ class _Armed(PerThread):
     past: int = 0
 
 
-class _Seen(PerThread):
-    """What a `ReceivedProbe` has added up in one thread."""
+class _Received(PerThread):
+    """Sum of a `ReceivedProbe` in one thread."""
 
     def __init__(self) -> None:
         self.received: list[Tensor] = []
@@ -233,38 +234,38 @@ class _Seen(PerThread):
 
 
 class ReceivedProbe(_Tap):
-    """Adds up what every patch receives in one layer of a vision tower, over all the layer's calls.
+    """Adds up the attention that every patch receives in one layer of a vision tower, over all its calls.
 
     Attributes:
-        flops: real FLOPs of the products computed for what was taken last.
+        flops: real FLOPs of the products computed for the attention taken last.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
-        self._seen = _Seen()
+        self._received = _Received()
 
     @property
     def flops(self) -> int:
-        """Of what this thread took last."""
-        return self._seen.taken_flops
+        """Real FLOPs of what this thread took last."""
+        return self._received.taken_flops
 
     def disarm(self) -> None:
-        """Forget what was seen."""
-        self._seen.received, self._seen.flops = [], 0
+        """Drop the attention collected so far."""
+        self._received.received, self._received.flops = [], 0
 
     def take(self) -> Tensor:
-        """(patches,) float32 of all calls since the last, images or windows side by side."""
-        received, self._seen.taken_flops = torch.cat(self._seen.received), self._seen.flops
+        """(patches,) float32 of all calls since the last `take`, images or windows side by side."""
+        received, self._received.taken_flops = torch.cat(self._received.received), self._received.flops
         self.disarm()
         return received
 
     @torch.no_grad()
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
-        """Keep the mean over heads and queries of the attention that each patch receives."""
+        """Add the mean over heads and queries of the attention that each patch receives."""
         lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
         for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
-            self._seen.received.append(received_attention(q, k, scaling).flatten())
-            self._seen.flops += 2 * q.numel() * k.shape[2]
+            self._received.received.append(received_attention(q, k, scaling).flatten())
+            self._received.flops += 2 * q.numel() * k.shape[2]
 
 
 def _tapped_attention(
@@ -275,8 +276,8 @@ def _tapped_attention(
     scaling = kwargs.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"))
-    # Flash attention looks its kernel up by the name in the module's config. Other threads may be about to
-    # read that of the module itself, so the kernel is given a twin.
+    # Flash attention looks its kernel up by the name in the module's config. Other threads may be reading the
+    # config of the module itself, so the kernel gets a copy of the module.
     twin = object.__new__(type(module))
     twin.__dict__ = {**vars(module), "config": tap.config}
     return tap.inner(twin, query, key, value, attention_mask, **kwargs)

@@ -1,4 +1,4 @@
-"""A cache that remembers what its layers hold, so that it survives copies, beams and turns."""
+"""A cache that records which tokens its layers hold, so that it survives copies, beams and turns."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from adatp.engine.slots import CacheSlots, map_slots, missing_slots, shown_slots
 
 @dataclass(eq=False)
 class Filling:
-    """One call of the decoder, as the cache that it fills knows it.
+    """One decoder call, as recorded by the cache that it fills.
 
     Attributes:
-        running: whether the call goes on; a call that was interrupted does not.
+        running: whether the call is in progress; false for an interrupted call.
         begun: whether it has changed the cache.
     """
 
@@ -30,18 +30,18 @@ class Filling:
 
 
 class PrunedCache(Cache):  # type: ignore[misc]
-    """Mixed into the class of a cache that was filled under pruning: it remembers what its layers hold.
+    """Mixed into the class of a cache that was filled under pruning: it records what its layers hold.
 
-    To transformers, which sizes masks and numbers positions by the first layer that has slots, every layer is
-    as long as the complete sequence. Layers of linear attention have none: their state is all they hold.
+    Transformers sizes masks and numbers positions by the first layer that has slots. For it, every layer is
+    as long as the complete sequence. Layers of linear attention have no slots: their state is all they hold.
     """
 
     plain: ClassVar[type]
-    """The class it had before."""
+    """The cache's class before pruning."""
     held: dict[int, CacheSlots]
-    """By layer; layers before the first cut are not in it."""
+    """Slots by layer; layers before the first cut are not in it."""
     filling: Filling | None
-    """The call, in a context that prunes, that runs on it or was interrupted."""
+    """The call that runs on the cache in a pruning context, or that was interrupted."""
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -50,7 +50,9 @@ class PrunedCache(Cache):  # type: ignore[misc]
         return _new_pruned, (self.plain,), {**self.__dict__, "filling": left}
 
     def _slotted(self, layer: int) -> int:
-        """The layer that transformers means by ``layer``: by the first one, the first that has slots."""
+        """The layer that transformers means by ``layer``: the first layer stands for the first that has
+        slots.
+        """
         slotted = (number for number, each in enumerate(self.layers) if isinstance(each, CacheLayerMixin))
         return layer or next(slotted, 0)
 
@@ -65,13 +67,13 @@ class PrunedCache(Cache):  # type: ignore[misc]
         slots = self.layers[layer] if layer < len(self.layers) else None  # a dynamic cache may grow
         fixed = getattr(slots, "max_cache_len", None)
         if getattr(slots, "is_sliding", False):
-            seen = self.get_seq_length(layer)
-            shown = shown_slots(slots, seen)
-            return max(shown + query_length, fixed or 0), seen - shown
+            cached = self.get_seq_length(layer)
+            shown = shown_slots(slots, cached)
+            return max(shown + query_length, fixed or 0), cached - shown
         return length if fixed is not None else length + missing_slots(self.held.get(layer)), offset
 
     def check_complete(self) -> None:
-        """Refuse to go on with a cache of which some layers have tokens that others lack.
+        """Refuse to continue with a cache in which some layers have tokens that others lack.
 
         Raises:
             RuntimeError: a call was interrupted while it filled the cache.
@@ -118,14 +120,14 @@ class PrunedCache(Cache):  # type: ignore[misc]
 
     @override
     def crop(self, max_length: int) -> None:
-        """Take back the last tokens, which no layer may have dropped.
+        """Remove the last tokens. No layer may have dropped any of them.
 
         Raises:
             ValueError: some layers hold fewer of them than others.
         """
-        seen = int(self.get_seq_length())
-        # Up to transformers 5.13 a positive number is what is left of the sequence, not of each layer.
-        length = min(max_length, seen) if max_length > 0 else seen + max_length
+        cached = int(self.get_seq_length())
+        # Up to transformers 5.13, a positive number is the length left of the sequence, not of each layer.
+        length = min(max_length, cached) if max_length > 0 else cached + max_length
         for slots in {id(slots): slots for slots in self.held.values()}.values():
             last = torch.arange(min(length, slots.end), slots.end, device=slots.index.device)
             if (
@@ -133,7 +135,7 @@ class PrunedCache(Cache):  # type: ignore[misc]
                 or not (slots.index[:, slots.index.shape[1] - len(last) :] == last).all()
             ):
                 raise ValueError("a cache filled under pruning can't be cropped to within what was pruned")
-        super().crop(length - seen)
+        super().crop(length - cached)
 
     @override
     def reset(self) -> None:
@@ -147,13 +149,13 @@ def _pruned_class(cls: Any) -> type:
 
 
 def _new_pruned(cls: Any) -> PrunedCache:
-    """An empty cache of the class that is made of ``cls``, for copies and what was saved."""
+    """An empty cache of the class derived from ``cls``, for copies and for loading."""
     pruned: Any = _pruned_class(cls)
     return cast(PrunedCache, pruned.__new__(pruned))
 
 
 def adopt(cache: Any, filling: Filling) -> None:
-    """Have a cache know the call that is about to fill it; the first time it becomes a `PrunedCache`."""
+    """Tell a cache about the call that is about to fill it. The first time, it becomes a `PrunedCache`."""
     if not isinstance(cache, PrunedCache):
         cache.__class__ = _pruned_class(cast(Hashable, type(cache)))
         cache.held = {}
@@ -161,5 +163,7 @@ def adopt(cache: Any, filling: Filling) -> None:
 
 
 def cache_among(kwargs: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of a call, under any name: `cache` from transformers 5.24 on; or None."""
+    """The cache among the arguments of a call, under any name (`cache` from transformers 5.24 on), or
+    None.
+    """
     return next((value for value in kwargs.values() if isinstance(value, Cache)), None)

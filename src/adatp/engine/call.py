@@ -1,4 +1,4 @@
-"""What the hooks of one decoder call share."""
+"""State that the hooks of one decoder call share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from adatp.plan import Plan
 
 
 class DecoderCall:
-    """One call of the decoder: what the hooks of its layers share."""
+    """One call of the decoder: the state that the hooks of its layers share."""
 
     def __init__(self, plan: Plan | None, cache: Any, past: int) -> None:
         self.plan = plan
         self.cache = cache
         self.past = past
         self.filling = Filling()
-        self.embeds: Tensor | None = None  # what the first layer is given, before any cut
+        self.embeds: Tensor | None = None  # the first layer's input, before any cut
         self._held: dict[int, CacheSlots] = dict(cache.held) if isinstance(cache, PrunedCache) else {}
         self.length = 0  # tokens of this call
         self.alive: list[Tensor] = list(plan.real) if plan else []
@@ -34,7 +34,7 @@ class DecoderCall:
         self.deepstack: DeepStack | None = None
         self.weight: RowWeights | None = None  # of the query rows that are scored
         self.kernels: NoPlannedKernels | None = None  # from the call's start to its end
-        self.memo: dict[tuple[object, ...], Any] = {}  # what the current cut made of shared arguments
+        self.memo: dict[tuple[object, ...], Any] = {}  # shared arguments as the current cut made them
 
     @property
     def uneven(self) -> bool:
@@ -42,11 +42,11 @@ class DecoderCall:
         return bool(self._held) or (self.plan is not None and bool(self.plan.cuts))
 
     def held(self, layer: int) -> CacheSlots | None:
-        """What the layer's cache held before this call; None: every token."""
+        """Slots of the layer's cache before this call; None: it holds every token."""
         return self._held.get(layer)
 
     def layer_cache(self, layer: int) -> Any:
-        """The layer's part of the cache; None if there is none, or none yet: a dynamic cache may grow."""
+        """The layer's part of the cache. None if there is none, or none yet: a dynamic cache may grow."""
         layers = self.cache.layers[layer:] if self.cache is not None else []
         return layers[0] if layers else None
 
@@ -56,22 +56,22 @@ class DecoderCall:
         return shown_slots(self.layer_cache(layer), self.past if held is None else held.count(self.past))
 
     def rows_of(self, positions: Tensor, sample: int) -> Tensor:
-        """Where the layer about to run has ``positions`` of ``sample``, as rows of its hidden states."""
+        """Rows of the next layer's hidden states that hold ``positions`` of ``sample``."""
         if self.index is None:
             return positions
         return rows_of(positions, self.alive[sample], self.index.shape[1])
 
     def rows_alive(self, sample: int, length: int) -> Tensor | slice:
-        """Where a layer's states of ``length`` rows have all that is alive of ``sample``."""
+        """Rows of a layer's states (``length`` rows) that hold all alive tokens of ``sample``."""
         alive = self.alive[sample]
         if self.index is None and len(alive) < length:  # the call's own padding, wherever it is
             return alive
-        return slice(length - len(alive), length)  # a view: most plans do not look at the states
+        return slice(length - len(alive), length)  # a view: most plans do not read the states
 
     def once(self, make: Callable[..., Any], shared: tuple[Any, ...], *rest: Any) -> Any:
-        """``make(*shared, *rest)``, made once for all the layers that come with the same of both."""
+        """``make(*shared, *rest)``, computed once for all layers with the same arguments."""
         key = (make.__name__, *map(id, shared), *rest)
         if key not in self.memo:
-            # Holding on to `shared` keeps its ids from being given to other objects.
+            # A reference to `shared` keeps its ids from being reused by other objects.
             self.memo[key] = make(*shared, *rest), shared
         return self.memo[key][0]

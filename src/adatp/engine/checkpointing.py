@@ -1,7 +1,7 @@
-"""Gradient checkpointing of layers whose hooks are in what is run again.
+"""Supports gradient checkpointing where a layer's hooks would run again with the layer.
 
 Transformers 5.5 checkpoints the call of a layer, its hooks included. Later versions checkpoint its forward
-alone. When the layer runs again for its gradients, the decoder's call that the hooks belong to is over.
+alone. When the layer runs again for its gradients, the decoder call of the hooks is over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 
 class HookOutside:
-    """A pre-hook that runs once, outside what its layer checkpoints.
+    """A pre-hook that runs once, outside the part of the layer that is checkpointed.
 
     Args:
         layer: a decoder layer.
@@ -32,7 +32,7 @@ class HookOutside:
         self.done = False
 
     def install(self) -> None:
-        """Stand in for the layer's function that checkpoints, if hooks are in what that one is given."""
+        """Replace the layer's checkpointing function, if that function would run hooks."""
         if type(self.layer).__call__ is nn.Module.__call__:
             self.checkpoint = None
         if self.checkpoint is not None:
@@ -44,13 +44,13 @@ class HookOutside:
             setattr(self.layer, _FUNCTION, self.checkpoint)
 
     def __deepcopy__(self, _: Any) -> HookOutside:
-        """What a copy of the layer has: the layer's own function, and no hook."""
+        """For a copy of the layer: the layer's own function, without the hook."""
         twin = HookOutside(self.layer, no_hook)
         twin.checkpoint = self.checkpoint
         return twin
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the hook makes of the arguments, unless it has seen them already."""
+        """Return the arguments as the hook changes them, unless the hook has run already."""
         return None if self.done else self.hook(layer, args, kwargs)
 
     def run(self, call: Any, *args: Any) -> Any:

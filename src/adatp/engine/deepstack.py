@@ -14,7 +14,7 @@ class DeepStack:
     """The features of one call, added to those of the visual tokens that are left.
 
     Args:
-        visual: (B, L) bool, which tokens they are added to.
+        visual: (B, L) bool, the tokens that they are added to.
         features: per layer, (tokens, d), the batch's rows side by side.
     """
 
@@ -23,12 +23,12 @@ class DeepStack:
         self.features = features
 
     def add(self, layer: int, states: Tensor, index: Tensor | None) -> Tensor:
-        """States (B, n, d) that ``layer`` left, of the positions ``index`` (None: of all)."""
+        """Add ``layer``'s features to its output states (B, n, d) at the positions ``index`` (None: all)."""
         if layer >= len(self.features):
             return states
         row = self.row
         if index is not None:
-            row = row.gather(1, index.clamp(min=0).to(row.device))  # nobody looks at fillers
+            row = row.gather(1, index.clamp(min=0).to(row.device))  # fillers are never read
         row = row.to(states.device)
         features = self.features[layer].to(states.device, states.dtype)
         return torch.where(row[..., None] >= 0, states + features[row.clamp(min=0)], states)

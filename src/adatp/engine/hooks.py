@@ -1,4 +1,4 @@
-"""The hooks of a decoder's layers: what they gather, score and put back."""
+"""The hooks of a decoder's layers: they gather, score and put back."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from adatp.threads import PerThread
 from adatp.uncopied import Uncopied
 
 _WITH_STATES = ("linear_attention", "conv")
-"""Kinds of layers that have a state in the place of keys: they are handed the tokens that are left."""
+"""Kinds of layers that hold a state instead of keys. They receive only the tokens that are left."""
 _PLACED = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
 """Arguments of a layer that have a rule of their own."""
 
 
 class _Present(PerThread):
-    """The call that one thread is in the middle of."""
+    """The call that one thread is processing."""
 
     call: DecoderCall | None = None
 
@@ -52,11 +52,11 @@ class Engine:
 
     Args:
         decoder: the text model, with ``layers``.
-        scored: the layers that plans may ask the attention of.
-        begin: called at the start of each call with the decoder's keyword arguments and the length of what
-            is cached; returns the plan, or None to process every token.
-        end: called at the end of each call with, per layer and sample, the positions it processed (None if
-            there was no plan), and the cache that it filled.
+        scored: the layers whose attention plans may read.
+        begin: called at the start of each call with the decoder's keyword arguments and the cached length.
+            Returns the plan, or None to process every token.
+        end: called at the end of each call with two arguments: per layer and sample, the positions that were
+            processed (None if there was no plan), and the cache that was filled.
         timed: opened around all that pruning adds to a call: scoring, selecting, gathering, scattering back.
     """
 
@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def call(self) -> DecoderCall | None:
-        """The call that this thread is in the middle of."""
+        """The call that this thread is processing."""
         return self._present.call
 
     @call.setter
@@ -92,7 +92,7 @@ class Engine:
         self._present.call = call
 
     def install(self) -> None:
-        """Put the hooks in place. If that fails midway, `remove` takes away those that are."""
+        """Install the hooks. If that fails midway, `remove` takes away those that were installed."""
         keep = self.handles.append
         keep(self.decoder.register_forward_pre_hook(Uncopied(self.enter), with_kwargs=True))
         keep(self.decoder.register_forward_hook(Uncopied(self.leave), with_kwargs=True, always_call=True))
@@ -104,7 +104,7 @@ class Engine:
             probe.install()
 
     def remove(self) -> None:
-        """Take everything away again."""
+        """Remove all hooks from the model."""
         self._drop_call()
         for handle in self.handles:
             handle.remove()
@@ -115,7 +115,7 @@ class Engine:
         self.handles = []
 
     def _drop_call(self) -> DecoderCall | None:
-        """The call is over, or was interrupted: torch runs no hook for a KeyboardInterrupt."""
+        """Forget the call. It is over or was interrupted: torch runs no hook for a KeyboardInterrupt."""
         call, self.call = self.call, None
         if call is not None:
             call.filling.running = False
@@ -128,7 +128,7 @@ class Engine:
     def enter(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The decoder is about to run: ask for a plan."""
+        """Before the decoder runs: ask for a plan."""
         self._drop_call()
         named = self._named(args, kwargs)
         cache = cache_among(named)
@@ -145,11 +145,13 @@ class Engine:
                 adopt(cache, call.filling)
             mask = named.get("attention_mask")
             if past and isinstance(mask, Tensor) and mask.shape == named["inputs_embeds"].shape[:2]:
-                # Of the new tokens alone. Transformers would take it for that of the sequence's first ones.
+                # Mask of the new tokens alone. Transformers would take it for that of the sequence's first
+                # ones.
                 changed["attention_mask"] = F.pad(mask, (past, 0), value=1)
         features = named.get("deepstack_visual_embeds")
         if plan is not None and features:
-            # The decoder would add them by the whole sequence's positions: we add them, to what is left.
+            # The decoder would add them by positions of the complete sequence. We add them to the tokens
+            # left.
             call.deepstack = DeepStack(named["visual_pos_masks"], features)
             changed["deepstack_visual_embeds"] = None
         if not changed:
@@ -163,7 +165,7 @@ class Engine:
         )
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The decoder's arguments by name, with embeddings also where it is called with token ids."""
+        """The decoder's arguments by name. Embeddings are computed where it is called with token ids."""
         named = {**self._names(args), **kwargs}
         if named.get("inputs_embeds") is None and named.get("input_ids") is not None:
             embed: Callable[[Tensor], Tensor] = cast(Any, self.decoder).get_input_embeddings()
@@ -171,12 +173,12 @@ class Engine:
         return named
 
     def leave(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """The decoder is done: put states back, and say what each layer processed."""
+        """After the decoder: put states back, and report what each layer processed."""
         call, depth = self.call, len(self.layers)
         if call is not None and call.plan is not None and output is not None and depth in call.plan.cuts:
             output.last_hidden_state = self._cut(call, call.plan, depth, output.last_hidden_state)
         self._drop_call()
-        if call is None or output is None:  # or an exception is on its way out
+        if call is None or output is None:  # None while an exception propagates
             return
         if len(call.processed) < depth:
             raise RuntimeError(
@@ -190,17 +192,17 @@ class Engine:
         self.end([alive for alive, _ in call.processed] if call.plan else None, call.cache)
 
     def _scatter(self, call: DecoderCall, output: Any) -> None:
-        """Put every state back where callers look for it by position."""
+        """Put every state back at its position, where callers look for it."""
         if call.index is not None:
             output.last_hidden_state = scatter_rows(output.last_hidden_state, call.index, call.length)
         if output.get("hidden_states") is not None:
-            output.hidden_states = tuple(self._whole_states(call, output))
+            output.hidden_states = tuple(self._complete_states(call, output))
 
-    def _whole_states(self, call: DecoderCall, output: Any) -> Iterator[Tensor | None]:
-        """Each hidden state of the decoder's output by positions of the prompt; None where not asked for.
+    def _complete_states(self, call: DecoderCall, output: Any) -> Iterator[Tensor | None]:
+        """Each hidden state of the decoder's output by positions of the prompt; None where not requested.
 
-        State 0 is what the first layer is given, with nothing dropped yet. State l is what layer l - 1 left;
-        the last one is the decoder's output.
+        State 0 is the first layer's input, with nothing dropped yet. State l is the output of layer l - 1.
+        The last one is the decoder's output.
         """
         for number, state in enumerate(output.hidden_states):
             if state is None:
@@ -216,7 +218,7 @@ class Engine:
     def before_layer(
         self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """A layer is about to run: cut, have it scored, and hand it the arguments that are left."""
+        """Before a layer runs: cut, arm its probe, and pass on the arguments of the tokens left."""
         call = self.call
         if call is None:  # the layer is called by itself
             return None
@@ -224,7 +226,7 @@ class Engine:
         if number == 0:
             call.length = hidden.shape[1]
             call.embeds = hidden
-            if call.cache is None:  # the decoder has made one if it was given none
+            if call.cache is None:  # the decoder made one if it was given none
                 call.cache = cache_among(kwargs)
                 if call.cache is not None and call.plan is not None:
                     adopt(call.cache, call.filling)
@@ -246,7 +248,7 @@ class Engine:
         return args, {**kwargs, **changed, "hidden_states": hidden}
 
     def _of_tokens(self, call: DecoderCall, value: Any) -> Any:
-        """An argument that a layer is given besides: of all tokens, those that are left."""
+        """Reduce another argument of a layer to the tokens that are left, if it has one entry per token."""
         if call.index is None or not isinstance(value, Tensor) or value.ndim < 2:
             return value
         if value.shape[0] != len(call.index) or value.shape[1] != call.length:
@@ -254,7 +256,7 @@ class Engine:
         return call.once(gather_tokens, (value, call.index))
 
     def _cut(self, call: DecoderCall, plan: Plan, number: int, hidden: Tensor) -> Tensor:
-        """Ask the plan which tokens go on and gather their hidden states."""
+        """Ask the plan which tokens go on, and gather their hidden states."""
         scores = self.probes[number - 1].log_scores if number - 1 in plan.scored else None
         if scores is not None:  # layers may lie on several devices
             scores = scores.to(call.alive[0].device)
@@ -282,7 +284,7 @@ class Engine:
         return gathered
 
     def _arm(self, call: DecoderCall, plan: Plan, number: int) -> None:
-        """Have the layer score the plan's query rows."""
+        """Arm the layer's probe with the plan's query rows."""
         rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
         if call.weight is None:
             share = [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
@@ -292,15 +294,15 @@ class Engine:
     def _remap(
         self, call: DecoderCall, number: int, kwargs: dict[str, Any], device: torch.device
     ) -> dict[str, Any]:
-        """The layer's keyword arguments as the tokens that it processes and holds need them."""
-        if number in self.linear:  # no keys of the past, no positions: fillers are zeroed as padding is
+        """The layer's keyword arguments, changed to fit the tokens that it processes and holds."""
+        if number in self.linear:  # no past keys, no positions: fillers are zeroed like padding
             if call.index is None:
                 return {}
             return {"attention_mask": call.index >= 0 if call.ragged else None}
         held, mask, layer = call.held(number), kwargs.get("attention_mask"), call.layer_cache(number)
         fixed = getattr(layer, "max_cache_len", None)
         flash = "flash" in str(cast(Any, self.decoder).config._attn_implementation)
-        # Flash attention reads a static cache's unused keys where no mask ends before them.
+        # Flash attention reads a static cache's unused keys unless a mask ends before them.
         causal = mask is None and not (flash and fixed)
         if call.index is None and (held is None or (causal and not held.ragged)):
             return {}
@@ -316,7 +318,7 @@ class Engine:
                     changed[name] = call.once(gather, (kwargs[name], call.index))
         if call.index is not None:
             device = call.index.device
-        elif kwargs.get("position_embeddings") is not None:  # some layers know no positions
+        elif kwargs.get("position_embeddings") is not None:  # some layers use no positions
             device = kwargs["position_embeddings"][0].device
         slots: CacheSlots = call.once(
             slots_after, (held, call.index), call.past, call.length, call.ragged, device
@@ -333,7 +335,7 @@ class Engine:
 
 
 def attention_module(layer: nn.Module) -> nn.Module:
-    """The self-attention of a decoder layer.
+    """The self-attention module of a decoder layer.
 
     Raises:
         ValueError: the layer has none that the cache knows by a layer number.

@@ -1,4 +1,4 @@
-"""Which kernels of PyTorch's attention a call on a GPU may take whose layers differ in length.
+"""Restricts PyTorch's attention kernels in calls on a GPU whose layers differ in length.
 
 On Hopper and Blackwell, PyTorch prefers cuDNN's kernel. It plans each new length of queries or keys for some
 35 ms before it runs. Unpruned, a decode step has one new length that all layers share. Pruned, nearly every
@@ -17,7 +17,7 @@ _switches = cast(Any, torch.backends.cuda)
 
 
 class _Users:
-    """Calls under way that want no such plans. The switch is the whole process's: first and last turn it."""
+    """Counts running calls that want no such plans. The first switches them off, the last on again."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -42,19 +42,19 @@ _users = _Users()
 
 
 class NoPlannedKernels:
-    """Keeps cuDNN's attention switched off for the calls of the whole process, from `__init__` to `end`."""
+    """Keeps cuDNN's attention switched off for all calls of the process, from `__init__` to `end`."""
 
     def __init__(self) -> None:
         _users.enter()
         self._ended = False
 
     def end(self) -> None:
-        """Switch it on again, if it was on and no other call needs it off. More than once does nothing."""
+        """Switch it on again if it was on and no other call needs it off. Calling this twice is harmless."""
         if not self._ended:
             self._ended = True
             _users.leave()
 
 
 def plans_lengths(device: torch.device) -> bool:
-    """Whether PyTorch may take kernels there that have to be planned for each length."""
+    """Whether PyTorch may use kernels on this device that need a plan for each length."""
     return device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Attention masks of the complete sequence, as a layer needs them that processes and holds a part of it."""
+"""Converts attention masks of the complete sequence for a layer that processes and holds a part of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def remap_mask(
     fixed: int | None,
     flash: bool,
 ) -> Tensor | None:
-    """An attention mask of the complete sequence, as one layer's queries and keys need it.
+    """Convert an attention mask of the complete sequence to one layer's queries and keys.
 
     Args:
         mask: None (causal), (B, S) padding (flash attention), or (B or 1, heads or 1, length, S), boolean or
@@ -29,15 +29,15 @@ def remap_mask(
         index: (B, n) positions in this call of the layer's queries, FILLER where padded; None: all of them.
         past: length of the sequence before this call.
         length: tokens of this call.
-        first: position of the mask's first column; what comes before it is out of a sliding window.
-        fixed: number of keys of a static cache at least, None if the cache grows.
+        first: position of the mask's first column; earlier tokens are outside a sliding window.
+        fixed: least number of keys of a static cache, None if the cache grows.
         flash: whether padding masks are two-dimensional.
 
     Returns:
-        A mask of the same kind, or None where causality alone is right. Fillers are hidden from all
-        other tokens; each sees itself at least, for a softmax over nothing is no number. Flash attention
-        reads as many of a static cache's keys as its mask is wide, and all of them without one: its mask has
-        no columns for unused slots, and is there wherever there are any.
+        A mask of the same kind, or None where causality alone is right. Fillers are hidden from all other
+        tokens. Each filler attends at least to itself, since a softmax over nothing is NaN. Flash attention
+        reads as many of a static cache's keys as its mask is wide, and all of them without a mask. So its
+        mask has no columns for unused slots, and exists wherever there are any.
     """
     columns = slots.index
     unused = fixed is not None and fixed > columns.shape[1]
@@ -45,7 +45,7 @@ def remap_mask(
         return None
     if fixed is not None and unused and not flash:
         columns = F.pad(columns, (0, fixed - columns.shape[1]), value=FILLER)
-    gone = columns < first  # fillers among them
+    gone = columns < first  # includes fillers
     at = (columns - first if first else columns).clamp(min=0)
     hidden: float
     visible: float
@@ -68,7 +68,7 @@ def remap_mask(
             rows = take_rows(rows.transpose(1, 2), index.clamp(min=0)).transpose(1, 2)
         picked = rows.gather(3, at[:, None, None].to(mask.device).expand(*rows.shape[:3], -1))
     picked = picked.masked_fill(gone[:, None, None].to(picked.device), hidden)
-    if index is not None and slots.ragged:  # a view of what each query sees of itself: no GPU is waited for
+    if index is not None and slots.ragged:  # a view of each query's own column: does not wait for the GPU
         own = picked.diagonal(slots.count(slots.end) - index.shape[1], 2, 3)
         own.masked_fill_((index < 0)[:, None].to(picked.device), visible)
     return picked

@@ -1,6 +1,6 @@
-"""Rows of hidden states and of what goes with them: taken, merged, put back. Tensors in, tensors out.
+"""Takes, merges and puts back rows of hidden states and of related tensors. Tensors in, tensors out.
 
-A batch whose rows keep different numbers of tokens is padded on the left: `FILLER` stands where no token is.
+A batch whose rows keep different numbers of tokens is padded on the left with `FILLER`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from adatp.plan import Selection
 
 FILLER = -1
-"""In place of a position: a row of the batch has no token here."""
+"""Marks a row of the batch that has no token at this place."""
 
 
 def stack_rows(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
-    """(B, n) of rows of up to n elements, the shorter ones filled on the left."""
+    """(B, n) from rows of up to n elements; shorter ones are filled on the left."""
     longest = max(map(len, rows))
     filled = [F.pad(row, (longest - len(row), 0), value=fill) if len(row) < longest else row for row in rows]
     return torch.stack(filled) if len(filled) > 1 else filled[0][None]
@@ -28,7 +28,7 @@ def rows_of(positions: Tensor, alive: Tensor, width: int) -> Tensor:
     """Rows (k,) of ``positions`` in hidden states of ``width`` rows whose last ones are those of ``alive``.
 
     Args:
-        positions: (k,) int64, all of them among ``alive``.
+        positions: (k,) int64, all of them in ``alive``.
         alive: (n,) int64, ascending; fillers come before them.
         width: at least n.
     """
@@ -37,7 +37,7 @@ def rows_of(positions: Tensor, alive: Tensor, width: int) -> Tensor:
 
 
 def take_rows(states: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, n) int64 of states (B, L, ...)."""
+    """Take rows (B, n) int64 of states (B, L, ...)."""
     if len(rows) == 1:
         return states.index_select(1, rows[0].to(states.device))
     samples = torch.arange(len(rows), device=states.device)[:, None]
@@ -45,9 +45,9 @@ def take_rows(states: Tensor, rows: Tensor) -> Tensor:
 
 
 def merge_rows(states: Tensor, selection: Selection) -> Tensor:
-    """The kept rows of states (n, d), each the mean of the rows merged into it, its own included: (k, d).
+    """Merge states (n, d) into the kept rows (k, d). Each is the mean of itself and its merged rows.
 
-    Sums are taken in float32 at least. A row that nothing is merged into stays as it is, to the bit.
+    Sums use at least float32. A row that nothing is merged into stays the same, bit by bit.
     """
     assert selection.into is not None
     into = selection.into.to(states.device)
@@ -55,7 +55,7 @@ def merge_rows(states: Tensor, selection: Selection) -> Tensor:
     order = order[int((into < 0).sum()) :]
     sizes = into[order].bincount(minlength=len(selection.kept))
     grouped = states[order].to(torch.promote_types(states.dtype, torch.float32))
-    # Not index_add: on a GPU its order of summation, and with it the rounding, changes from run to run.
+    # Not index_add: on a GPU its order of summation, and so its rounding, changes from run to run.
     mean = torch.segment_reduce(grouped, "mean", lengths=sizes)
     return mean.to(states.dtype)
 
@@ -63,7 +63,7 @@ def merge_rows(states: Tensor, selection: Selection) -> Tensor:
 def scatter_rows(states: Tensor, index: Tensor, length: int) -> Tensor:
     """Put states (B, n, d) at their positions ``index`` (B, n) of ``length``; zeros elsewhere.
 
-    Fillers (negative positions) fall away.
+    Fillers (negative positions) are dropped.
     """
     index = index.to(states.device)
     samples = torch.arange(len(index), device=states.device)[:, None]
@@ -73,9 +73,9 @@ def scatter_rows(states: Tensor, index: Tensor, length: int) -> Tensor:
 
 
 def gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
-    """Rotary embeddings (B or 1, L, d) of the positions ``index`` (B, n), each token's own.
+    """Rotary embeddings (B or 1, L, d) at the positions ``index`` (B, n): each token keeps its own.
 
-    transformers 5.5 still has the axes of multimodal rotary embeddings before these, not merged yet.
+    transformers 5.5 has an extra leading axis for multimodal rotary embeddings, not merged yet.
     """
     rows = index.clamp(min=0)
 
@@ -90,17 +90,17 @@ def gather_rotary(rotary: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ..
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
-    """What goes with the tokens, values (B, L, ...), for the positions ``index`` (B, n).
+    """Take per-token values (B, L, ...) at the positions ``index`` (B, n).
 
-    A filler has that of the first token.
+    A filler gets the value of the first token.
     """
     return take_rows(values, index.clamp(min=0))
 
 
 def contiguous_positions(position_ids: Tensor, index: Tensor) -> Tensor:
-    """Position ids (..., L) for the positions ``index`` (B, n): without gaps.
+    """Position ids (..., L) for the positions ``index`` (B, n), without gaps.
 
-    Only the packed-sequence check of flash attention reads them, to which gaps look like several sequences.
+    Only flash attention's check for packed sequences reads them. It would take gaps for several sequences.
     """
     steps = torch.arange(index.shape[1], device=position_ids.device)
     return position_ids[..., :1] + steps

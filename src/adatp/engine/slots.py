@@ -1,4 +1,4 @@
-"""Which tokens of the complete sequence a layer's cache has slots for."""
+"""Records which tokens of the complete sequence a layer's cache has slots for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class CacheSlots:
-    """What the cache of every layer after one cut holds.
+    """Contents of the caches of all layers after one cut.
 
     Attributes:
-        index: (B, n) int64, position of each slot in the complete sequence, FILLER where a row was padded;
-            also of the slots that a layer with a sliding window has let go of by now.
-        end: length of the complete sequence when this was recorded; every later token has a slot of its own.
+        index: (B, n) int64, position of each slot in the complete sequence, FILLER where a row was padded. It
+            includes slots that a layer with a sliding window no longer holds.
+        end: length of the complete sequence when this was recorded; every later token has its own slot.
         ragged: whether there are fillers.
     """
 
@@ -41,21 +41,21 @@ class CacheSlots:
         return self._ahead[:, : self.count(length)]
 
     def last(self, slots: int) -> CacheSlots:
-        """The last ``slots`` slots alone."""
+        """Keep only the last ``slots`` slots."""
         return CacheSlots(self.index[:, self.index.shape[1] - slots :], self.end, self.ragged)
 
 
 def missing_slots(held: CacheSlots | None) -> int:
-    """Tokens of the complete sequence that a layer's cache has no slot for; None: it holds every token."""
+    """Number of tokens of the complete sequence that a layer's cache lacks; None: it holds every token."""
     return 0 if held is None else held.end - held.index.shape[1]
 
 
 def map_slots(held: Mapping[int, CacheSlots], change: Callable[[Tensor], Tensor]) -> dict[int, CacheSlots]:
-    """What the layers hold after the rows of the batch have moved.
+    """Contents of the layers after the rows of the batch have moved.
 
     Args:
-        held: by layer; layers after one cut share one record, and do so afterwards.
-        change: from the positions of the slots (B, n) to those of the new rows.
+        held: by layer; layers after one cut share one record, before and after.
+        change: maps the positions of the slots (B, n) to those of the new rows.
     """
     moved: dict[int, CacheSlots] = {}
     for slots in held.values():
@@ -66,15 +66,15 @@ def map_slots(held: Mapping[int, CacheSlots], change: Callable[[Tensor], Tensor]
 def slots_after(
     held: CacheSlots | None, index: Tensor | None, past: int, length: int, ragged: bool, device: torch.device
 ) -> CacheSlots:
-    """What a layer's cache holds once a call's tokens are in it.
+    """Contents of a layer's cache after a call's tokens have been added.
 
     Args:
-        held: what it held before; None: every token.
+        held: contents before the call; None: every token.
         index: (B, n) positions in the call of the tokens that the layer processes; None: all of them.
         past: length of the complete sequence before the call.
         length: tokens of the call.
         ragged: whether ``index`` has fillers.
-        device: where the positions are to be.
+        device: device of the positions.
     """
     ragged = ragged or (held is not None and held.ragged)
     if index is not None and not past:
@@ -89,7 +89,7 @@ def slots_after(
 
 
 def shown_slots(layer: Any, slots: int) -> int:
-    """Of ``slots`` filled slots of a cache's layer, those it hands on: with a window only the last."""
+    """How many of ``slots`` filled slots a cache layer hands on: with a window only the last ones."""
     if not getattr(layer, "is_sliding", False):
         return slots
     window: int = layer.max_cache_len if hasattr(layer, "max_cache_len") else layer.sliding_window

@@ -1,6 +1,6 @@
 """Disturbances of an evaluation: of a clip's pixels, of projected tokens, of relevance scores.
 
-They are the same for every entrant that is asked a question, and follow from the question's clip.
+A disturbance depends only on the question's clip, so it is the same for every entrant.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from adatp.scenes import DISTURBANCES, disturb
 
 FEATURES, RELEVANCE = "features", "relevance"
 AMOUNTS = {FEATURES: 0.5, RELEVANCE: 1.0}
-"""Disturbances that take an amount, with the one that they have if none is given."""
+"""Disturbances that take an amount, with their default."""
 
 NAMES = ("none", *DISTURBANCES, *AMOUNTS)
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What is done to every question's clip.
+    """A change to every question's clip.
 
     Attributes:
         kind: "none"; a pixel disturbance of `adatp.scenes.DISTURBANCES`; "features": Gaussian noise on the
@@ -59,8 +59,8 @@ class Disturbance:
         except ValueError:
             amount = math.nan
         if kind not in AMOUNTS or not 0 < amount < math.inf:
-            told = "takes no amount" if kind not in AMOUNTS else "takes an amount above 0"
-            raise ValueError(f"disturbance {kind!r} {told}, not {given!r}")
+            problem = "takes no amount" if kind not in AMOUNTS else "takes an amount above 0"
+            raise ValueError(f"disturbance {kind!r} {problem}, not {given!r}")
         return cls(kind, amount)
 
     def __str__(self) -> str:
@@ -71,15 +71,15 @@ class Disturbance:
 
     @property
     def of_pixels(self) -> bool:
-        """Whether it changes what the model is shown."""
+        """Whether it changes the pixels that the model receives."""
         return self.kind in DISTURBANCES
 
     def pixels(self, frames: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """What it makes of a clip's frames (F, H, W, 3)."""
+        """Apply it to a clip's frames (F, H, W, 3)."""
         return disturb(frames, self.kind, seed) if self.of_pixels else frames
 
     def method(self, method: Method, seeds: Sequence[int]) -> Method:
-        """What it makes of a method: one that reads worse relevance; a seed for each prompt of a batch."""
+        """Apply it to a method: the result reads worse relevance. One seed per prompt of a batch."""
         if self.kind != RELEVANCE:
             return method
         worse = with_noisy_relevance(self.amount, seeds)
@@ -87,7 +87,7 @@ class Disturbance:
 
     @contextmanager
     def tokens(self, model: Any, seeds: Sequence[int]) -> Iterator[None]:
-        """While open, what it makes of the visual tokens that a decoder reads; a seed for each prompt."""
+        """While open, apply it to the visual tokens that a decoder reads. One seed per prompt."""
         if self.kind != FEATURES:
             yield
             return
@@ -107,28 +107,28 @@ UNDISTURBED = Disturbance()
 
 
 class TokenNoise:
-    """Hooks that add noise to the visual tokens of a prompt, in front of the decoder.
+    """Hooks that add noise to the visual tokens of a prompt, before the decoder.
 
     Args:
         model: a Video LLM of a supported family.
         amount: standard deviation, in root mean squares of the prompt's visual tokens.
-        seeds: of the noise, one for each prompt of a batch.
+        seeds: seeds of the noise, one for each prompt of a batch.
     """
 
     def __init__(self, model: Any, amount: float, seeds: Sequence[int]) -> None:
         config = model.config
-        images = family_of(config.model_type).encoded_as == "image"
+        images = family_of(config.model_type).of(model).encoded_as == "image"
         self.placeholder: int = config.image_token_id if images else config.video_token_id
         self.amount, self.seeds = amount, seeds
         self.visual: Tensor | None = None
 
     def note(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note where the visual tokens of the call are."""
+        """Record the positions of the call's visual tokens."""
         ids = args[0] if args else kwargs.get("input_ids")
         self.visual = None if ids is None else ids == self.placeholder
 
     def add(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Add the noise to what the decoder reads."""
+        """Add the noise to the decoder's input."""
         embeds, visual, self.visual = kwargs.get("inputs_embeds"), self.visual, None
         if embeds is None or visual is None or not bool(visual.any()):
             return args, kwargs
@@ -143,10 +143,10 @@ class TokenNoise:
 
 
 class WithPrefill:
-    """A method that is given other prompts than there are: each prefill is altered before it plans.
+    """A method that plans with a changed prefill.
 
     Args:
-        method: what it is otherwise.
+        method: the method otherwise.
         alter: a prefill -> the one that the method plans with.
     """
 
@@ -161,16 +161,16 @@ class WithPrefill:
         return self._method.plan(self._alter(prefill))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Prepare to prune a model, as the method does."""
+        """Prepare to prune a model, as the method itself does."""
         return type(self._method).__call__(cast(Method, self), *args, **kwargs)
 
 
 def with_noisy_relevance(amount: float, seeds: Sequence[int]) -> Callable[[Prefill], Prefill]:
-    """Makes the relevance of a prefill's frames worse.
+    """Make the relevance of a prefill's frames worse.
 
     Args:
         amount: standard deviation of the noise, in standard deviations of a prompt's frames.
-        seeds: of the noise, one for each prompt of a batch.
+        seeds: seeds of the noise, one for each prompt of a batch.
     """
 
     def alter(prefill: Prefill) -> Prefill:

@@ -1,4 +1,4 @@
-"""What is compared: methods at FLOPs targets, what needs no method, and the variants of AdaTP."""
+"""Defines the entrants of a comparison: methods at FLOPs targets, baselines, and variants of AdaTP."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from adatp.evaluation.settings import Settings, with_settings
 from adatp.methods import METHODS, VARIANTS, AdaTP, Method, Vanilla
 
 VIEWS = ("video", "blind", "single_frame")
-"""What the model is shown: the clip; black frames; the clip's middle frame in the place of every frame."""
+"""The model's input: the clip; black frames; the clip's middle frame in the place of every frame."""
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One competitor.
+    """One competitor of an evaluation.
 
     Attributes:
         label: its name in tables.
-        method: how the model is pruned.
+        method: the pruning method.
         reference: `key` of the entrant that it is compared with, question by question.
         view: one of `VIEWS`.
         reuse_frames: see `adatp.methods.Method.__call__`.
-        disturbance: what is done to every clip before it is asked.
+        disturbance: change to every clip before the question is asked.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Entrant:
         return f"{named} under {self.disturbance}" if self.disturbance else named
 
     def facts(self) -> dict[str, Any]:
-        """All that tells it from others, as JSON can hold it."""
+        """All that distinguishes it from others, as plain values for JSON."""
         reuse = {} if self.reuse_frames is None else {"reuse_frames": self.reuse_frames}
         disturbed = {"disturbance": str(self.disturbance)} if self.disturbance else {}
         return {
@@ -64,7 +64,7 @@ class Entrant:
 
 VANILLA = Entrant("vanilla", Vanilla())
 BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
-"""What the questions alone give away, and one frame: name -> entrant."""
+"""Baselines by name: they show what the questions alone give away, and what one frame does."""
 
 
 def names() -> list[str]:
@@ -75,10 +75,10 @@ def names() -> list[str]:
 def entrants(
     wanted: Sequence[str], targets: Sequence[float], settings: Settings | None = None
 ) -> list[Entrant]:
-    """Methods and baselines by name, each that takes a FLOPs target at every target; vanilla always.
+    """Methods and baselines by name, each at every target if it takes one. Vanilla is always included.
 
     Args:
-        wanted: of `names()`.
+        wanted: names from `names()`.
         targets: FLOPs as fractions of vanilla, in (0, 1].
         settings: parameters of methods that differ from their defaults.
 
@@ -103,13 +103,13 @@ def entrants(
 
 
 def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance]) -> list[Entrant]:
-    """The same entrants under each disturbance, each compared with its reference under the same.
+    """The same entrants under each disturbance, each compared with its reference under the same one.
 
-    Worse relevance concerns only methods that read it, and those are compared with the undisturbed reference.
+    Worse relevance only concerns methods that read it. They are compared with the undisturbed reference.
 
     Args:
-        competing: without a disturbance.
-        disturbances: one of them may be none.
+        competing: entrants without a disturbance.
+        disturbances: disturbances, of which one may be "none".
     """
     made = []
     for disturbance in dict.fromkeys(disturbances):
@@ -117,7 +117,7 @@ def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance])
             if disturbance.kind == RELEVANCE:
                 if each.method.relevance_signal != "none" and not each.method.keeps_everything:
                     made.append(replace(each, disturbance=disturbance))
-            elif disturbance and each.view != "blind":  # black frames are black whatever is done to them
+            elif disturbance and each.view != "blind":  # black frames stay black under any disturbance
                 reference = f"{each.reference} under {disturbance}"
                 made.append(replace(each, disturbance=disturbance, reference=reference))
             elif not disturbance:
@@ -126,12 +126,12 @@ def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance])
 
 
 def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> list[Entrant]:
-    """AdaTP, and AdaTP with one thing changed, each compared with the full one at the same FLOPs target.
+    """AdaTP, and AdaTP with one change each, compared with the full one at the same FLOPs target.
 
     Args:
         targets: FLOPs as fractions of vanilla, in (0, 1].
-        layers: of the decoder.
-        paper: whether the full one is the paper's method, `AdaTP.paper()`, in place of the default.
+        layers: number of decoder layers.
+        paper: whether the full one is the paper's method, `AdaTP.paper()`, instead of the default.
 
     Raises:
         BudgetError: AdaTP does not take such a target.
@@ -153,6 +153,8 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         f"start {start + 2}": {"start": start + 2},
         f"end {end - 2}": {"end": end - 2},
         f"end {end + 2}": {"end": end + 2},
+        "every 2": {"every": 2},
+        "every 4": {"every": 4},
         "tau_s 0.98": {"tau_s": 0.98},
         "tau_s 0.99": {"tau_s": 0.99},
         "duplicates video": {"duplicates": "video"},
@@ -168,11 +170,13 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         "segments head": {"segments": "head"},
         "segments mean": {"segments": "mean"},
     }
+    if not paper:  # whose segments by the head are read from the tower
+        settings["early only"] = {"early": "only"}
     full = AdaTP.paper if paper else AdaTP
     made = []
     for target in dict.fromkeys(targets):
         for label, changed in settings.items():
             method = full(**{"flops": target, **changed})
-            if not changed or method != full(flops=target):  # what is so already is no variant
+            if not changed or method != full(flops=target):  # a change that changes nothing is no variant
                 made.append(Entrant(label, method, reference=f"full@{target:g}"))
     return made

@@ -1,6 +1,6 @@
-"""The work file: every answer of an evaluation as soon as it is given, so that a killed run can go on.
+"""The work file: stores every answer of an evaluation at once, so that a killed run can continue.
 
-One JSON object a line, of one of three kinds: a *pin* (a setting that later runs must share), a *question*,
+It has one JSON object per line, of three kinds: a *pin* (a setting that later runs must share), a *question*,
 or a *run*'s answer to a question.
 """
 
@@ -26,11 +26,14 @@ KINDS = {
 _STARTS = [f'{{"{kind}": '.encode() for kind in KINDS]
 
 SYNC_SECONDS = 1.0
-"""How much work a power cut may cost; a killed process loses nothing."""
+"""Seconds of work that a power cut may cost; a killed process loses nothing."""
+
+GROWING = ("limit",)
+"""Pins that a later run may raise: the first questions stay the same ones."""
 
 
 class ResultsError(AdaTPError, ValueError):
-    """The work file can't be used. The message is one line; the file is left as it is."""
+    """The work file can't be used. The message is one line; the file is not changed."""
 
 
 class Results:
@@ -40,11 +43,12 @@ class Results:
         pins: name -> value of each setting that the file is bound to.
         questions: ``questions[frames][number]`` is a question's line.
         answers: ``answers[run, frames][number]`` is an answer's line.
-        skips: ``skips[run, frames]`` is why a run can't be. Not in the file: the next run tries again.
+        skips: ``skips[run, frames]`` is the reason why a run is impossible. It is not in the file: the next
+            run tries again.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there and prepare to append to it; a last line cut short by a kill is dropped.
+        """Read the file and prepare to append to it. A last line cut short by a kill is dropped.
 
         Raises:
             ResultsError: the file is not a work file, is damaged before its last line, or is in use.
@@ -59,37 +63,37 @@ class Results:
         try:
             self._lock()
             self._file.seek(0)
-            whole = self._read(self._file.read())
+            complete = self._read(self._file.read())
         except BaseException:
             self._file.close()
             raise
-        self._file.truncate(whole)
+        self._file.truncate(complete)
         self._synced = time.monotonic()
 
     def __enter__(self) -> Results:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with suppress(*(() if kind is None else (OSError,))):  # on a full disk, what failed before counts
+        with suppress(*(() if kind is None else (OSError,))):  # on a full disk, the first failure counts
             try:
                 os.fsync(self._file.fileno())
             finally:
-                self._file.close()  # writes what is held
+                self._file.close()  # writes the buffer
 
     def pin(self, name: str, value: Any) -> None:
         """Bind the file to a setting.
 
         Args:
-            name: of the setting.
-            value: as JSON can hold it.
+            name: name of the setting.
+            value: a value that JSON can express.
 
         Raises:
-            ResultsError: the file is bound to another value.
+            ResultsError: the file is bound to another value; of those in `GROWING`, to a higher one.
         """
-        if name not in self.pins:
+        if name not in self.pins or (name in GROWING and value > self.pins[name]):
             self._append({"pin": name, "value": value})
         elif (held := self.pins[name]) != (value := json.loads(json.dumps(value))):
-            if isinstance(held, dict) and isinstance(value, dict):  # say only what differs
+            if isinstance(held, dict) and isinstance(value, dict):  # report only what differs
                 changed = [key for key in {**held, **value} if held.get(key) != value.get(key)]
                 held, value = ({key: side.get(key) for key in changed} for side in (held, value))
             raise ResultsError(
@@ -98,7 +102,7 @@ class Results:
             )
 
     def add_question(self, frames: int, number: int, **facts: Any) -> None:
-        """Note a question, or check that it is the one noted.
+        """Add a question, or check that it equals the one in the file.
 
         Raises:
             ResultsError: the file has another question of that number.
@@ -114,7 +118,7 @@ class Results:
             )
 
     def add_answer(self, run: str, frames: int, number: int, **facts: Any) -> None:
-        """Note a run's answer to a question."""
+        """Add a run's answer to a question."""
         self._append({"run": run, "frames": frames, "number": number, **facts})
 
     def wants(self, run: str, frames: int, number: int) -> bool:
@@ -131,7 +135,7 @@ class Results:
                 raise ResultsError(f"{self.path} is being written by another run") from None
 
     def _read(self, data: bytes) -> int:
-        """Take in the file's lines; returns the length of those that are whole."""
+        """Read the file's lines. Returns the length of the complete ones."""
         *lines, rest = data.split(b"\n")
         number = 0
         try:
@@ -152,9 +156,12 @@ class Results:
             raise ValueError(kind)
         name = record[kind]
         if kind == "pin":
-            if self.pins.get(name, record["value"]) != record["value"]:
+            held, value = self.pins.get(name, record["value"]), record["value"]
+            if name in GROWING:
+                value = held = max(held, value)
+            if held != value:
                 raise ValueError(name)
-            self.pins[name] = record["value"]
+            self.pins[name] = value
         elif kind == "question":
             self.questions[record["frames"]][name] = record
         else:

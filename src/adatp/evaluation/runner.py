@@ -1,10 +1,11 @@
-"""Asks every entrant every question of the world's benchmark, and writes each answer down at once."""
+"""Asks every entrant every question of a world's benchmark, and stores each answer at once."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from adatp.evaluation.entrants import Entrant
 from adatp.evaluation.results import Results
 from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
-from adatp.models import family_of
+from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
 
 LONGEST_ANSWER = 8
@@ -29,14 +30,15 @@ LONGEST_ANSWER = 8
 
 
 class TowerCache:
-    """While open, a vision tower encodes each video once; its hooks fire as if it did so every time.
+    """While open, a vision tower encodes each video once. Its hooks fire as if it did so every time.
 
     Args:
         tower: the vision tower.
-        attention: its module whose attention some methods watch; for them that one alone runs again.
+        attention: its module whose attention some methods watch; for them only this module runs again. None:
+            it is not known, and there are no such methods.
     """
 
-    def __init__(self, tower: nn.Module, attention: nn.Module) -> None:
+    def __init__(self, tower: nn.Module, attention: nn.Module | None) -> None:
         self.tower, self.attention = tower, attention
         self._video: object = None
         self._watched = False
@@ -51,34 +53,42 @@ class TowerCache:
             given = [value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             if self._output is None or given != self._given:  # other frames are left out
                 self._given, self._calls = given, []
-                note = self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
-                try:
+                with self._noting():
                     self._output = encode(*args, **kwargs)
-                finally:
-                    note.remove()
-            elif self._watched:
+            elif self._watched and self.attention is not None:
                 for again, named in self._calls:
                     self.attention(*again, **named)
-            return copy(self._output)  # Qwen2.5-VL's model puts its own things into what it gets
+            return copy(self._output)  # Qwen2.5-VL's model changes its input in place
 
-        self.tower.forward = forward  # of the instance: calls go through it, and hooks stay around it
+        self.tower.forward = forward  # of the instance: calls use it, and hooks stay around it
         return self
 
     def __exit__(self, *_: object) -> None:
         del self.tower.forward
 
     def show(self, video: object, watched: bool) -> None:
-        """The video that is encoded next, and whether the attention is watched."""
+        """Announce the video that is encoded next, and whether the attention is watched."""
         self._watched = watched
         if video is not self._video:
             self._video, self._output, self._calls = video, None, []
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        if self.attention is None:
+            yield
+            return
+        note = self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
+        try:
+            yield
+        finally:
+            note.remove()
 
     def _note(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         self._calls.append((args, kwargs))
 
 
 def view_of(frames: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
-    """What the model is shown of a clip's frames (F, H, W, 3): as many frames (see ``entrants.VIEWS``)."""
+    """The model's input for a clip's frames (F, H, W, 3), with the same shape (see ``entrants.VIEWS``)."""
     if view == "blind":
         return np.zeros_like(frames)
     if view == "single_frame":
@@ -87,7 +97,7 @@ def view_of(frames: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
 
 
 def fingerprint(model: Any) -> str:
-    """A digest of a model's weights: a few numbers of every parameter, so that it costs nothing."""
+    """A digest of a model's weights from a few numbers of every parameter, so that it costs nothing."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
@@ -113,27 +123,28 @@ def evaluate(
     split: str,
     limit: int,
     results: Results,
-    told: Callable[[str | None], None] = lambda reason: None,
+    progress: Callable[[str | None], None] = lambda reason: None,
     world: World = TINY,
     batch: int = 1,
 ) -> None:
-    """Ask what the work file lacks.
+    """Ask the questions that the work file has no answers to.
 
     A clip is made once, and encoded by the vision tower once, for all entrants.
 
     Args:
-        session: whose model is asked.
-        entrants: whom to ask; with each, its reference.
+        session: holds the model.
+        entrants: the competitors, together with their references.
         frame_counts: lengths of the clips.
         split: a split of the world.
-        limit: how many questions of each length.
-        results: the open work file; what it holds is not asked again.
-        told: called after every answer with None, and with a line of text if an entrant has to be skipped.
-        world: whose questions are asked.
+        limit: how many questions of each length. A later run on the same work file may ask more, not fewer.
+        results: the open work file; questions answered in it are not asked again.
+        progress: called after every answer with None, and with a line of text if an entrant has to be
+            skipped.
+        world: the world of the questions.
         batch: questions that are asked together. FLOPs are then the mean of those.
 
     Raises:
-        ResultsError: the work file belongs to another model, split or limit, or to other questions.
+        ResultsError: the work file belongs to another model or split, has more questions, or other ones.
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model
@@ -148,23 +159,36 @@ def evaluate(
         results.pin(name, value)
     for entrant in entrants:
         results.pin(f"run {entrant.key}", entrant.facts())
-    ordered = sorted(entrants, key=_shown)  # the tower remembers one video
-    family = family_of(model.config.model_type)
-    cache = TowerCache(family.tower(model), family.tower_attention_module(model))
-    with cache as tower, torch.no_grad():
+    ordered = sorted(entrants, key=_shown)  # the cache holds one video
+    with _tower_cache(model) as tower, torch.no_grad():
         for frames in frame_counts:
             wanted = _wanted(world, ordered, split, frames, limit, results)
             while together := list(islice(wanted, batch)):
-                _ask_all(session, ordered, together, frames, results, told, tower)
+                _ask_all(session, ordered, together, frames, results, progress, tower)
+
+
+@contextmanager
+def _tower_cache(model: Any) -> Iterator[TowerCache | None]:
+    """A cache of the last encoded video; None: it is not known where the vision tower is."""
+    family = family_of(model.config.model_type).of(model)
+    if (tower := family.lone_tower(model)) is None:
+        yield None
+        return
+    try:
+        attention = family.tower_attention_module(model)
+    except GeneralRuleError:
+        attention = None
+    with TowerCache(tower, attention) as cache:
+        yield cache
 
 
 def _wanted(
     world: World, entrants: Sequence[Entrant], split: str, frames: int, limit: int, results: Results
 ) -> Iterator[Asked]:
-    """The questions of one length that somebody has not answered yet."""
+    """The questions of one length that some entrant has not answered yet."""
     for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
         clip = world.make_clip(seed, frames, split) if number == 0 else None
-        if clip is not None:  # another version of the world may draw the same questions' clips anew
+        if clip is not None:  # another version of the world may draw other clips for the same seeds
             pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
             results.pin(f"first clip of {frames} frames", pixels)
         if not any(results.wants(each.key, frames, number) for each in entrants):
@@ -183,7 +207,7 @@ def _wanted(
 
 
 def _shown(entrant: Entrant) -> tuple[str, str]:
-    """What an entrant is shown of a clip: the same for all with the same."""
+    """A key that is equal for entrants with the same input."""
     return entrant.view, str(entrant.disturbance) if entrant.disturbance.of_pixels else ""
 
 
@@ -193,10 +217,12 @@ def _ask_all(
     together: Sequence[Asked],
     frames: int,
     results: Results,
-    told: Callable[[str | None], None],
-    tower: TowerCache,
+    progress: Callable[[str | None], None],
+    tower: TowerCache | None,
 ) -> None:
-    """Ask each entrant what it has not answered of some questions, and note that or why it can't be asked."""
+    """Ask each entrant those of some questions that it has not answered. Store answers, or why there are
+    none.
+    """
     made: tuple[object, list[Prompt]] = (None, [])
     for entrant in entrants:
         lacking = [each for each in together if results.wants(entrant.key, frames, each.number)]
@@ -205,7 +231,8 @@ def _ask_all(
         key = (_shown(entrant), [each.number for each in lacking])
         if key != made[0]:
             made = key, [_prompt(session, entrant, each) for each in lacking]
-        tower.show(made[1], entrant.method.tower_attention)
+        if tower is not None:
+            tower.show(made[1], entrant.method.tower_attention)
         seeds = [each.seed for each in lacking]
         try:
             with entrant.disturbance.tokens(session.model, seeds):
@@ -216,17 +243,17 @@ def _ask_all(
                     reuse_frames=entrant.reuse_frames,
                     strict=True,
                 )
-        except (BudgetError, NoEncoderError, GridError) as error:
+        except (BudgetError, NoEncoderError, GridError, GeneralRuleError) as error:
             results.skips[entrant.key, frames] = reason = " ".join(str(error).split())
-            told(f"{entrant.key}, {frames} frames: {reason}")
+            progress(f"{entrant.key}, {frames} frames: {reason}")
             continue
         for each, answer in zip(lacking, answers, strict=True):
             results.add_answer(entrant.key, frames, each.number, **_facts(answer))
-            told(None)
+            progress(None)
 
 
 def _prompt(session: Session, entrant: Entrant, asked: Asked) -> Prompt:
-    """A question about what an entrant is shown of its clip, where the model is."""
+    """The prompt of a question with an entrant's view of its clip, on the model's device."""
     shown = view_of(entrant.disturbance.pixels(asked.frames, asked.seed), entrant.view)
     prompt = session.prepare(shown, asked.text)
     session.check(prompt, Vanilla(), max_new_tokens=LONGEST_ANSWER)
@@ -234,7 +261,7 @@ def _prompt(session: Session, entrant: Entrant, asked: Asked) -> Prompt:
 
 
 def _facts(answer: Answer) -> dict[str, Any]:
-    """What is noted of an answer: its word, and what it took; FLOPs are those of its batch."""
+    """The stored facts of an answer: its word and its costs. FLOPs are those of its batch."""
     report = answer.report
     visual = [layer[answer.row] for layer in report.visual_tokens]
     return {
@@ -246,5 +273,5 @@ def _facts(answer: Answer) -> dict[str, Any]:
 
 
 def first_word(text: str) -> str:
-    """The first word of an answer, lower case; nothing where it has none."""
+    """The first word of an answer, lower case; empty if it has none."""
     return next(iter(re.findall(r"\w+", text.lower())), "")

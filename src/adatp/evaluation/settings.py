@@ -1,4 +1,4 @@
-"""Parameters of methods that a comparison sets, such as those that were tuned."""
+"""Parameters of methods that a comparison sets, for example tuned ones."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def with_settings(kind: type[Method], settings: Settings, **more: Any) -> Method
     """A method with its tuned parameters.
 
     Args:
-        kind: of the method.
-        settings: of all methods; what it says nothing of has its defaults.
+        kind: class of the method.
+        settings: settings of all methods; parameters not in it have their defaults.
         more: further parameters.
     """
     return kind(**{**settings.get(kind.name, {}), **more})
 
 
 def check_settings(settings: Any) -> Settings:
-    """Refuse what is no settings.
+    """Check that a value is valid settings.
 
     Raises:
         SettingsError: something names no method, no parameter, or a value that the method refuses.

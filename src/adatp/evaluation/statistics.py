@@ -1,4 +1,4 @@
-"""How sure an accuracy is, and whether two methods differ: pure functions of per-question outcomes."""
+"""Confidence of an accuracy, and tests of differences: pure functions of per-question outcomes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LEVEL = 0.95
 def bootstrap_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean.
 
-    Drawing n values with replacement is drawing how often each distinct value comes up: one multinomial draw
-    a resample, however many questions there are.
+    Drawing n values with replacement is the same as drawing how often each distinct value occurs. That is one
+    multinomial draw per resample, however many questions there are.
 
     Args:
-        values: one number a question, (n,), n at least 1.
-        seed: of the resampling.
+        values: one number per question, (n,), n at least 1.
+        seed: seed of the resampling.
 
     Returns:
-        Lower and upper end. Where all values are equal both are that value.
+        Lower and upper end. If all values are equal, both are that value.
     """
     levels, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
     n = int(counts.sum())
@@ -49,13 +49,13 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for how many there are, by Holm's step-down rule.
+    """P values corrected for their number, by Holm's step-down rule.
 
     Args:
         p_values: (n,) of n comparisons.
 
     Returns:
-        (n,) in the same order, each at least as high, 1 at most.
+        (n,) in the same order, each at least as high, at most 1.
     """
     order = sorted(range(len(p_values)), key=lambda number: p_values[number])
     corrected, most = [0.0] * len(p_values), 0.0

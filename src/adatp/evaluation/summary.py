@@ -1,4 +1,4 @@
-"""From answers to a table: a row for each entrant and number of frames."""
+"""Turns answers into a table: one row per entrant and number of frames."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from adatp.evaluation.worlds import THIRDS
 
 
 def summarise(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Everything that a work file holds.
+    """Summarise all runs in a work file.
 
     Args:
         results: with the settings pinned by ``evaluate``.
 
     Returns:
-        Rows, one for each entrant and number of frames that answered every question (see `summarise_run`),
-        and those that did not, each with a ``reason``; both by frames, then in the order they were first run.
+        Two lists. The first has a row for each entrant and number of frames that answered every question (see
+        `summarise_run`). The second has those that did not, each with a ``reason``. Both are sorted by
+        frames, then in the order of the first run.
     """
     rows, skipped = [], []
     limit = results.pins.get("limit")
@@ -52,20 +53,23 @@ def summarise_run(
     questions: Mapping[int, Mapping[str, Any]],
     reference: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """One row.
+    """Summarise one run as a row.
 
     Args:
         answers: lines of the work file by question number.
-        questions: the same of the questions.
-        reference: the same of the answers to compare with, if any; what it lacks is not compared.
+        questions: the same for the questions.
+        reference: the same for the answers to compare with, if any; missing ones are not compared.
 
     Returns:
-        ``n``; ``accuracy`` with its 95 % bootstrap interval ``ci_low``, ``ci_high``; ``flops_ratio``, the
-        mean real FLOPs of the decoder's prefill over vanilla's; ``visual_mean`` and ``visual_last``, the
-        visual tokens of the mean and of the last layer; paired with the reference: ``delta`` of the accuracy
-        with its interval ``delta_low``, ``delta_high``, ``changed``, the fraction of answers that differ, and
-        the exact McNemar ``p_value``; ``by_type`` and ``by_third``: accuracies of question types, and of
-        questions all of whose evidence lies in one third of the clip.
+        A dictionary with:
+
+        - ``n``, and ``accuracy`` with its 95 % bootstrap interval ``ci_low``, ``ci_high``;
+        - ``flops_ratio``: the mean real FLOPs of the decoder's prefill over vanilla's;
+        - ``visual_mean`` and ``visual_last``: the visual tokens of the mean and of the last layer;
+        - paired with the reference: ``delta`` of the accuracy with its interval ``delta_low``,
+          ``delta_high``, ``changed``, the fraction of answers that differ, and the exact McNemar ``p_value``;
+        - ``by_type`` and ``by_third``: accuracies by question type, and by the third of the clip that holds
+          all evidence of a question.
     """
     right = {number: answer["word"] == questions[number]["answer"] for number, answer in answers.items()}
     row: dict[str, Any] = {
@@ -98,5 +102,5 @@ def _accuracy(right: list[bool]) -> dict[str, Any]:
 
 
 def _method(facts: Mapping[str, Any]) -> str:
-    """A method's name; that of the view where it is not the clip."""
+    """A method's name; the view's name if the view is not the clip."""
     return str(facts["method"] if facts["view"] == "video" else facts["view"])

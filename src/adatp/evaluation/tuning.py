@@ -1,4 +1,4 @@
-"""Tuning: each method's own parameters, tried one at a time on a split that no table is made of."""
+"""Tunes each method's own parameters, one at a time, on a split that no table uses."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def tunable() -> list[str]:
 
 
 def candidates(name: str, targets: Sequence[float]) -> list[Entrant]:
-    """A method with its defaults, then with one parameter at another of the values worth trying.
+    """A method with its defaults, then with one parameter at a time set to another value worth trying.
 
     Args:
-        name: of the method.
+        name: name of the method.
         targets: FLOPs as fractions of vanilla; each is tried.
 
     Returns:
-        Entrants whose label says what is changed, each compared with vanilla.
+        Entrants whose label gives the change, each compared with vanilla.
     """
     kind = METHODS[name]
     tried: list[tuple[str, dict[str, Any]]] = [(name, {})]
@@ -42,18 +42,19 @@ def candidates(name: str, targets: Sequence[float]) -> list[Entrant]:
 def best(
     name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Of a method's candidates the one that is right most often, over all lengths and targets.
+    """The candidate of a method that is right most often, over all lengths and targets.
 
     Args:
-        name: of the method.
-        rows: of `adatp.evaluation.summarise`.
+        name: name of the method.
+        rows: rows of `adatp.evaluation.summarise`.
         facts: label of an entrant -> its settings.
 
     Returns:
-        ``settings``: the parameters that differ from the defaults, empty where nothing is better than these;
-        ``accuracy`` of the winner and ``default_accuracy``, means over all rows; ``tried``: label -> that.
-        ``cells``: length and target -> accuracy of the winner. Only candidates count that have a row wherever
-        any has one.
+        ``settings``: the parameters that differ from the defaults, empty if nothing is better than these.
+        ``accuracy`` of the winner and ``default_accuracy``: means over all rows. ``tried``: label ->
+            accuracy.
+        ``cells``: length and target -> accuracy of the winner. A candidate only counts if it has a row
+            wherever any has one.
     """
     kind = METHODS[name]
     defaults = {each.name: each.default for each in fields(kind)}

@@ -1,4 +1,4 @@
-"""The synthetic worlds whose questions an evaluation asks, each with the embedded model that knows it."""
+"""The synthetic worlds of questions for an evaluation, each with the embedded model that knows it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from adatp import scenes
 from adatp.tiny import TinyProcessor, world
 
 THIRDS = world.THIRDS
-"""Where in a clip evidence lies."""
+"""The parts of a clip that evidence can be in."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Clips with questions, from a seed.
+    """Clips with questions, generated from a seed.
 
     Clips have ``frames`` (F, 96, 96, 3) uint8 and ``n_frames``; questions ``kind``, ``text``, ``answer``.
 
     Attributes:
-        name: also that of the embedded model that knows it (`adatp.tiny.EMBEDDED`).
+        name: also the name of the embedded model that knows it (`adatp.tiny.EMBEDDED`).
         words: every word of its questions and answers.
         benchmark: (split, number of frames, number of questions) -> (seed, question), balanced. It raises
             `ValueError` if there is no such split, or the clips would be too short or too long.
@@ -59,13 +59,13 @@ WORLDS: dict[str, World] = {
         World("scenes", scenes.words, scenes.benchmark, scenes.make_clip, _scenes_shown),
     )
 }
-"""Name -> world, the first embedded model's first."""
+"""Name -> world, in the order of the embedded models."""
 
 TINY = WORLDS["tiny"]
 
 
 def lacks_words(processor: Any, of: World) -> list[str]:
-    """Words of a world that an embedded model's tokenizer does not know; of other models nothing is said."""
+    """Words of a world that an embedded model's tokenizer lacks. For other models, the list is empty."""
     if not isinstance(processor, TinyProcessor):
         return []
     known = processor.tokenizer.get_vocab()
@@ -73,5 +73,5 @@ def lacks_words(processor: Any, of: World) -> list[str]:
 
 
 def world_of(processor: Any) -> World:
-    """The world that a model knows, by its processor; the first one for models that are not embedded ones."""
+    """The world that a model knows, by its processor. For models that are not embedded, the first one."""
     return next((each for each in WORLDS.values() if not lacks_words(processor, each)), TINY)

@@ -1,1 +1,1 @@
-"""Other people's tools that run adatp, a module a tool; each needs an extra of its own."""
+"""Integrations into other tools, one module per tool. Each needs its own extra."""

@@ -12,7 +12,7 @@ _CLASSES = "adatp.integrations.lmms_models.model"
 
 
 def manifests() -> list[Any]:
-    """What lmms-eval registers: the chat model, and the one of ``--force_simple``."""
+    """The models that lmms-eval registers: the chat model, and the one for ``--force_simple``."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [

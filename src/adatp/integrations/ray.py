@@ -1,10 +1,10 @@
-"""Ray Data: a dataset of questions about videos, answered by one model an actor.
+"""Ray Data: answers a dataset of questions about videos, with one model per actor.
 
 >>> import ray
 >>> from adatp.integrations.ray import answer
 >>> answer(ray.data.read_json("rows.jsonl"), actors=4, num_gpus=1).write_json("answers")
 
-Ray starts an actor again that died, and gives its block to another one.
+Ray restarts an actor that died, and gives its block to another one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from adatp.run.runner import Summary, Update, ask_parts, summarise
 from adatp.session import Session
 
 BLOCK = 64
-"""Rows that an actor is given at once, where nothing else is said."""
+"""Default number of rows that an actor gets at once."""
 
 MOST_BLOCKS = 10_000
-"""Blocks that a run is cut into: Ray keeps a few kilobytes of each."""
+"""Most blocks of a run, since Ray keeps a few kilobytes of each."""
 
 
 class RayError(AdaTPError, RuntimeError):
@@ -40,11 +40,11 @@ class RayError(AdaTPError, RuntimeError):
 
 @dataclass(frozen=True)
 class Model:
-    """What an actor loads, and how it works.
+    """The model of an actor and its settings.
 
     Attributes:
         source: a folder or an id on the hub, the same on every machine; None: the embedded model.
-        batch: how many prompts stand in a batch at most.
+        batch: most prompts in a batch.
         workers: processes of each actor that read the next videos.
         device: a torch device, or "auto".
         dtype: name of a dtype, or "auto".
@@ -75,7 +75,7 @@ class Answerer:
     """An actor that answers blocks of rows.
 
     Args:
-        model: what it loads.
+        model: the model that it loads.
         defaults: settings of rows that name none themselves.
         root: the folder that relative paths of videos start from.
     """
@@ -91,7 +91,7 @@ class Answerer:
             block: a table of pyarrow with the columns ``video`` and ``question``.
 
         Returns:
-            The same rows in the same order, with the columns of their answers beside their own.
+            The same rows in the same order, with further columns for their answers.
         """
         records = block.to_pylist()
         found: list[Mapping[str, Any]] = [{}] * len(records)
@@ -111,10 +111,11 @@ def _beside(block: Any, found: list[Mapping[str, Any]]) -> Any:
     """A table with the columns of answers, of the same types whatever failed."""
     import pyarrow as pa
 
-    texts, counts = ("answer", "error", "method", "relevance"), ("prompt_tokens", "visual_tokens")
-    whole = (*counts, "visual_tokens_last", "new_tokens", "batch")
+    texts = ("answer", "error", "method", "out_of_reach", "relevance")
+    counts = ("prompt_tokens", "visual_tokens")
+    ints = (*counts, "visual_tokens_last", "new_tokens", "batch")
     for name in ANSWERED:
-        kind = pa.string() if name in texts else pa.int64() if name in whole else pa.float64()
+        kind = pa.string() if name in texts else pa.int64() if name in ints else pa.float64()
         column = pa.array([facts[name] for facts in found], kind)
         if name in block.column_names:  # a setting of the rows
             block = block.set_column(block.column_names.index(name), name, column)
@@ -136,13 +137,15 @@ def answer(
     flops: float | None = None,
     frames: int = 32,
     max_new_tokens: int = 64,
+    strict: bool = False,
     **loading: Any,
 ) -> Any:
     """Answer every row of a dataset. Nothing runs before the result is read or written.
 
     Args:
         dataset: a `ray.data.Dataset` with the columns ``video`` and ``question``; ``method``, ``flops``,
-            ``frames`` and ``max_new_tokens`` may be columns too, where rows differ. Others stay as they are.
+            ``frames``, ``max_new_tokens`` and ``strict`` may be columns too, where rows differ. Others stay
+            as they are.
         model: a folder or an id on the hub, the same on every machine; None: the embedded model.
         actors: how many models there are.
         num_cpus: CPUs of each.
@@ -153,6 +156,7 @@ def answer(
         flops: its target, a fraction of vanilla's prefill; None: the method's default.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
+        strict: whether a target out of reach is an error. If not, the least that the method can do is run.
         loading: more of `Model`: batch, workers, device, dtype, trust_remote_code.
 
     Returns:
@@ -165,7 +169,8 @@ def answer(
     """
     ray = _ray()
     source = None if model is None else os.fspath(model)
-    settings = {"method": method, "flops": flops, "frames": frames, "max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {"method": method, "flops": flops, "frames": frames}
+    settings |= {"max_new_tokens": max_new_tokens, "strict": strict}
     start = os.path.abspath(root) if os.fspath(root) else ""
     return dataset.map_batches(
         Answerer,
@@ -182,10 +187,10 @@ class PartAnswerer:
     """An actor that answers parts of an input and writes them into the folder of the run.
 
     Args:
-        model: what it loads.
-        job: of which the parts are.
+        model: the model that it loads.
+        job: the job of the parts.
         folder: on a file system that all machines share.
-        facts: what the folder is bound to.
+        facts: facts that the folder is bound to.
     """
 
     def __init__(self, model: Model, job: Job, folder: str, facts: Mapping[str, Any]) -> None:
@@ -193,13 +198,13 @@ class PartAnswerer:
         self._job, self._folder = job, Folder(Path(folder), facts)
 
     def __call__(self, block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Answer the parts of a block, each written as it is complete.
+        """Answer the parts of a block. Each is written when it is complete.
 
         Args:
             block: pickled parts under ``part``.
 
         Yields:
-            For every part how many rows were found done and how many were asked.
+            For every part: how many rows were already done, and how many were asked.
         """
         for pickled in block["part"]:
             part = pickle.loads(pickled)
@@ -216,10 +221,10 @@ class PartAnswerer:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a run takes of a cluster.
+    """The resources that a run uses of a cluster.
 
     Attributes:
-        actors: how many models.
+        actors: number of models.
         num_cpus: CPUs of each.
         num_gpus: GPUs of each.
     """
@@ -241,11 +246,11 @@ def run(
     """Do what `adatp.run.run` does on the actors of a cluster, which write the same files.
 
     Args:
-        job: what is asked.
-        scanned: of the job.
+        job: the rows and their settings.
+        scanned: the scanned input of the job.
         path: the folder of the answers, on a file system that all machines share.
-        facts: what the folder is bound to.
-        model: what each actor loads.
+        facts: facts that the folder is bound to.
+        model: the model that each actor loads.
         cluster: how many actors there are.
         update: called after every part.
 
@@ -315,7 +320,7 @@ def _answered(
     model: Model,
     cluster: Cluster,
 ) -> Iterator[dict[str, int]]:
-    """Have the actors answer parts; gives what `PartAnswerer` tells of each."""
+    """Let the actors answer parts. Yields the result of `PartAnswerer` for each."""
     items = [{"part": pickle.dumps(part)} for part in left]
     asked = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
         PartAnswerer,
@@ -327,7 +332,7 @@ def _answered(
     )
     log = logging.getLogger("ray.data")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # tracebacks of what is told in one line; Ray's own files have them
+    log.setLevel(logging.CRITICAL)  # the one-line errors' tracebacks; Ray's own files have them
     try:
         yield from asked.iter_rows()
     except ray.exceptions.RayError as error:
@@ -337,7 +342,7 @@ def _answered(
 
 
 def _reason(error: BaseException) -> str:
-    """What happened in an actor, in one line: Ray tells it as the text of a traceback, or of several."""
+    """The error of an actor in one line. Ray gives it as the text of one or several tracebacks."""
     text = str(error)
     ours = re.findall(r"^(?:\x1b\[\d+m)*adatp[\w.]*Error: (.+)$", text, re.MULTILINE)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Pruning methods: one file a method, one frozen dataclass each, found by name in ``METHODS``."""
+"""Pruning methods: one file and one frozen dataclass per method, found by name in ``METHODS``."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,9 @@ METHODS: dict[str, type[Method]] = {
 }
 
 VARIANTS: dict[str, Callable[..., Method]] = {"adatp-paper": AdaTP.paper}
-"""Names of settings of a method, where one has more than its default: each makes it for a FLOPs target."""
+"""Named settings of methods that have more than their default. Each entry makes the method for a FLOPs
+target.
+"""
 
 
 __all__ = [

@@ -1,10 +1,11 @@
 """AdaTP: attention-debiased visual token pruning (arXiv 2505.20100).
 
-The paper's: segments, text relevance from the vision tower's partner, one representative a spatial position
-within a segment, text-to-visual attention as the signal, layers 2 to N - 12. Ours, as the paper's rules are
-not published: the geometric schedule solved for a FLOPs target, the split of the budget between segments,
-which frame represents a position, and what happens with budget left over; and, beyond the paper, the early
-stage for targets that the decoder's own cuts cannot reach well.
+From the paper: segments; text relevance from the vision tower's partner; one representative per spatial
+position within a segment; text-to-visual attention as the signal; layers 2 to N - 12.
+
+The paper does not publish its other rules. Ours are the geometric schedule solved for a FLOPs target, the
+split of the budget between segments, which frame represents a position, and the use of budget left over.
+Beyond the paper we add the early stage, for targets that the decoder's own cuts can't reach well.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "segments": get_args(Features),
 }
 
-# What goes without scores inside the decoder, and then without a question, or with embeddings alone.
+# Settings that work without scores inside the decoder; then without a question, or with embeddings alone.
 _NO_SCORES: dict[str, tuple[Any, ...]] = {
     "start": (None,),
     "end": (None,),
+    "every": (1,),
     "ranking": ("attention",),
     "first_layers": (1,),
     "prior": ("none",),
@@ -65,8 +67,6 @@ _EARLY_ONLY: dict[str, tuple[Any, ...]] = {
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
 _SCARCE = 0.15
-# Share of the tokens left by the early stage that the decoder's cuts leave, about.
-_SURVIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,51 +76,60 @@ class AdaTP(Method):
     Attributes:
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]. Met
             from below, within 1 %. 1.0 keeps everything.
+        keep: with ``early="only"``, the share of each video's tokens that stays, in (0, 1]; else None.
         start: first layer before which tokens are dropped; None: 2 of 28 layers, others in proportion. Where
-            some layers have linear attention or a window, tokens are dropped after the others alone.
+            some layers have linear attention or a window, tokens are only dropped after layers of full
+            attention.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
+        every: tokens are dropped before one in so many of these layers. 1 is the paper's. More is faster on a
+            GPU with one short prompt, where the cuts' many small operations take as long as the layers.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
-        tau_r: temperature of the split between segments: lower gives relevant segments more, ``math.inf``
-            ignores relevance.
-        global_debias: split the budget between segments before attention is looked at.
-        local_debias: within a segment prefer each position's best frame over a position's second best.
-        adaptive: keep no more than one representative a position and segment, even if the budget has room:
-            FLOPs come out lower on redundant videos.
-        relevance: what tells relevant segments. ``siglip``: the tower's partner text encoder; ``embedding``:
-            words against visual tokens in the decoder's input space; ``attention``: the mass that a segment
-            receives in the layer scored last; ``none``: all the same; ``auto``: siglip if the partner is at
-            hand without a download, else embedding.
+        tau_r: temperature of the split between segments. Lower values give relevant segments more;
+            ``math.inf`` ignores relevance.
+        global_debias: split the budget between segments before comparing attention.
+        local_debias: within a segment, prefer each position's best frame over a position's second best.
+        adaptive: keep at most one representative per position and segment, even if the budget has room. FLOPs
+            come out lower on redundant videos.
+        relevance: the signal that finds relevant segments. ``siglip``: the tower's partner text encoder.
+            ``embedding``: words against visual tokens in the decoder's input space. ``attention``: the mass
+            that a segment receives in the layer scored last. ``none``: all segments count the same. ``auto``:
+            siglip if the partner is available without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
-            far as the target asks for it. ``auto``: where the decoder's cuts alone would leave fewer than
-            15 % of the visual tokens, or cannot reach the target. ``only``: nothing is dropped inside the
-            decoder. Each video keeps a number of tokens that is known in advance, chosen by segments,
-            relevance and novelty, all of them read from the input embeddings. A serving engine can do the
-            same (`adatp.integrations.vllm`).
-        tau_d: tokens of one spatial position and segment whose projected features have at least this cosine
-            are duplicates in the early stage.
-        question_free: the video alone decides what stays: all tokens are dropped before the decoder's first
-            layer, segments share the budget by what is distinct in each, and novelty ranks their tokens. For
-            a cache that later questions go on with, as they see only what the first one left. Without
-            relevance, attention and the cuts of ``start`` to ``end``.
-        duplicates: whether the early stage looks for duplicates within each segment or over each video.
-        ranking: what the cuts after layer 0 rank tokens by: ``attention``; ``novelty``, the early stage's;
-            ``both``, the mean of the two ranks; ``random``, to see what attention is worth.
-        first_layers: layers whose scores the first of these cuts ranks by, the mean of their logarithms; as
-            many as there are before ``start``.
-        prior: ``video``: from the scores is taken what time and spatial position explain of them.
-        shares: what segments share the budget by where there is no early stage: their ``tokens``, or those
-            that are ``distinct``, as of the early stage.
-        soften: whether weights of segments are the nearer to one another the less relevance differs between
-            segments, compared with how it varies within them.
-        merge: a dropped token is averaged into the most similar kept one of its segment from this cosine on;
-            None: nothing is.
-        segments: what frames are compared by: the ``mean`` of the tower's features, the pooled output of the
-            ``head`` of the SigLIP that the tower is cut from, or that if it is at hand (``auto``).
+            far as the target needs it. ``auto``: where the decoder's cuts alone would leave fewer than 15 %
+            of the visual tokens, or can't reach the target. ``only``: nothing is dropped inside the decoder.
+            Each video then keeps a number of tokens that is known in advance. Segments, relevance and novelty
+            choose them, all read from the input embeddings. A serving engine can do the same
+            (`adatp.integrations.vllm`).
+        survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
+            leaves more to the decoder's attention.
+        tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
+            projected features have at least this cosine.
+        question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
+            layer. Segments share the budget by what is distinct in each, and novelty ranks their tokens. Use
+            it for a cache that later questions continue, since they only see what the first one left.
+            Relevance, attention and the cuts from ``start`` to ``end`` are not used.
+        duplicates: whether the early stage looks for duplicates within each segment or across each video.
+        ranking: how the cuts after layer 0 rank tokens: by ``attention``; by ``novelty``, as the early stage
+            does; by ``both``, the mean of the two ranks; or at ``random``, to measure what attention is
+            worth.
+        first_layers: layers whose scores the first of these cuts ranks by, as the mean of their logarithms.
+            At most as many as there are before ``start``.
+        prior: ``video`` subtracts from the scores what time and spatial position explain of them.
+        shares: how segments share the budget where there is no early stage: by all their ``tokens``, or by
+            their ``distinct`` tokens, as the early stage does.
+        soften: whether the weights of segments move closer together the less relevance differs between
+            segments, compared with its variation within them.
+        merge: from this cosine on, a dropped token is averaged into the most similar kept one of its segment;
+            None: nothing is merged.
+        segments: what frames are compared by. ``mean``: the mean of the tower's features. ``head``: the
+            pooled output of the head of the SigLIP that the tower is cut from. ``auto``: the head if
+            available, else the mean.
     """
 
     name: ClassVar[str] = "adatp"
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "survive": (0.15, 0.25, 0.5),
         "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
         "tau_r": (0.5, 1.0, 2.0),
         "tau_s": (0.9, 0.95, 0.98),
@@ -135,6 +144,7 @@ class AdaTP(Method):
     flops: float = 0.273
     start: int | None = None
     end: int | None = None
+    every: int = 1
     tau_s: float = 0.95
     tau_r: float = 1.0
     global_debias: bool = True
@@ -143,6 +153,7 @@ class AdaTP(Method):
     relevance: Relevance = "auto"
     max_queries: int = 32
     early: Early = "auto"
+    survive: float = 0.5
     tau_d: float = 0.9
     keep: float | None = None
     question_free: bool = False
@@ -160,9 +171,11 @@ class AdaTP(Method):
         for name in ("tau_s", "tau_d", "merge"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
+        if not 0 < self.survive <= 1:
+            raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
-        for name in ("max_queries", "first_layers"):
+        for name in ("max_queries", "first_layers", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name, kinds in _KINDS.items():
@@ -201,8 +214,8 @@ class AdaTP(Method):
     def paper(cls, flops: float = 0.273, **more: Any) -> Self:
         """The paper's method, as far as it is published: without the early stage.
 
-        Segments are cut by the head of the tower's SigLIP where it is at hand, as the paper's are by one
-        "global visual token" a frame. What the paper does not publish is as of the default.
+        Segments are cut by the head of the tower's SigLIP where it is available, because the paper compares
+        one "global visual token" per frame. What the paper does not publish has our default.
 
         Args:
             flops: see the class.
@@ -236,13 +249,13 @@ class AdaTP(Method):
         return start if self.start is None else self.start, end if self.end is None else self.end
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """The first layer for the early stage, then every layer of the range that follows full attention."""
+        """Layer 0 for the early stage, then every layer of the range that follows full attention."""
         if self.before_the_first_layer:
             return (0,)
-        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape))
+        return 0, *self.extra_cuts(shape), *cuts_between(shape, *self.layer_range(shape), self.every)
 
     def extra_cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """The layers before the first cut by scores at which scores are read and nothing is dropped."""
+        """Layers before the first cut by scores at which scores are read and nothing is dropped."""
         if self.question_free or self.first_layers == 1:
             return ()
         first = cuts_between(shape, *self.layer_range(shape))[0]
@@ -253,7 +266,7 @@ class AdaTP(Method):
         return schedule.visual[0] < visual or (self.adaptive and self.early == "on")
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
-        """Those before which the schedule drops something, or `adaptive` may in an early stage asked for."""
+        """Layers before which the schedule drops something, or `adaptive` may after an early stage."""
         before = (visual, *schedule.visual)
         cuts = {layer for layer, kept in enumerate(schedule.visual) if kept < before[layer]}
         if cuts - {0}:
@@ -262,7 +275,7 @@ class AdaTP(Method):
         return cuts | {0} if (cuts and reads) or self.drops_early(schedule, visual) else cuts
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
-        """Geometric decay over the cuts, after an early cut where the target asks for one."""
+        """Geometric decay over the cuts, after an early cut where the target needs one."""
         if self.keep is not None:
             return constant(shape, counts, kept_tokens(counts.visual, self.keep))
         if self.before_the_first_layer:
@@ -272,7 +285,14 @@ class AdaTP(Method):
         if self.early != "on":
             try:
                 late = solve(
-                    shape, counts, target=self.flops, start=start, end=end, queries=queries, extra=extra
+                    shape,
+                    counts,
+                    target=self.flops,
+                    start=start,
+                    end=end,
+                    queries=queries,
+                    extra=extra,
+                    every=self.every,
                 )
                 if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
@@ -286,8 +306,9 @@ class AdaTP(Method):
             start=start,
             end=end,
             queries=queries,
-            survive=_SURVIVE,
+            survive=self.survive,
             extra=extra,
+            every=self.every,
         )
 
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
@@ -300,7 +321,7 @@ class AdaTP(Method):
         return constant(shape, layout.counts, sum(shares_of_videos(layout, self.keep)))
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Both debiasing rules, with the segments and their relevance of one prompt."""
+        """Both debiasing rules, with the segments of one prompt and their relevance."""
         if self.early == "only":
             thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r)
             return BeforeLayers(thresholds, self.keep, prefill.layouts[sample], prefill.relevance(sample))

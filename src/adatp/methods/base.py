@@ -1,4 +1,4 @@
-"""What a pruning method is: a frozen dataclass that says where tokens are dropped, how many, and which."""
+"""Defines a pruning method: a frozen dataclass that decides where tokens are dropped, how many, and which."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GridError(AdaTPError, ValueError):
-    """A method needs frames with all their tokens, and some have not. The message is one line."""
+    """A method needs frames with all their tokens, and some lack tokens. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Method:
     ...     ids = model.generate(**inputs)
     >>> run.report
 
-    A method of one's own gives the layers before which tokens are dropped (`cuts`) and which ones stay
-    (`choose`). One number, how many tokens later layers process, is solved for the FLOPs target; a method
-    with another free parameter says what it leaves to each layer (`layer_counts`).
+    Your own method defines the layers before which tokens are dropped (`cuts`) and which tokens stay
+    (`choose`). The base solves one number for the FLOPs target: how many tokens later layers process. A
+    method with another free parameter defines what that parameter leaves to each layer (`layer_counts`).
 
     Attributes:
         flops: real FLOPs of the decoder's prefill, scoring included, as a fraction of vanilla, in (0, 1]; met
@@ -43,10 +43,10 @@ class Method:
     """Whether the rule reads the vision tower's attention, which costs a second softmax in one layer."""
     merges: ClassVar[bool] = False
     """Whether tokens are averaged into kept ones, not only dropped."""
-    whole_frames: ClassVar[bool] = False
-    """Whether every cell of a grid must have its token; processors that compress videos leave some out."""
+    complete_frames: ClassVar[bool] = False
+    """Whether every cell of a grid must have its token. Processors that compress videos leave some out."""
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    """Parameters that a comparison should tune on questions of its own, with the values worth trying."""
+    """Parameters that a comparison should tune on separate questions, with the values worth trying."""
 
     flops: float | None = 0.273
 
@@ -56,7 +56,7 @@ class Method:
 
     @property
     def keeps_everything(self) -> bool:
-        """Whether there is nothing to drop."""
+        """Whether the target leaves nothing to drop."""
         return self.flops is None or self.flops == 1
 
     @property
@@ -76,13 +76,13 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters, as plain values; without the target where the method has none."""
+        """The parameters as plain values. A method without a target leaves out ``flops``."""
         return {name: value for name, value in asdict(self).items() if (name, value) != ("flops", None)}
 
     # Where tokens are dropped, and how many stay.
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """The layers before which tokens may be dropped, ascending; 0: before the first.
+        """Layers before which tokens may be dropped, ascending; 0 is before the first layer.
 
         Raises:
             BudgetError: the decoder lacks the layers that the method needs.
@@ -90,12 +90,12 @@ class Method:
         return (0,)
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """Visual tokens that each layer processes if the free parameter is ``x``, of 1 .. ``visual``."""
+        """Visual tokens that each layer processes if the free parameter is ``x``, in 1 .. ``visual``."""
         (cut,) = self.cuts(shape)
         return [visual] * cut + [x] * (shape.layers - cut)
 
     def scored_layers(self, shape: DecoderShape) -> Iterable[int]:
-        """The layers whose attention is scored: the one before each cut but the one before the first layer.
+        """Layers whose attention is scored: the one before each cut. A cut before layer 0 has none.
 
         Raises:
             BudgetError: the decoder lacks the layers that the method needs.
@@ -111,7 +111,7 @@ class Method:
         return tuple(cut - 1 for cut in cuts)
 
     def schedule(self, shape: DecoderShape, counts: PromptCounts) -> Schedule:
-        """What each layer processes of one prompt; known before anything runs.
+        """Tokens that each layer processes of one prompt; known before anything runs.
 
         Raises:
             BudgetError: the target is out of reach; its ``least`` is the schedule that comes closest.
@@ -129,37 +129,41 @@ class Method:
         )
 
     def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
-        """The same for a prompt whose frames are known."""
+        """`schedule` for a prompt whose frames are known."""
         return self.schedule(shape, layout.counts)
 
     def cuts_of(self, shape: DecoderShape, schedule: Schedule, visual: int) -> Iterable[int]:
-        """Of the cuts those that a prompt of so many visual tokens with this schedule uses."""
+        """The cuts that a prompt with ``visual`` visual tokens and this schedule uses."""
         return self.cuts(shape)
 
     # Which tokens stay.
 
     def choose(self, cut: Cut) -> Choice:
-        """The tokens that stay at one cut, for methods that remember nothing from cut to cut."""
+        """Choose the tokens that stay at one cut, for methods that remember nothing between cuts."""
         raise NotImplementedError(f"{type(self).__name__} has neither choose nor rule")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """How the tokens of one prompt of a prefill are chosen: by `choose`, if not overridden."""
+        """Rule that chooses the tokens of one prompt of a prefill. The default calls `choose`."""
         return self.choose
 
     def plan(self, prefill: Prefill) -> TokenPlan | None:
-        """Decide on one prefill; None processes every token."""
+        """Decide on one prefill; None: every token is processed."""
         return None if self.keeps_everything else TokenPlan(self, prefill)
 
     def check_layouts(self, layouts: Iterable[VideoLayout]) -> None:
         """Refuse prompts that the method can't prune.
 
         Raises:
-            GridError: the method needs all tokens of a frame where some were left out.
+            GridError: the method needs all tokens of each frame, and some were left out.
         """
-        if self.whole_frames and not self.keeps_everything and not all(layout.whole for layout in layouts):
+        if (
+            self.complete_frames
+            and not self.keeps_everything
+            and not all(layout.complete for layout in layouts)
+        ):
             from adatp.methods import METHODS
 
-            others = [name for name, kind in METHODS.items() if not kind.whole_frames]
+            others = [name for name, kind in METHODS.items() if not kind.complete_frames]
             raise GridError(
                 f"{self.name} needs every token of a frame, and the processor left out some: switch its "
                 f"compression off, or use one of {', '.join(others)}"
@@ -178,18 +182,18 @@ class Method:
 
         Args:
             model: a Video LLM of transformers, of a supported family, unmodified.
-            processor: its processor or tokenizer. Needed to read the question out of the prompt, so without
-                it text relevance falls back to what needs no words.
-            question: the question, where the text of the prompt's last user turn is not it: one text for all
+            processor: its processor or tokenizer. It is needed to find the question in the prompt. Without
+                it, text relevance falls back to signals that need no words.
+            question: the question, if it is not the text of the prompt's last user turn: one text for all
                 prompts of a batch, or a list with one for each. Copies of a prompt (beams, several return
                 sequences) share its question.
-            reuse_frames: the vision tower does not encode a frame none of whose patches differs from the last
-                encoded frame's by more than this (mean absolute difference of pixels, in the processor's
-                normalised units); it takes that one's features. 0: only identical frames; None: every frame
-                is encoded. For towers that encode each frame by itself (LLaVA-OneVision's).
-            strict: raise `BudgetError` out of the model's call if a prompt can't be brought down to the FLOPs
-                target. By default such a prompt is pruned as far as the method goes, with a warning that
-                says why; the other prompts of a batch meet the target.
+            reuse_frames: the vision tower does not encode a frame if none of its patches differs from the
+                last encoded frame's by more than this (mean absolute difference of pixels, in the processor's
+                normalised units). The frame takes that frame's features. 0: only identical frames; None:
+                every frame is encoded. For towers that encode each frame by itself (LLaVA-OneVision's).
+            strict: raise `BudgetError` from the model's call if a prompt can't be brought down to the FLOPs
+                target. By default such a prompt is pruned as far as the method can, with a warning that gives
+                the reason. The other prompts of a batch meet the target.
 
         Raises:
             UnsupportedModelError: no family file knows the model.

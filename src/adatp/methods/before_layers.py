@@ -1,4 +1,4 @@
-"""AdaTP's rule for a decoder that can't be cut: each video by itself, before the first layer."""
+"""AdaTP's rule for a decoder that can't be cut: each video is pruned by itself, before the first layer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from adatp.methods.token_plan import Cut
 
 
 class BeforeLayers:
-    """Chooses each video's tokens by itself, so that a video's choice is the same beside any other.
+    """Chooses each video's tokens by itself, so that a video's choice does not depend on other videos.
 
     Args:
         thresholds: of the rule.
         keep: share of each video's tokens that stays; None: the schedule's number is split between videos in
             proportion to their tokens.
-        layout: of the prompt.
-        relevance: (frames,) of the prompt's frames to the question, or None.
+        layout: layout of the prompt.
+        relevance: (frames,) relevance of the prompt's frames to the question, or None.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BeforeLayers:
         self.shares: list[int] = []
 
     def __call__(self, cut: Cut) -> Tensor:
-        """The visual tokens that stay, as rows of ``cut.token``."""
+        """Choose the visual tokens that stay, as rows of ``cut.token``."""
         layout = self.layout
         if self.keep is None:
             self.shares = split_in_proportion(cut.keep, tokens_of_videos(layout))
@@ -49,7 +49,7 @@ class BeforeLayers:
                 self.shares[number],
                 self.thresholds,
                 None if self.relevance is None else self.relevance[frames],
-                None if layout.whole else there[cells].view(count, -1),
+                None if layout.complete else there[cells].view(count, -1),
             )
             kept.append(chosen + before)
             before += tokens_of_videos(layout)[number]
@@ -63,17 +63,17 @@ class BeforeLayers:
             frame, cell = frame + grid[0], cell + math.prod(grid)
 
     def notes(self) -> dict[str, Any]:
-        """How many tokens each video keeps, relevance of each frame."""
+        """Number of tokens that each video keeps, and relevance of each frame."""
         relevance = None if self.relevance is None else self.relevance.tolist()
         return {"kept_by_video": list(self.shares), "frame_relevance": relevance, "early": True, "queries": 0}
 
 
 def tokens_of_videos(layout: VideoLayout) -> list[int]:
-    """How many visual tokens each video of a prompt has."""
+    """Number of visual tokens of each video of a prompt."""
     frames = [grid[0] for grid in layout.grids]
     return [int(part.sum()) for part in torch.split(layout.tokens_by_frame, frames)]
 
 
 def shares_of_videos(layout: VideoLayout, keep: float) -> list[int]:
-    """How many of them stay if each video keeps the share ``keep``."""
+    """Number of tokens that stay of each video if each keeps the share ``keep``."""
     return [kept_tokens(tokens, keep) for tokens in tokens_of_videos(layout)]

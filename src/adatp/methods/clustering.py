@@ -12,24 +12,24 @@ from adatp.methods.selection import top
 
 
 def nearest(tokens: Tensor, targets: Tensor) -> Tensor:
-    """For each token (n, d) the index of the target (m, d) of the highest cosine, the first of equal ones."""
+    """For each token (n, d), the index of the most similar target (m, d); the first of equal ones."""
     cosine = F.normalize(tokens.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).T
     return cosine.argmax(-1)
 
 
 def distances(x: Tensor) -> Tensor:
     """(n, n) Euclidean distances between the rows of x (n, d), over the square root of d."""
-    # Not by a matrix product: that gives equal rows a distance, and duplicates are what videos are full of.
+    # Not a matrix product: it would give equal rows a distance above zero, and videos are full of duplicates.
     x = x.float()
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[-1])
 
 
 def density_peaks(distance: Tensor, neighbours: int) -> Tensor:
-    """How good a cluster centre each token is: dense around itself, and far from what is denser (DPC-KNN).
+    """Score of each token as a cluster centre: high if dense and far from denser tokens (DPC-KNN).
 
     Args:
         distance: (n, n), from ``distances``.
-        neighbours: nearest tokens, itself included, over which the density is taken.
+        neighbours: number of nearest tokens, itself included, over which density is taken.
 
     Returns:
         (n,) float32. Of two equally dense tokens the earlier counts as denser.
@@ -46,7 +46,7 @@ def density_peaks(distance: Tensor, neighbours: int) -> Tensor:
 
 
 def cluster(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
-    """DPC-KNN clustering.
+    """Cluster tokens with DPC-KNN (see ``density_peaks``).
 
     Args:
         x: (n, d).

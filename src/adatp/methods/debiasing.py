@@ -1,4 +1,4 @@
-"""The rule of AdaTP: which tokens of one prompt stay, cut by cut."""
+"""The rule of AdaTP: chooses the tokens of one prompt that stay, cut by cut."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Debiasing:
-    """What AdaTP knows of one prompt on its way through the layers.
+    """State of AdaTP for one prompt on its way through the layers.
 
-    What is counted by segment stays on the CPU, so that a GPU is not waited for at every cut.
+    Counts by segment stay on the CPU, so that no cut waits for the GPU.
     """
 
     def __init__(self, method: AdaTP, prefill: Prefill, sample: int, schedule: Schedule) -> None:
@@ -42,9 +42,9 @@ class Debiasing:
             self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
-        # Shares follow a segment's tokens in the prompt (after the early stage, those of them that are no
-        # duplicates): following those still alive, as in proportion to tokens x weight at every cut, would
-        # raise the weights to the power of the number of cuts.
+        # Shares follow the segment's tokens in the prompt (after the early stage, those that are no
+        # duplicates). They do not follow the tokens still alive: tokens x weight at every cut would raise the
+        # weights to the power of the number of cuts.
         self.sizes = torch.zeros(int(self.segment_of_frame[-1]) + 1, dtype=torch.int64)
         self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
         self.weights = self._weights()
@@ -61,7 +61,7 @@ class Debiasing:
         return weights
 
     def __call__(self, cut: Cut) -> Choice:
-        """The tokens that stay at a cut."""
+        """Choose the tokens that stay at a cut."""
         if cut.layer == 0:
             return self._with_merging(cut, self._read(cut))
         assert cut.log_scores is not None
@@ -72,7 +72,7 @@ class Debiasing:
         return self._with_merging(cut, self._choose(ranking, cut))
 
     def _with_merging(self, cut: Cut, kept: Tensor) -> Choice:
-        """The tokens that stay, and what is averaged into them if that is asked for."""
+        """The tokens that stay, and what is averaged into them if merging is on."""
         if self.method.merge is None:
             return kept
         states = cut.states
@@ -80,7 +80,7 @@ class Debiasing:
         return kept, merge_targets(states, segment, kept.to(states.device), self.method.merge)
 
     def _ranking(self, cut: Cut, log_scores: Tensor) -> Tensor:
-        """(n,) what tokens are ranked by at a cut by scores, the higher the better."""
+        """(n,) ranking of tokens at a cut by scores, the higher the better."""
         method, token = self.method, cut.token
         if self.scored:  # nothing has been dropped since
             log_scores = torch.stack([*self.scored, log_scores]).mean(0)
@@ -99,7 +99,7 @@ class Debiasing:
         return new if method.ranking == "novelty" else both(log_scores, new)
 
     def _read(self, cut: Cut) -> Tensor:
-        """Of the prompt's visual tokens those worth reading, by what is new in each segment."""
+        """Choose the prompt's tokens that the decoder reads, by novelty within each segment."""
         score, distinct = self._novelty(cut.states)
         self.novelty = score
         method = self.method
@@ -110,15 +110,15 @@ class Debiasing:
         return self._choose_early(score, distinct, cut.keep)
 
     def _choose_early(self, score: Tensor, distinct: Tensor, keep: int) -> Tensor:
-        """The tokens of the prompt that the first layer processes.
+        """Choose the tokens of the prompt that the first layer processes.
 
         Args:
             score: (n,) novelty, duplicates lowest.
             distinct: (S,) representatives of each segment.
-            keep: how many stay.
+            keep: number of tokens that stay.
         """
         there, self.sizes = self.sizes, distinct
-        # Duplicates only fill what budget is left when every segment has what is new.
+        # Duplicates only fill the budget that is left once every segment has its novel tokens.
         room = torch.zeros_like(there) if self.method.adaptive else there - distinct
         if not self.method.global_debias:
             keep = min(keep, int((distinct + room).sum()))
@@ -129,7 +129,9 @@ class Debiasing:
         return select(score, self.segment, self.position, there, share, local=False)
 
     def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """The early stage's score of each token (n,), duplicates lowest; representatives by segment (S,)."""
+        """The early stage's score of each token (n,), duplicates lowest, and representatives per segment
+        (S,).
+        """
         layout, positions = self.layout, self.layout.positions_by_frame
         tokens = layout.by_cell(visual)
         there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
@@ -148,14 +150,14 @@ class Debiasing:
         return torch.cat(scores).to(self.segment.device)[layout.cell], distinct
 
     def _scopes(self) -> list[int]:
-        """Frames within which duplicates are looked for: of each segment, or of each video."""
+        """Numbers of frames within which duplicates are looked for: of each segment, or of each video."""
         if self.method.duplicates == "video":
             return [grid[0] for grid in self.layout.grids]
         lengths: list[int] = self.segment_of_frame.bincount().tolist()
         return lengths
 
     def _choose(self, scores: Tensor, cut: Cut) -> Tensor:
-        """The tokens that stay at a cut by scores (n,)."""
+        """Choose the tokens that stay at a cut by scores (n,)."""
         method, keep = self.method, cut.keep
         segment, position = self.segment[cut.token], self.position[cut.token]
         if method.adaptive:
@@ -168,7 +170,7 @@ class Debiasing:
         weights = self.weights
         if method.relevance == "attention":
             assert cut.log_scores is not None
-            # The scale of relevance does not matter: in this one nothing is too small for a number.
+            # The scale of relevance does not matter. In this scale no value underflows.
             most = cut.log_scores.amax().clamp(min=torch.finfo(cut.log_scores.dtype).min)
             received = attention_relevance((cut.log_scores - most).exp(), segment, len(self.sizes)).cpu()
             weights = segment_weights(received, method.tau_r, self.sizes)
@@ -178,7 +180,7 @@ class Debiasing:
     def _choose_overall(
         self, scores: Tensor, segment: Tensor, position: Tensor, keep: int, local: bool
     ) -> Tensor:
-        """With one budget for all segments."""
+        """Choose tokens with one budget for all segments."""
         chosen = select_overall(scores, segment, position, keep, local)
         self.live = segment[chosen].bincount(minlength=len(self.sizes)).cpu()
         return chosen

@@ -1,10 +1,12 @@
 """DyCoke (arXiv 2411.15024), its first stage: temporal token merging before the decoder.
 
-As in the paper: in windows of four frames the first stays whole; of the second and the third those tokens go
-that are most like the same position's of the first, of the fourth those most like the third's. The official
-code drops them, as we do. What differs: it leaves the third frame of the last window, and loses the last of
-an odd number of frames, by its loops' bounds; we treat every window the same. Its second stage, a cache
-pruned anew at every decode step, does not change the prefill and is left out.
+As in the paper, frames are taken in windows of four, and the first frame keeps all its tokens. The second and
+the third lose the tokens most similar to the same position of the first. The fourth loses those most similar
+to the third's. The official code drops these tokens, as we do.
+
+What differs: by its loop bounds, the official code leaves out the third frame of the last window and loses
+the last of an odd number of frames. We treat every window the same. The second stage, which prunes the cache
+anew at every decode step, does not change the prefill and is left out.
 """
 
 from __future__ import annotations
@@ -32,20 +34,20 @@ WINDOW = 4
 
 @dataclass(frozen=True)
 class DyCoke(Method):
-    """Keep the tokens that change within windows of four frames; solved: the share that goes.
+    """Keep the tokens that change within windows of four frames; solved: the share that is dropped.
 
-    The first frame of each window stays whole, so about a quarter of the tokens is the least.
+    The first frame of each window keeps all tokens, so about a quarter of the tokens is the minimum.
     """
 
     name: ClassVar[str] = "dycoke"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """From a quarter of the tokens on, as if frames came in whole windows."""
+        """At least a quarter of the tokens, as if all windows had four frames."""
         return [min(visual, math.ceil(visual / WINDOW) - 1 + x)] * shape.layers
 
     def schedule_of(self, shape: DecoderShape, layout: VideoLayout) -> Schedule:
-        """From the tokens of the frames that stay whole on."""
+        """At least the tokens of the frames that lose none."""
         assert self.flops is not None
         counts, least = layout.counts, sum(stay for stay, _ in frame_sizes(layout))
         return fit(
@@ -57,18 +59,18 @@ class DyCoke(Method):
         )
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Split what the whole frames leave evenly over the others."""
+        """Split the rest of the budget evenly over the frames that may lose tokens."""
         layout = prefill.layouts[sample]
         sizes = frame_sizes(layout)
         shares = split_in_proportion(
-            schedule.visual[-1] - sum(whole for whole, _ in sizes), [rest for _, rest in sizes]
+            schedule.visual[-1] - sum(always for always, _ in sizes), [rest for _, rest in sizes]
         )
 
         return lambda cut: least_like(layout, cut.states, shares)
 
 
 def frame_sizes(layout: VideoLayout) -> list[tuple[int, int]]:
-    """Of each frame the tokens that stay in any case, and those that may go."""
+    """For each frame: the number of tokens that always stay, and the number that may be dropped."""
     return [
         (0, rows * columns) if frame % WINDOW else (rows * columns, 0)
         for frames, rows, columns in layout.grids
@@ -77,12 +79,12 @@ def frame_sizes(layout: VideoLayout) -> list[tuple[int, int]]:
 
 
 def least_like(layout: VideoLayout, states: Tensor, shares: list[int]) -> Tensor:
-    """The tokens that stay, ascending.
+    """Choose the tokens that stay: those least similar to the frame they are compared with. Ascending.
 
     Args:
-        layout: of the sample.
+        layout: layout of the sample.
         states: (n, d) of its visual tokens.
-        shares: how many tokens of each frame stay; whatever it says, the first of each window stays whole.
+        shares: tokens that stay of each frame; the first frame of each window keeps all, whatever its share.
     """
     parts, share = [], iter(shares)
     for numbers, video in zip(

@@ -1,8 +1,8 @@
 """FastV (arXiv 2403.06764): one cut by the attention of the last token.
 
-As in the official code: the tokens that the prompt's last token attends to most in the last layer before
-the cut, mean over heads, stay. What differs: kept tokens keep their rotary positions in the cache too, and K
-scales with the depth.
+As in the official code: the prompt's last token scores visual tokens by its attention in the last layer
+before the cut, as the mean over heads. The tokens with the highest scores stay. What differs: kept tokens
+keep their rotary positions in the cache too, and K scales with the depth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adatp.methods.token_plan import Cut
 
 @dataclass(frozen=True)
 class FastV(Method):
-    """Keep the visual tokens that the last token attends to most after layer K; solved: how many.
+    """Keep the visual tokens that the last token attends to most after layer K; solved: their number.
 
     Attributes:
         layer: the paper's K, the layer before which tokens are dropped; None: 2 of 32 layers, others in

@@ -1,15 +1,20 @@
-"""FastVID (arXiv 2503.11187): dynamic segments, then salient tokens and density peaks. Knows no question.
+"""FastVID (arXiv 2503.11187): dynamic segments, then salient tokens and density peaks. Uses no question.
 
-As in the official code for LLaVA-OneVision: the video is cut at its least similar neighbouring frames and
-wherever they are less similar than a threshold (DySeg); each frame keeps the tokens of most attention in the
-vision tower (ATS); the rest of a segment's budget goes to anchor frames, every fourth back from its last one,
-which keep their density peaks, and the segment's other tokens are merged into those (DTM).
+As in the official code for LLaVA-OneVision:
 
-What differs: frames are compared by their pooled tower features and tokens weighed by the mean attention that
-they receive in the tower, where the official code loads SigLIP's pooling head for both; a token is merged
-into the most similar anchor token of its segment, not into one of every anchor frame, and anchors become the
-plain mean, where the official code leaves an anchor 0.6 of its own weight; shares are rounded such that the
-budget is spent to the last token; ties are broken by order, not at random.
+- DySeg: the video is cut at its least similar neighbouring frames, and wherever they are less similar than a
+  threshold.
+- ATS: each frame keeps the tokens with the most attention in the vision tower.
+- DTM: the rest of a segment's budget goes to anchor frames, every fourth one counted back from its last. They
+  keep their density peaks, and the segment's other tokens are merged into those.
+
+What differs:
+
+- We compare frames by their pooled tower features and weigh tokens by the mean attention that they receive in
+  the tower. The official code loads SigLIP's pooling head for both.
+- We merge a token into the most similar anchor token of its segment, not into one of every anchor frame.
+- Anchors become the plain mean. The official code leaves an anchor 0.6 of its own weight.
+- Shares are rounded so that the budget is spent to the last token. Ties are broken by order, not at random.
 """
 
 from __future__ import annotations
@@ -35,14 +40,14 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class FastVID(Method):
-    """Salient tokens of every frame, density peaks of anchor frames; solved: tokens a frame.
+    """Salient tokens of every frame, density peaks of anchor frames; solved: tokens per frame.
 
     Attributes:
-        segments: the paper's c, segments that a video is cut into at least.
+        segments: the paper's c, the least number of segments of a video.
         tau: neighbouring frames less similar than this are in different segments.
         context: the paper's d, the share of tokens that are density peaks.
-        anchors: the paper's p, every how many frames of a segment one is an anchor.
-        neighbours: nearest tokens over which density is taken.
+        anchors: the paper's p: every p-th frame of a segment is an anchor.
+        neighbours: number of nearest tokens over which density is taken.
         sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
@@ -94,7 +99,7 @@ class FastVID(Method):
     def prune_segment(
         self, states: Tensor, attention: Tensor, sizes: Sequence[int], shares: Sequence[int]
     ) -> Tensor:
-        """The owner of each of a segment's tokens, frame after frame, -1 if it has none.
+        """The owner of each of a segment's tokens, frame after frame; -1 for none.
 
         Args:
             states: (n, d).
@@ -124,10 +129,10 @@ class FastVID(Method):
         return owner
 
     def peaks_by_frame(self, total: int, room: list[int]) -> list[int]:
-        """Density peaks of each frame of a segment: in anchor frames, elsewhere those they have no room for.
+        """Density peaks of each frame of a segment. Other frames get what anchor frames have no room for.
 
         Args:
-            total: of the segment.
+            total: density peaks of the segment.
             room: tokens of each frame that are not salient.
         """
         anchor = [back % self.anchors == 0 for back in reversed(range(len(room)))]
@@ -139,12 +144,13 @@ class FastVID(Method):
 
 
 def segment_lengths(features: Tensor, segments: int, tau: float) -> list[int]:
-    """Frames of each segment of a video, in order.
+    """Number of frames of each segment of a video, in order.
 
     Args:
         features: (T, d).
-        segments: cuts are made at the ``segments`` - 1 lowest cosines between neighbouring frames at least,
-        tau: and wherever it is below this.
+        segments: the video is cut at least at its ``segments`` - 1 lowest cosines between neighbouring
+            frames.
+        tau: it is also cut wherever the cosine is below this.
     """
     like = F.cosine_similarity(features[:-1].float(), features[1:].float(), dim=-1)
     cut = like < tau

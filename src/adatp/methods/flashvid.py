@@ -1,17 +1,24 @@
 """FlashVID (its official code): attended and diverse tokens stay, the rest is merged over time and space.
 
-As in the official code for LLaVA-OneVision: the video is cut into segments as by FastVID; of each frame
-tokens are chosen one after the other, each the farthest from those chosen so far, distances weighed by the
-attention in the vision tower and by how much a token has to do with its segment (ADTS); the rest of a
-segment is merged over time, each token into the most similar of the frame before if that is similar enough,
-whatever its position, and what is left into clusters of each frame (TSTM); in the decoder, after layer 20
-of 28, three tenths of the tokens stay, those that the last token attends to most.
+As in the official code for LLaVA-OneVision:
 
-What differs: the number of tokens is what we solve for, and shares are rounded such that the budget is
-spent to the last token; no more tokens are merged over time than the budget asks for; relevance to a
-segment below zero counts as zero, where the official code multiplies by it; a merged token is the plain
-mean of all its members, where the official code averages trees first and clusters of trees then; ties are
-broken by order.
+- The video is cut into segments as by FastVID.
+- ADTS: tokens of each frame are chosen one after the other, each the farthest from those chosen so far.
+  Distances are weighed by the attention in the vision tower and by the token's relevance to its segment.
+- TSTM: the rest of a segment is merged. First over time: each token is merged into the most similar one of
+  the frame before, at any position, if that is similar enough. Then the tokens left in each frame are
+  clustered.
+- In the decoder, after layer 20 of 28, the three tenths of the tokens stay that the last token attends to
+  most.
+
+What differs:
+
+- We solve for the number of tokens. Shares are rounded so that the budget is spent to the last token.
+- No more tokens are merged over time than the budget needs.
+- Relevance to a segment below zero counts as zero. The official code multiplies by it.
+- A merged token is the plain mean of all its members. The official code averages trees first, then clusters
+  of trees.
+- Ties are broken by order.
 """
 
 from __future__ import annotations
@@ -43,15 +50,15 @@ class FlashVID(Method):
     Attributes:
         alpha: share of the tokens that is chosen, not merged.
         similarity: cosine from which a token is merged into one of the frame before.
-        segments: segments that a video is cut into at least.
+        segments: least number of segments of a video.
         tau: neighbouring frames less similar than this are in different segments.
         inner: share of the tokens that stays inside the decoder; 1 leaves that cut out.
-        layer: layer before which it is made; None: 20 of 28, others in proportion.
-        neighbours: of the density peaks.
+        layer: layer before which that cut is made; None: 20 of 28, others in proportion.
+        neighbours: number of nearest tokens for density peaks.
     """
 
     name: ClassVar[str] = "flashvid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
@@ -83,12 +90,12 @@ class FlashVID(Method):
         return 0, scaled_cut(shape, 20, of=28) if self.layer is None else self.layer
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """x tokens, then the share that stays inside."""
+        """x tokens, then the share of them that stays inside the decoder."""
         cut = self.cuts(shape)[-1] or shape.layers
         return [x] * cut + [max(1, int(self.inner * x))] * (shape.layers - cut)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Split the budget evenly over frames, prune each segment; inside by attention."""
+        """Split the budget evenly over frames, prune each segment; inside, prune by attention."""
         layout = prefill.layouts[sample]
         attention = prefill.tower_attention(sample)
 
@@ -114,7 +121,7 @@ class FlashVID(Method):
         return choose
 
     def prune_segment(self, states: Tensor, attention: Tensor, shares: Sequence[int]) -> Tensor:
-        """The owner of each of a segment's tokens, frame after frame, -1 for none.
+        """The owner of each of a segment's tokens, frame after frame; -1 for none.
 
         Args:
             states: (w, P, d).
@@ -147,7 +154,7 @@ class FlashVID(Method):
 
 
 def diverse(states: Tensor, attention: Tensor, counts: Sequence[int]) -> Tensor:
-    """(w, P) bool: of each frame so many tokens, chosen one after the other, far from those before.
+    """(w, P) bool: the chosen tokens of each frame, each far from those chosen before it.
 
     Args:
         states: (w, P, d) of a segment's frames.
@@ -159,7 +166,7 @@ def diverse(states: Tensor, attention: Tensor, counts: Sequence[int]) -> Tensor:
     distance = (1 - units @ units.transpose(1, 2)).clamp(min=0)
     weight = attention.float() * (states @ states.mean((0, 1))).clamp(min=0)
     weight = weight / weight.amax().clamp(min=1e-12)
-    # The first one is the farthest from its nearest neighbour, weighed as the others are.
+    # The first token chosen is the farthest from its nearest neighbour, with the same weights as the others.
     itself = torch.eye(positions, dtype=torch.bool, device=states.device)
     closest = distance.masked_fill(itself, torch.inf).amin(1).nan_to_num(posinf=1.0)
     chosen = torch.zeros(frames, positions, dtype=torch.bool, device=states.device)
@@ -173,14 +180,14 @@ def diverse(states: Tensor, attention: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def most_similar_before(states: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of a segment's tokens the most similar one of the frame before, and the cosine.
+    """For each of a segment's tokens, the most similar one of the frame before, and their cosine.
 
     Args:
         states: (w, P, d).
         among: (w, P) bool, the tokens that are compared.
 
     Returns:
-        (w P,) int64 numbers, -1 where there is none; (w P,) float32 cosines, -2 there.
+        (w P,) int64 token numbers, -1 where there is none; (w P,) float32 cosines, -2 there.
     """
     frames, positions, _ = states.shape
     units = F.normalize(states, dim=-1)

@@ -1,14 +1,14 @@
-"""FrameFusion (arXiv 2501.01986): merge what is similar, then prune what is not attended to.
+"""FrameFusion (arXiv 2501.01986): merge similar tokens, then prune those with little attention.
 
-As in the official code: before layer after layer, tokens whose states are at least as similar as a threshold
-to the same position's in the frame before are averaged into it, runs of them into one; once that would go
-past the budget only the most similar are merged, and nothing more is dropped; once fewer than a tenth of the
-tokens merge, merging ends, and after the next layer the tokens that the last token attends to most stay, as
-many as the budget then allows.
+As in the official code, tokens are merged before layer after layer. A token is averaged into the token at the
+same position in the frame before if their states are at least as similar as a threshold. Runs of such tokens
+become one. If that would go past the budget, only the most similar are merged, and nothing more is dropped.
+If fewer than a tenth of the tokens merge, merging ends. After the next layer, the tokens that the last token
+attends to most stay, as many as the budget then allows.
 
-What differs: after the first layer it merges between attention and MLP, we between layers; budgets are
-real FLOPs, where the official code counts visual tokens times 28 layers; merging ends at half the depth, or
-earlier where going on would put the target out of reach (there the official code raises an error).
+What differs: after the first layer, it merges between attention and MLP; we merge between layers. Our budgets
+are real FLOPs; the official code counts visual tokens times 28 layers. Merging ends at half the depth, or
+earlier where going on would put the target out of reach. There the official code raises an error.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from adatp.prefill import Prefill
 class FrameFusion(Method):
     """Merge similar tokens of neighbouring frames, then prune by attention once, to the target.
 
-    What each layer keeps depends on the video: ``schedule`` is that of one in which nothing is similar.
+    What each layer keeps depends on the video. ``schedule`` is that of a video in which nothing is similar.
 
     Attributes:
-        similarity: cosine from which a token is merged into the same position's in the frame before.
+        similarity: cosine from which a token is merged into the one at its position in the frame before.
         least_merged: merging ends where a smaller share of the tokens is that similar.
     """
 
@@ -60,17 +60,17 @@ class FrameFusion(Method):
         return 0, *(layer for layer in shape.cut_layers if layer <= last)
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """Nothing to merge before the first layer: pruned before the next."""
+        """If nothing merges before the first layer, tokens are pruned before the next."""
         cut = self.cuts(shape)[1]
         return [visual] * cut + [x] * (shape.layers - cut)
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Decide layer by layer, by what the layers so far have cost."""
+        """Decide layer by layer, by the FLOPs that the layers so far have spent."""
         return _Fusion(self, prefill, prefill.layouts[sample], schedule)
 
 
 class _Fusion:
-    """One sample on its way through the layers."""
+    """State of one sample on its way through the layers."""
 
     def __init__(
         self, method: FrameFusion, prefill: Prefill, layout: VideoLayout, schedule: Schedule
@@ -87,13 +87,13 @@ class _Fusion:
         if self.merging:
             choice = self.merge(cut.layer, cut.token, cut.states)
         elif self.pruning:
-            assert cut.log_scores is not None  # and at later cuts there is room for all that are left
+            assert cut.log_scores is not None  # and later cuts have room for all tokens left
             choice = top(cut.log_scores, self.spent.room(n))
         self.spent.counts.append(len(choice[0]) if isinstance(choice, tuple) else len(choice))
         return choice
 
     def merge(self, layer: int, token: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge what is similar, as far as the budget asks for it; decide whether to go on."""
+        """Merge similar tokens as far as the budget needs it; decide whether to go on."""
         n = len(token)
         before, like = same_place_before(self.layout, token, hidden)
         merged, surplus = int((like >= self.method.similarity).sum()), n - self.spent.room(n)
@@ -110,10 +110,10 @@ class _Fusion:
 
 
 def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """For each token the last one in front of it at its position of its video, and how similar the two are.
+    """For each token, the last one before it at its position of its video, and the cosine of the two.
 
     Args:
-        layout: of the sample.
+        layout: layout of the sample.
         token: (n,) numbers of the visual tokens alive, ascending.
         states: (n, d).
 
@@ -131,10 +131,10 @@ def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tup
 
 
 def merge_runs(before: Tensor, merged: Tensor) -> Tensor:
-    """The owner of each token: the merged ones go to the first of their run.
+    """The owner of each token: merged tokens belong to the first of their run.
 
     Args:
-        before: (n,) int64, the token in front of each at its position.
+        before: (n,) int64, the token before each at its position.
         merged: (m,) int64, the tokens that join the one before them.
     """
     owner = torch.arange(len(before), device=before.device)

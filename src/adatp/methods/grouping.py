@@ -1,4 +1,4 @@
-"""The visual tokens of a prompt by video and by frame."""
+"""Groups the visual tokens of a prompt by video and by frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def numbers_by_frame(layout: VideoLayout, device: torch.device) -> list[list[Ten
 
 
 def split_by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
-    """Values (n, ...) of all the visual tokens of whole frames as (frames, positions, ...) of each video."""
+    """Values (n, ...) of all visual tokens of complete frames, as (frames, positions, ...) per video."""
     sizes = [frames * rows * columns for frames, rows, columns in layout.grids]
     return [
         part.view(grid[0], -1, *part.shape[1:])
@@ -27,5 +27,5 @@ def split_by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
 
 
 def numbers_by_video(layout: VideoLayout, device: torch.device) -> list[Tensor]:
-    """The number of each visual token of whole frames, (frames, positions) int64 of each video."""
+    """The number of each visual token of complete frames, (frames, positions) int64 of each video."""
     return split_by_video(layout, torch.arange(len(layout.index), device=device))

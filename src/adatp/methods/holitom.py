@@ -1,16 +1,23 @@
-"""HoliTom (arXiv 2505.21334): merge what repeats over time, prune what is left, merge again inside.
+"""HoliTom (arXiv 2505.21334): merge what repeats over time, prune the rest, merge again inside the decoder.
 
-As in the official code for LLaVA-OneVision: the video is cut into windows by dynamic programming, such that
-as many tokens as possible repeat; a position all of whose neighbours in a window are more similar than a
-threshold is static and becomes one token; of each frame's other tokens those of most attention in the
-vision tower stay; static tokens are merged into their density peaks; in the decoder, after layer 18 of 28,
-the half that the last token attends to most stays, and the others are merged into the most similar of them.
+As in the official code for LLaVA-OneVision:
 
-What differs: the share of tokens that stays is what we solve for, and shares are rounded such that the
-budget is spent to the last token; where merging over time leaves fewer tokens than the budget has, the
-least similar of the merged tokens stay themselves; merged tokens become the plain mean, where the official
-code gives a density peak 0.6 of the weight and merges inside the decoder one after the other, each halving
-what was there before; ties are broken by order, not at random.
+- Dynamic programming cuts the video into windows so that as many tokens as possible repeat.
+- A position is static in a window if all its neighbouring tokens are more similar than a threshold. It
+  becomes one token. Static tokens are merged into their density peaks.
+- Of each frame's other tokens, those with the most attention in the vision tower stay.
+- In the decoder, after layer 18 of 28, the half that the last token attends to most stays. The other tokens
+  are merged into the most similar of them.
+
+What differs:
+
+- We solve for the share of tokens that stays. Shares are rounded so that the budget is spent to the last
+  token.
+- Where merging over time leaves fewer tokens than the budget has, the least similar of the merged tokens
+  stay.
+- Merged tokens become the plain mean. The official code gives a density peak 0.6 of the weight. Inside the
+  decoder it merges one token after the other, and each halves what was there before.
+- Ties are broken by order, not at random.
 """
 
 from __future__ import annotations
@@ -41,13 +48,13 @@ class HoliTom(Method):
     Attributes:
         tau: neighbouring tokens of a position are static if their cosine is above this.
         inner: share of the tokens that stays inside the decoder; 1 leaves that cut out.
-        layer: layer before which it is made; None: 18 of 28, others in proportion.
-        neighbours: of the density peaks.
+        layer: layer before which that cut is made; None: 18 of 28, others in proportion.
+        neighbours: number of nearest tokens for density peaks.
         sink: weight of SToP's damping of sink tokens, 0 for none.
     """
 
     name: ClassVar[str] = "holitom"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tower_attention: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
@@ -76,7 +83,7 @@ class HoliTom(Method):
         return 0, scaled_cut(shape, 18, of=28) if self.layer is None else self.layer
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:
-        """x tokens, then the share that stays inside."""
+        """x tokens, then the share of them that stays inside the decoder."""
         cut = self.cuts(shape)[-1] or shape.layers
         return [x] * cut + [max(1, int(self.inner * x))] * (shape.layers - cut)
 
@@ -118,7 +125,7 @@ class HoliTom(Method):
         return found
 
     def owners(self, pieces: Sequence[_Pieces], attention: Tensor, keep: int, n: int) -> Tensor:
-        """(n,) the owner of each visual token of a prompt, -1 for none, ``keep`` of them their own."""
+        """(n,) the owner of each visual token of a prompt, -1 for none; ``keep`` tokens own themselves."""
         device = attention.device
         owner = torch.arange(n, device=device)
         for piece in pieces:
@@ -146,12 +153,12 @@ class HoliTom(Method):
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """A video's tokens, by window; a frame's other tokens by frame.
+    """A video's static tokens by window, and its other tokens by frame.
 
     Attributes:
-        static: numbers of the first of each static position's tokens.
-        means: (m, d) what those become.
-        repeats: numbers of the others of those positions, frame by frame.
+        static: numbers of the first token of each static position.
+        means: (m, d) mean of the tokens of each static position.
+        repeats: numbers of the later tokens of those positions, frame by frame.
         like: cosine of each of these with the one before.
         others: numbers of each frame's other tokens.
     """
@@ -166,13 +173,13 @@ class _Pieces:
 def static_windows(similar: Tensor) -> list[int]:
     """Lengths of the windows of a video that leave as few tokens as possible.
 
-    A window of w frames saves w - 1 tokens at each position that is similar from frame to frame in all of it.
+    A window of w frames saves w - 1 tokens at each position that is similar from frame to frame throughout.
 
     Args:
         similar: (T - 1, P) bool, whether a position is similar in frame t and t + 1.
 
     Returns:
-        Lengths that sum to T; of equal windows the shorter ones at the end.
+        Lengths that sum to T; among equally good cuts, the one with the shorter windows at the end.
     """
     frames = len(similar) + 1
     saved = torch.zeros(frames, frames, dtype=torch.int64)
@@ -192,7 +199,7 @@ def static_windows(similar: Tensor) -> list[int]:
 
 
 def merged_into_kept(cut: Cut) -> Choice:
-    """The tokens of most attention at a cut, and for every other one the most similar of them."""
+    """The tokens with the most attention at a cut, and for every other token the most similar of them."""
     assert cut.log_scores is not None
     kept, states = top(cut.log_scores, cut.keep), cut.states
     into = nearest(states, states[kept.to(states.device)])

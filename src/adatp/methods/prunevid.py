@@ -1,16 +1,21 @@
 """PruneVid (arXiv 2412.16117): merge over time, merge over space, then prune by the question.
 
-As in the official code: frames are clustered (DPC-KNN) and the clusters smoothed into runs, the windows; a
-position whose tokens are similar all over a window is static and becomes one token; a window's static tokens,
-and each of its frames' other tokens, are clustered and averaged; in the decoder, of each of these groups the
-share alpha stays that the question attends to most.
+As in the official code:
 
-What differs: the share of clusters is what we solve for, within each group at least one as far as the budget
-goes (the official one is half, and groups of up to 14 tokens are left alone); a cluster sits at its centre's
-position instead of being renumbered; scores are the mean over heads and text tokens, where the official code
-takes the maximum over both; ties are broken by order, not at random; a window of one frame has no static
-tokens. Where merging over time alone leaves fewer tokens than the budget has, more than alpha of them stay to
-the end, and if even all of them do, FLOPs come out lower.
+- Frames are clustered (DPC-KNN), and the clusters are smoothed into runs, the windows.
+- A position whose tokens are similar throughout a window is static and becomes one token.
+- A window's static tokens, and the other tokens of each of its frames, are clustered and averaged.
+- In the decoder, each of these groups keeps the share alpha that the question attends to most.
+
+What differs:
+
+- We solve for the share of clusters, with at least one per group as far as the budget allows. The official
+  share is half, and groups of up to 14 tokens stay as they are.
+- A cluster sits at its centre's position. The official code renumbers positions.
+- Scores are the mean over heads and text tokens. The official code takes the maximum over both.
+- Ties are broken by order, not at random. A window of one frame has no static tokens.
+- Where merging over time alone leaves fewer tokens than the budget has, more than alpha of them stay to the
+  end. If even all of them do, FLOPs come out lower.
 """
 
 from __future__ import annotations
@@ -44,12 +49,12 @@ class PruneVid(Method):
         layer: layer before which the question prunes; None: 11 of 32, others in proportion.
         alpha: share of the merged tokens that stays there.
         tau: a position is static if the mean cosine between its tokens in a window is above it.
-        segments: clusters of frames, as a share of the frames.
-        neighbours: of DPC-KNN.
+        segments: number of frame clusters, as a share of the frames.
+        neighbours: number of nearest frames or tokens for DPC-KNN.
     """
 
     name: ClassVar[str] = "prunevid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "tau": (0.6, 0.7, 0.8, 0.9, 0.95),
@@ -107,7 +112,7 @@ class PruneVid(Method):
         return choose
 
     def _groups(self, numbers: Tensor, states: Tensor) -> list[Tensor]:
-        """A video's groups, each the numbers of its tokens (w, m), the same position's in a column.
+        """A video's groups: the token numbers of each (w, m), with tokens of the same position in one column.
 
         Args:
             numbers: (frames, positions) of the video's tokens.
@@ -125,7 +130,7 @@ class PruneVid(Method):
         return [members for members in groups if members.numel()]
 
     def _merge(self, states: Tensor, groups: Sequence[Tensor], keep: int) -> Tensor:
-        """The owner of each token, at most ``keep`` of them their own.
+        """The owner of each token; at most ``keep`` tokens own themselves.
 
         Args:
             states: (n, d).
@@ -152,15 +157,15 @@ def static_positions(states: Tensor, tau: float) -> Tensor:
     w = len(states)
     if w == 1:
         return torch.zeros(states.shape[1], dtype=torch.bool, device=states.device)
-    total = F.normalize(states, dim=-1).sum(0).square().sum(-1)  # of all pairs, each frame with itself too
+    total = F.normalize(states, dim=-1).sum(0).square().sum(-1)  # all pairs, each frame with itself too
     return (total - w) / (w * (w - 1)) > tau
 
 
 def smooth_runs(labels: Sequence[int]) -> list[int]:
     """Lengths of the windows that labels of frames make, in order.
 
-    Of each label its longest runs stay, if longer than one frame; what lies between joins the longer of its
-    neighbours, the left one if they are equally long.
+    The longest runs of each label stay, if longer than one frame. What lies between joins the longer of its
+    neighbours, or the left one if they are equally long.
     """
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     longest = {label: max(n for other, n in runs if other == label) for label, _ in runs}

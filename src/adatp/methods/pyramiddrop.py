@@ -1,9 +1,11 @@
 """PyramidDrop (arXiv 2410.17247): fewer tokens from stage to stage of the decoder.
 
-At the end of each stage a fixed ratio of the visual tokens stays, those that the last instruction token
-attends to most. What differs from the official code: it ranks with the queries and keys of the layer about to
-run, computed for the purpose from the states in front of it; we rank with the attention of the layer that has
-just run, as FastV does. It renumbers the positions of what is left; we keep them.
+At the end of each stage a fixed ratio of the visual tokens stays: those that the last instruction token
+attends to most.
+
+What differs: the official code ranks with the queries and keys of the layer about to run, computed for this
+purpose from its input states. We rank with the attention of the layer that has just run, as FastV does. The
+official code renumbers the positions of the tokens left. We keep them.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class PyramidDrop(Method):
             raise BudgetError(f"stages end at fractions of the depth, between 0 and 1, not {self.stages}")
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
-        """The first layer of each stage but the first."""
+        """The first layer of each stage except the first."""
         return tuple(sorted({nearest_cut(shape, round(stage * shape.layers)) for stage in self.stages}))
 
     def layer_counts(self, shape: DecoderShape, visual: int, x: int) -> Sequence[int]:

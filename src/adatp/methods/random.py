@@ -1,4 +1,4 @@
-"""Random: the baseline that every choice has to beat."""
+"""Random: the baseline that every method has to beat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Random(Method):
     """Uniformly random visual tokens, chosen before the first layer.
 
     Attributes:
-        seed: of the choice, the same for every sample: a sample keeps the same tokens in any batch.
+        seed: seed of the choice, the same for every sample: a sample keeps the same tokens in any batch.
     """
 
     name: ClassVar[str] = "random"

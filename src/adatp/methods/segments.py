@@ -1,4 +1,4 @@
-"""Which frames of a prompt belong together."""
+"""Groups the frames of a prompt into segments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def segments_of(prefill: Prefill, sample: int, tau_s: float, features: Features 
     """(frames,) int64 segment of each frame of a sample, on the CPU; no segment spans two videos.
 
     Args:
-        prefill: of the prompts.
+        prefill: the prefill of the prompts.
         sample: number of the prompt.
         tau_s: see `adatp.adatp_steps.segment.segment_frames`.
         features: what frames are compared by; "auto" and "head": the head's output where the prefill has it.

@@ -1,7 +1,7 @@
-"""Choosing tokens and splitting budgets, as many methods do it. Tensors or plain numbers in and out.
+"""Chooses tokens and splits budgets, as many methods do it. Tensors or plain numbers in and out.
 
-What becomes of tokens is written as their ``owner``: for each token the number of the token it is averaged
-into; a kept token owns itself, -1 is dropped.
+The result of merging is written as ``owner``: for each token, the number of the token it is averaged into. A
+kept token owns itself; -1 marks a dropped token.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from torch import Tensor
 
 
 def top_first(scores: Tensor) -> Tensor:
-    """(n,) int64: the order of scores (n,) from the highest; equal ones: the earlier first, NaN last."""
+    """(n,) int64: the order of scores (n,) from the highest. Among equal ones the earlier comes first; NaN
+    is last.
+    """
     lowest_last = scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     return lowest_last.argsort(descending=True, stable=True)
 
 
 def top(scores: Tensor, keep: int) -> Tensor:
-    """Indices of the ``keep`` highest scores (n,), ascending; ties as of `top_first`."""
+    """Indices of the ``keep`` highest scores (n,), ascending; ties as in `top_first`."""
     return top_first(scores)[:keep].sort().values
 
 
 def top_by_group(scores: Tensor, group: Tensor, sizes: Tensor, share: Tensor) -> Tensor:
-    """Of each group the tokens of its highest scores.
+    """Choose the tokens with the highest scores of each group.
 
     Args:
-        scores: (n,); equal ones: the earlier first, NaN last.
+        scores: (n,); among equal ones the earlier comes first, NaN is last.
         group: (n,) int64 group of each token, from 0.
         sizes: (G,) int64, on the CPU: tokens of each group.
         share: (G,) int64, on the CPU: tokens to choose of each group, no more than it has.
@@ -46,12 +48,12 @@ def top_by_group(scores: Tensor, group: Tensor, sizes: Tensor, share: Tensor) ->
 
 
 def evenly_spaced(count: int, length: int) -> Tensor:
-    """(count,) int64: indices spread evenly over ``length``, the middles of ``count`` equal parts of it."""
+    """(count,) int64: indices spread evenly over ``length``: the middles of ``count`` equal parts."""
     return (torch.arange(count) * 2 + 1) * length // max(1, 2 * count)
 
 
 def kept_and_into(owner: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens that stay, ascending (k,), and for each token the index among them of its owner (n,), or -1.
+    """The tokens that stay (k,), ascending, and for each token (n,) its owner's index among them, or -1.
 
     Args:
         owner: (n,) int64, see above.
@@ -62,19 +64,19 @@ def kept_and_into(owner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def split_in_proportion(total: int, sizes: Sequence[int]) -> list[int]:
-    """Split ``total`` in proportion to ``sizes``, remainders spread evenly; no share exceeds its size.
+    """Split ``total`` in proportion to ``sizes``. Remainders are spread evenly; no share exceeds its size.
 
     Args:
         total: at most the sum of sizes.
         sizes: (S,) of the parts.
     """
-    whole = max(1, sum(sizes))
-    ends = [total * end // whole for end in accumulate(sizes, initial=0)]
+    size = max(1, sum(sizes))
+    ends = [total * end // size for end in accumulate(sizes, initial=0)]
     return [end - begin for begin, end in pairwise(ends)]
 
 
 def split_evenly(total: int, capacities: Sequence[int]) -> list[int]:
-    """Split ``total`` as evenly as the capacities allow; what exceeds their sum is left over."""
+    """Split ``total`` as evenly as the capacities allow. What exceeds their sum is not handed out."""
     shares = [0] * len(capacities)
     left = total
     for done, part in enumerate(sorted(range(len(capacities)), key=lambda part: capacities[part])):
@@ -88,22 +90,22 @@ def allocate(
 ) -> Tensor:
     """Split a budget between segments in proportion to sizes x weights, within bounds (water-filling).
 
-    The real-valued shares are clamp(lambda x sizes x weights, min(floor, capacity), capacity) with the lambda
-    that spends the budget; they are rounded by largest remainder, ties to the earlier segment. Where the
-    budget is less than the floors, the floor is lowered to what all can have; below one each, the segments of
-    largest sizes x weights get one each.
+    The real-valued shares are clamp(lambda x sizes x weights, min(floor, capacity), capacity), with the
+    lambda that spends the budget. They are rounded by largest remainder, with ties to the earlier segment. If
+    the budget is less than the floors, the floor is lowered to what all segments can have. Below one token
+    each, the segments with the largest sizes x weights get one.
 
-    Computed on the host, in float64. Inputs on the CPU (the live tokens after `select` are the shares
-    themselves) make it free of synchronisation.
+    Computed on the host, in float64. If inputs are on the CPU, nothing waits for the GPU. (After `select`,
+    the live tokens are the shares themselves.)
 
     Args:
         sizes: (S,) int64 tokens of each segment.
         weights: (S,) non-negative, e.g. from `segment_weights`; only their ratios matter.
         keep: tokens to keep in all.
         floor: tokens that each segment keeps at least, as far as it has them.
-        capacity: (S,) int64, most tokens that each segment can keep; by default sizes. Note that sizes =
-            capacity = live tokens, applied layer after layer, compounds the weights; pass the sizes that
-            the segments had at first and the live tokens as capacity to apply them once.
+        capacity: (S,) int64, most tokens that each segment can keep; by default sizes. Passing the live
+            tokens as both, layer after layer, compounds the weights. To apply the weights once, pass the
+            original sizes of the segments and the live tokens as capacity.
 
     Returns:
         (S,) int64 on the device of sizes, 0 <= share <= capacity, summing to min(keep, capacity.sum()).
@@ -124,7 +126,7 @@ def allocate(
         return torch.tensor(high, dtype=torch.int64, device=sizes.device)
 
     demand = [size * each for size, each in zip(sizes.tolist(), weight, strict=True)]
-    # The least positive demand keeps ratios finite; segments without any get what the others cannot hold.
+    # The least positive demand keeps ratios finite. Segments without demand get what the others can't hold.
     most = max(*demand, 1e-300)
     demand = [max(each / most, 1e-30) for each in demand]
     low = [min(each, floor) for each in high]
@@ -142,20 +144,21 @@ def allocate(
 
 
 def _one_each(key: list[float], count: int) -> list[int]:
-    """1 for the `count` largest keys, ties to the earlier, else 0."""
+    """1 for the `count` largest keys (ties: the earlier ones), else 0."""
     chosen = {*sorted(range(len(key)), key=lambda number: -key[number])[:count]}
     return [int(number in chosen) for number in range(len(key))]
 
 
 def _water_fill(demand: list[float], low: list[int], high: list[int], keep: int) -> list[float]:
-    """clamp(level * demand, low, high) that sums to keep, for sum(low) <= keep < sum(high)."""
+    """clamp(level * demand, low, high) that sums to keep, where sum(low) <= keep < sum(high)."""
     bounds = [(d, float(least), float(most)) for d, least, most in zip(demand, low, high, strict=True)]
 
     def filled(level: float) -> list[float]:
-        # Not min and max, which take three times as long.
+        # Not min and max: they take three times as long.
         return [least if (x := level * d) < least else most if x > most else x for d, least, most in bounds]
 
-    # The total is piecewise linear in the level and bends only here: find the piece, then interpolate.
+    # The total is piecewise linear in the level and bends only at these values. Find the piece, then
+    # interpolate.
     levels = sorted([least / d for d, least, _ in bounds] + [most / d for d, _, most in bounds])
     right = bisect_right(levels, float(keep), key=lambda level: sum(filled(level)))
     left_level, right_level = levels[right - 1], levels[right]

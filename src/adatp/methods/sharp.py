@@ -1,14 +1,13 @@
-"""ShaRP (arXiv 2512.05385): attention of a shallow layer, without what places owe to it, without
-duplicates.
+"""ShaRP (arXiv 2512.05385): attention of a shallow layer, corrected for places, without duplicates.
 
-There is no public code, and of the paper we could read the abstracts of both versions and summaries of it
-alone. From these: tokens are dropped at a shallow layer by the attention of the text; a bias of places is
-calibrated away; of tokens that resemble each other within a segment one stays.
+There is no public code. Of the paper we could only read the abstracts of both versions and summaries. They
+say: tokens are dropped at a shallow layer by the attention of the text; a bias of places is calibrated away;
+and one of several similar tokens in a segment stays.
 
-What differs or is ours: the prior of places is fitted to the video's own scores (`adatp_steps/prior.py`),
-where the paper measures it on black frames; the threshold of likeness; that duplicates still fill what
-budget is left. The paper's segment-aware causal mask, which keeps the shallow layers of the decoder within
-segments, is left out: methods here choose tokens and leave the decoder's own attention as it is.
+What differs or is ours: we fit the prior of places to the video's own scores (`adatp_steps/prior.py`), where
+the paper measures it on black frames. The threshold of similarity is ours. Duplicates still fill the budget
+that is left. The paper's segment-aware causal mask keeps the decoder's shallow layers within segments. We
+leave it out: methods here choose tokens and do not change the decoder's attention.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class ShaRP(Method):
-    """Keep what is attended to most, places and duplicates discounted, after a shallow layer; solved: tokens.
+    """Keep attended tokens, corrected for places and duplicates, after a shallow layer; solved: tokens.
 
     Attributes:
         layer: layer before which tokens are dropped; None: 2 of 28, others in proportion.
@@ -76,7 +75,7 @@ class ShaRP(Method):
             time = time_of(layout.frame[token], layout.frames).to(device)
             score = without_place(cut.log_scores, time, place[token].to(device))
             again = repeats(cut.states.float(), score.to(cut.states.device), segment[token], self.duplicate)
-            # Ranks, not scores, which may be of any size: duplicates come after all others.
+            # Ranks, not scores, since scores can have any size: duplicates must come after all others.
             rank = torch.empty_like(cut.token)
             rank[top_first(score)] = torch.arange(len(score) - 1, -1, -1, device=device)
             return top(rank - len(rank) * again.to(device), cut.keep)
@@ -85,11 +84,11 @@ class ShaRP(Method):
 
 
 def repeats(states: Tensor, score: Tensor, segment: Tensor, cosine: float) -> Tensor:
-    """(n,) bool: whether a token of the same segment that scores higher is as similar.
+    """(n,) bool: whether a token of the same segment that scores higher is at least this similar.
 
     Args:
         states: (n, d).
-        score: (n,); of equal ones the earlier counts as higher.
+        score: (n,); among equal ones the earlier counts as higher.
         segment: (n,) int64, ascending.
         cosine: the threshold.
     """

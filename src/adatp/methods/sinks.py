@@ -1,4 +1,4 @@
-"""Damping of sink tokens (SToP, arXiv 2604.20937), for methods that rank by the tower's attention."""
+"""Damps sink tokens (SToP, arXiv 2604.20937), for methods that rank by the tower's attention."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from adatp.budget import BudgetError
 from adatp.layout import VideoLayout
 
 GAMMA = 1.1
-"""The paper's exponent of the mean attention of a position."""
+"""The paper's exponent of a position's mean attention."""
 
 
 def check_damping(sink: float) -> None:
-    """Refuse a damping that makes no sense.
+    """Refuse a damping that is negative or not a number.
 
     Raises:
-        BudgetError: it is negative or no number.
+        BudgetError: it is negative or not a number.
     """
     if not 0 <= sink < float("inf"):
         raise BudgetError(f"sink is the weight of the sink score, at least 0, not {sink}")
 
 
 def damped(attention: Tensor, layout: VideoLayout, sink: float) -> Tensor:
-    """Attention in the tower, less the tendency of each spatial position to draw it in every frame.
+    """Attention in the tower, minus the tendency of each spatial position to attract it in every frame.
 
-    A position's sink score is its mean attention over the frames of its video to the power of `GAMMA`, scaled
-    to [0, 1] over the positions of the video.
+    A position's sink score is its mean attention over the frames of its video, to the power of `GAMMA`. It is
+    scaled to [0, 1] over the positions of the video.
 
     Args:
         attention: (n,) that the sample's visual tokens receive.
-        layout: of the sample.
+        layout: layout of the sample.
         sink: weight of the sink score, the paper's mu; 0 changes nothing.
 
     Returns:

@@ -1,4 +1,4 @@
-"""FLOPs of a prefill whose token counts come out only as its layers run."""
+"""FLOPs of a prefill whose token counts are only known once its layers have run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from adatp.methods.base import Method
 
 
 class SpentFlops:
-    """What one sample's prefill costs when counts come out only as the layers run.
+    """Cost of one sample's prefill when counts are only known as the layers run.
 
     Attributes:
-        counts: visual tokens of each layer so far; to be appended to.
+        counts: visual tokens of each layer so far; the caller appends to it.
     """
 
     def __init__(self, method: Method, shape: DecoderShape, counts: PromptCounts, schedule: Schedule) -> None:
@@ -28,15 +28,15 @@ class SpentFlops:
         self.counts: list[int] = []
 
     def room(self, n: int) -> int:
-        """How many of n visual tokens the layers from here on can process, if none drops any more."""
+        """How many of n visual tokens the remaining layers can process, if none of them drops any more."""
         rest = self.shape.layers - len(self.counts)
         return bisect_right(range(n + 1), self.limit, key=lambda k: self.cost([k] * rest)) - 1
 
     def can_wait(self, n: int, until: int) -> bool:
-        """Whether all layers before ``until`` may process n visual tokens, and the target still be met."""
+        """Whether all layers before ``until`` can process n visual tokens and the target is still met."""
         return self.cost([n] * (until - len(self.counts)) + [1] * (self.shape.layers - until)) <= self.limit
 
     def cost(self, rest: list[int]) -> int:
-        """FLOPs of the prefill if the layers from here on process so many visual tokens."""
+        """FLOPs of the prefill if the remaining layers process these numbers of visual tokens."""
         tokens = [count + self.other for count in self.counts + rest]
         return prefill_flops(self.shape, tokens, self.scored, self.held)

@@ -1,4 +1,4 @@
-"""The one plan of all methods: visual tokens are chosen by a rule for each prompt, text always stays."""
+"""The one plan of all methods: for each prompt a rule chooses visual tokens, and text always stays."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from adatp.methods.base import Method
 
 Choice = Tensor | tuple[Tensor, Tensor]
-"""The visual tokens that stay, as rows of `Cut.token` (k,) int64 ascending; with it, where tokens are merged,
-the index among them of the token that each is averaged into, (n,) int64, -1 where it is dropped."""
+"""The visual tokens that stay, as rows of `Cut.token` (k,) int64 ascending. Where tokens are merged, also
+(n,) int64: the index among them of the token that each is averaged into, -1 for a dropped one.
+"""
 
 
 class LiveTokens:
     """The visual tokens of one prompt that are still processed.
 
     Attributes:
-        token: (n,) int64, ascending: which ones, as numbers into the layout's ``index``.
-        row: (n,) int64: where they are among all the tokens that are still processed.
+        token: (n,) int64, ascending: indices into the layout's ``index``.
+        row: (n,) int64: their rows among all tokens that are still processed.
     """
 
     def __init__(self, layout: VideoLayout) -> None:
@@ -37,12 +38,12 @@ class LiveTokens:
         visual = len(layout.index)
         self.token = torch.arange(visual, device=layout.index.device)
         self.row = torch.searchsorted(layout.real, layout.index)
-        # Sorting stably by "is it text?" waits for no GPU, as picking by a mask would.
+        # A stable sort by "is it text?" does not wait for the GPU; picking by a mask would.
         is_text = torch.ones_like(layout.real).index_fill_(0, self.row, 0)
         self._text = layout.real[is_text.argsort(descending=True, stable=True)[: len(is_text) - visual]]
 
     def keep(self, alive: Tensor, kept: Tensor, into: Tensor | None = None) -> Selection:
-        """Go on with the visual tokens ``kept`` and all text.
+        """Continue with the visual tokens ``kept`` and all text.
 
         Args:
             alive: (m,) int64 positions of all tokens that were processed so far, ascending.
@@ -58,22 +59,22 @@ class LiveTokens:
         self.row = torch.searchsorted(left, visual)
         if into is None:
             return Selection(left)
-        number = torch.searchsorted(left, alive)  # right for all that stays, text included
+        number = torch.searchsorted(left, alive)  # right for all tokens that stay, text included
         number[before] = self.row[into.clamp(min=0)].where(into >= 0, -1)
         return Selection(left, number)
 
 
 class Cut:
-    """One prompt at one cut, in visual tokens alone: what a rule chooses from.
+    """One prompt at one cut, in visual tokens alone: the input of a rule.
 
     Attributes:
         layer: the layer about to run.
-        keep: how many tokens the schedule leaves this layer.
-        token: (n,) int64, ascending: the visual tokens still processed, as numbers into the layout's
+        keep: number of tokens that the schedule leaves to this layer.
+        token: (n,) int64, ascending: the visual tokens still processed, as indices into the layout's
             ``index``.
         log_scores: (n,) float64 logarithm of the attention that they received in the layer before, mean over
-            heads and query rows; None before the first layer and where the layer before was not scored. To
-            order tokens by: where one token takes all attention, the others' `scores` are zero.
+            heads and query rows; None before the first layer and where the layer before was not scored. Use
+            it to order tokens: where one token takes all attention, the others' `scores` are zero.
     """
 
     def __init__(
@@ -85,18 +86,19 @@ class Cut:
 
     @property
     def scores(self) -> Tensor | None:
-        """(n,) float32 attention itself, or None."""
+        """(n,) float32 attention itself, or None if there are no scores."""
         return None if self.log_scores is None else self.log_scores.exp().float()
 
     @property
     def states(self) -> Tensor:
-        """(n, d) their hidden states, on the layer's device; before the first layer their embeddings."""
+        """(n, d) hidden states, on the layer's device; before the first layer the input embeddings."""
         return self._hidden[self._row.to(self._hidden.device)]
 
 
 Rule = Callable[[Cut], Choice]
-"""How one prompt's tokens are chosen at each of its cuts. It may have a method ``notes() -> dict``: what it
-adds to the report, plain numbers and lists."""
+"""Chooses one prompt's tokens at each of its cuts. It may have a method ``notes() -> dict`` that adds
+plain numbers and lists to the report.
+"""
 
 
 @dataclass(eq=False)
@@ -108,23 +110,23 @@ class _Sample:
     cuts: frozenset[int]
     rule: Rule
     reason: str = ""
-    """Why the FLOPs target is out of reach, if it is."""
+    """Why the FLOPs target is out of reach, or empty."""
 
 
 class TokenPlan:
     """One prefill of a method (see `adatp.plan.Plan`).
 
-    Every prompt is decided on by itself, so that a batch equals its single runs.
+    Every prompt is decided by itself, so that a batch gives the same results as single runs.
 
     Args:
-        method: whose schedules, cuts and rules are used.
+        method: its schedules, cuts and rules are used.
         prefill: the prompts.
 
     Raises:
         BudgetError: a prompt can't be brought down to the target, and ``prefill`` is strict.
 
     Attributes:
-        samples: by prompt, None for those without visual tokens.
+        samples: one per prompt, None for prompts without visual tokens.
     """
 
     def __init__(self, method: Method, prefill: Prefill) -> None:
@@ -139,7 +141,7 @@ class TokenPlan:
     def select(
         self, layer: int, sample: int, alive: Tensor, log_scores: Tensor | None, hidden: Tensor
     ) -> Selection:
-        """The tokens of one prompt that go on to ``layer``: all text, and what its rule chooses."""
+        """The tokens of one prompt that go on to ``layer``: all text, and those that its rule chooses."""
         of = self.samples[sample]
         if of is None or layer not in of.cuts:
             return Selection(alive)
@@ -156,7 +158,7 @@ class TokenPlan:
         return frozenset(cut - 1 for cut in of.cuts if cut) if of else frozenset()
 
     def notes(self) -> list[dict[str, Any]]:
-        """The schedule of each prompt, why the target is out of its reach if it is, what its rule says."""
+        """For each prompt: its schedule, the reason if the target is out of reach, notes of its rule."""
         found: list[dict[str, Any]] = []
         for of in self.samples:
             rule_notes: Callable[[], dict[str, Any]] = getattr(of.rule if of else None, "notes", dict)
@@ -167,7 +169,7 @@ class TokenPlan:
 
 
 def _sample(method: Method, prefill: Prefill, number: int) -> _Sample:
-    """What is decided on one prompt before anything runs."""
+    """Decide on one prompt before anything runs."""
     layout, reason = prefill.layouts[number], ""
     visual = len(layout.index)
     try:
@@ -182,6 +184,6 @@ def _sample(method: Method, prefill: Prefill, number: int) -> _Sample:
             f"the {method.flops or 1:.1%} asked for: {reason}",
             stacklevel=2,
         )
-    nothing = bool(reason) and schedule.visual[-1] == visual  # scores that drop nothing only cost
+    nothing = bool(reason) and schedule.visual[-1] == visual  # scores that drop nothing would only cost
     cuts = frozenset(() if nothing else method.cuts_of(prefill.shape, schedule, visual))
     return _Sample(LiveTokens(layout), schedule, cuts, method.rule(prefill, number, schedule), reason)

@@ -1,4 +1,4 @@
-"""Uniform frames: fewer frames, each as it is. What a user without any method would do."""
+"""Uniform frames: fewer frames, each complete. What a user without any method would do."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class UniformFrames(Method):
-    """Evenly spaced whole frames of each video, before the first layer.
+    """Evenly spaced complete frames of each video, before the first layer.
 
-    The last of them is kept in part where the budget ends within it: as many tokens of it as are left,
-    evenly spaced.
+    If the budget ends within the last of them, that frame keeps as many evenly spaced tokens as are left.
     """
 
     name: ClassVar[str] = "uniform_frames"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Keep the same frames whatever they show."""
+        """Keep the same frames regardless of their content."""
         videos = numbers_by_video(prefill.layouts[sample], torch.device("cpu"))
         parts = []
         for video, share in zip(
             videos, split_in_proportion(schedule.visual[-1], [video.numel() for video in videos]), strict=True
         ):
-            whole, rest = divmod(share, video.shape[1])
-            frames = video[evenly_spaced(whole + (rest > 0), len(video))]
-            parts += [frames[:whole].flatten(), frames[whole:, evenly_spaced(rest, video.shape[1])].flatten()]
+            full, rest = divmod(share, video.shape[1])
+            frames = video[evenly_spaced(full + (rest > 0), len(video))]
+            parts += [
+                frames[:full].flatten(),
+                frames[full:, evenly_spaced(rest, video.shape[1])].flatten(),
+            ]
         kept = torch.cat(parts)
         return lambda cut: kept

@@ -19,13 +19,13 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class UniformGrid(Method):
-    """Evenly spaced tokens of every frame, as many of each, before the first layer."""
+    """Evenly spaced tokens of every frame, the same number of each, before the first layer."""
 
     name: ClassVar[str] = "uniform_grid"
-    whole_frames: ClassVar[bool] = True
+    complete_frames: ClassVar[bool] = True
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
-        """Keep the same positions whatever they show."""
+        """Keep the same positions regardless of their content."""
         layout = prefill.layouts[sample]
         frames = [
             (frame, grid)
@@ -43,7 +43,7 @@ class UniformGrid(Method):
 
 
 def grid_points(count: int, rows: int, columns: int) -> Tensor:
-    """(count,) int64 ascending: cells of a grid, spread over evenly spaced rows, evenly spaced in each."""
+    """(count,) int64 ascending: cells of a grid in evenly spaced rows, evenly spaced within each row."""
     used = max(math.ceil(count / columns), min(rows, round(math.sqrt(count * rows / columns))), 1)
     return torch.cat(
         [

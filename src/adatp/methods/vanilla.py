@@ -10,7 +10,7 @@ from adatp.methods.base import Method
 
 @dataclass(frozen=True)
 class Vanilla(Method):
-    """The model as it is: the baseline of every comparison, through the same interface."""
+    """The unpruned model: the baseline of every comparison, through the same interface."""
 
     name: ClassVar[str] = "vanilla"
 

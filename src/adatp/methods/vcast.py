@@ -1,13 +1,13 @@
-"""V-CAST (its official code): frames at which the video turns keep more, of each what stands out.
+"""V-CAST (its official code): frames at which the video turns keep more, and each keeps what stands out.
 
-As in the official code for Qwen3-VL: frames are the normalised means of their tokens; a frame's curvature
-is one minus the cosine between the steps that lead to it and away from it, 1 at both ends; shares follow a
-softmax of the curvature, one token a frame first; a frame keeps the tokens of the highest sum of one minus
-the cosine with the frame and the norm, scaled to [0, 1] within the frame.
+As in the official code for Qwen3-VL: a frame is the normalised mean of its tokens. Its curvature is one minus
+the cosine between the step that leads to it and the step away from it, and 1 at both ends. Every frame gets
+one token first. Shares then follow a softmax of the curvature. Within a frame, a token scores one minus its
+cosine with the frame plus its norm, both scaled to [0, 1]. The highest scores stay.
 
-What differs: every family, not Qwen3-VL alone; what a full frame cannot hold goes to the others in
-proportion, where the official code hands it out one by one; videos of one frame are pruned as well; several
-videos of a prompt share the budget in proportion to their tokens.
+What differs: we support every family, not only Qwen3-VL. What a full frame can't hold goes to the others in
+proportion; the official code hands it out one by one. Videos of one frame are pruned as well. Several videos
+of a prompt share the budget in proportion to their tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class VCast(Method):
     """Tokens unlike their frame, more of frames at which the video turns; solved: tokens.
 
     Attributes:
-        temperature: of the softmax over frames; the lower, the more goes to where the video turns.
+        temperature: of the softmax over frames. The lower it is, the more goes to frames where the video
+            turns.
     """
 
     name: ClassVar[str] = "vcast"
@@ -65,11 +66,11 @@ class VCast(Method):
         return lambda cut: choose_all(cut.states.float())
 
     def frame_shares(self, frames: Sequence[Tensor], keep: int) -> list[int]:
-        """Tokens to keep of each frame of a video.
+        """Number of tokens to keep of each frame of a video.
 
         Args:
             frames: (n, d) tokens of each.
-            keep: how many stay in all.
+            keep: total number of tokens that stay.
         """
         means = torch.stack([frame.sum(0) / max(1, len(frame)) for frame in frames])
         weights = (curvature(means) / self.temperature).softmax(0).cpu()
@@ -90,7 +91,7 @@ def curvature(means: Tensor) -> Tensor:
 
 
 def standing_out(tokens: Tensor) -> Tensor:
-    """(n,) how unlike its frame each of a frame's tokens (n, d) is, and how long."""
+    """(n,) score of each of a frame's tokens (n, d): distance from the frame's mean, plus length."""
     mean = F.normalize(tokens.mean(0, keepdim=True), dim=-1)
     norm = tokens.norm(dim=-1)
     norm = (norm - norm.min()) / (norm.max() - norm.min() + 1e-6)

@@ -1,11 +1,12 @@
-"""VidCom2 (arXiv 2505.14454): frames that stand out keep more, and of each the tokens that stand out.
+"""VidCom2 (arXiv 2505.14454): frames that stand out keep more, and each keeps the tokens that stand out.
 
-As in the official code: of the half of the channels that vary least, each token's similarity to the mean of
-the video and to the mean of its frame, as a sum of Gaussians of five widths; a frame's share grows with its
-mean distance from the video, by a softmax; a frame keeps the tokens that are least like both means.
+As in the official code: only the half of the channels that vary least is used. Each token is compared with
+the mean of the video and with the mean of its frame, by a sum of Gaussians of five widths. A frame's share
+grows with its mean distance from the video, by a softmax. A frame keeps the tokens least similar to both
+means.
 
-What differs: shares are scaled and rounded such that the budget is spent to the last token, at least one a
-frame as far as it goes; several videos of a prompt share the budget in proportion to their tokens.
+What differs: shares are scaled and rounded so that the budget is spent to the last token, with at least one
+per frame as far as it lasts. Several videos of a prompt share the budget in proportion to their tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from adatp.methods.token_plan import Rule
 from adatp.prefill import Prefill
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-"""Of the Gaussians, the official alphas."""
+"""Widths of the Gaussians, the official alphas."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class VidCom2(Method):
     """Tokens unlike their video and frame, more of frames unlike the video; solved: tokens.
 
     Attributes:
-        temperature: of the softmax over frames; the lower, the more goes to the frames that stand out most.
+        temperature: of the softmax over frames. The lower it is, the more goes to the frames that stand out
+            most.
         channels: share of the channels, those of least variance, that tokens are compared by.
     """
 
@@ -65,12 +67,12 @@ class VidCom2(Method):
         return lambda cut: choose_all(cut.states.float())
 
     def choose_video(self, frames: Sequence[Tensor], states: Tensor, keep: int) -> Tensor:
-        """The tokens of a video that stay, ascending.
+        """Choose the tokens of a video that stay, ascending.
 
         Args:
-            frames: the numbers of each frame's tokens.
+            frames: token numbers of each frame.
             states: (n, d) of all tokens of the prompt.
-            keep: how many stay.
+            keep: number of tokens that stay.
         """
         tokens = torch.cat(list(frames))
         least = states[tokens].var(0, correction=0).argsort(stable=True)
@@ -90,6 +92,6 @@ class VidCom2(Method):
 
 
 def likeness(tokens: Tensor, centre: Tensor) -> Tensor:
-    """(n,) sum of Gaussians of the distance of tokens (n, d) to a centre (d,)."""
+    """(n,) similarity of tokens (n, d) to a centre (d,): the sum of Gaussians of their distance."""
     distance = (tokens - centre).square().sum(-1)
     return torch.stack([(-distance / (2 * width)).exp() for width in WIDTHS]).sum(0)

@@ -1,11 +1,13 @@
-"""VisionZip (arXiv 2412.04467): the vision tower's attention picks, the rest is merged. Knows no question.
+"""VisionZip (arXiv 2412.04467): the vision tower's attention picks, the rest is merged. Uses no question.
 
-As in the official code, frame by frame: the tokens that receive most attention in the tower stay (dominant);
-of the rest, evenly spaced ones (contextual) each take in those most like them. What differs: it works on
-patches inside a CLIP tower, by the attention of its class token and the likeness of keys; SigLIP has no class
-token, so we take the mean attention received, and as towers pool patches afterwards we choose among the
-projected, pooled tokens, by their own cosine. Contextual tokens become the mean of what is merged; the
-official code adds the mean of the others to the target, which at this place would double its length.
+As in the official code, each frame keeps the tokens that receive most attention in the tower (dominant). Of
+the rest, evenly spaced ones (contextual) each absorb the tokens most similar to them.
+
+What differs: the official code works on patches inside a CLIP tower, with the attention of its class token
+and the similarity of keys. SigLIP has no class token, so we use the mean attention received. Towers pool
+patches afterwards, so we choose among the projected, pooled tokens, by their own cosine. Contextual tokens
+become the mean of what is merged. The official code adds the mean of the others to the target, which here
+would double its length.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from adatp.prefill import Prefill
 
 @dataclass(frozen=True)
 class VisionZip(Method):
-    """Dominant tokens by the tower's attention, contextual ones merged; solved: tokens a frame.
+    """Dominant tokens by the tower's attention, contextual ones merged; solved: tokens per frame.
 
     Attributes:
         contextual: share of a frame's tokens that are contextual; the paper keeps 54 dominant and 10
@@ -73,13 +75,13 @@ class VisionZip(Method):
 
 
 def zip_frame(states: Tensor, attention: Tensor, keep: int, contextual: int) -> Tensor:
-    """The owner of each of a frame's tokens.
+    """The owner of each of a frame's tokens (see `adatp.methods.selection`).
 
     Args:
         states: (n, d).
         attention: (n,) that each token receives.
         keep: tokens to keep in all.
-        contextual: how many of them are contextual.
+        contextual: number of them that are contextual.
 
     Returns:
         (n,) int64: itself, the contextual token it is merged into, or -1 if there is none.

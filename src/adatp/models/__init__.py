@@ -1,7 +1,7 @@
-"""Model families: one file for each, which says everything that is peculiar to it.
+"""Model families: one file per family, with everything that is specific to it.
 
-Every module of this package is imported here, so a new file needs no other line. What several families share
-is in `adatp.models.shared`.
+Every module of this package is imported here, so a new file needs no other line. `adatp.models.shared` has
+what several families share.
 """
 
 from importlib import import_module
@@ -11,12 +11,13 @@ import adatp.torchvision_guard  # noqa: F401  # before transformers
 
 # isort: split
 from adatp.models.family import EncoderMethod, Family, TowerCall
-from adatp.models.general import reads_videos
+from adatp.models.general import GeneralRuleError, reads_videos
 from adatp.models.registry import (
     UnsupportedModelError,
     allow_general_rule,
     by_general_rule,
     family_of,
+    later_version,
     register,
     supported,
 )
@@ -27,11 +28,13 @@ for _module in iter_modules(__path__):
 __all__ = [
     "EncoderMethod",
     "Family",
+    "GeneralRuleError",
     "TowerCall",
     "UnsupportedModelError",
     "allow_general_rule",
     "by_general_rule",
     "family_of",
+    "later_version",
     "reads_videos",
     "register",
     "supported",

@@ -16,13 +16,13 @@ from adatp.models.shared import ByConvention
 
 @register("ernie4_5_vl_moe", checkpoint="baidu/ERNIE-4.5-VL-28B-A3B-PT")
 class Ernie45VL(ByConvention):
-    """FLOPs count the experts of text for every token: those of visual tokens are narrower."""
+    """FLOPs count the text experts for every token, although those of visual tokens are narrower."""
 
     attention = "vision_tower.blocks.-1.attn"
 
     @override
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The mean over the patches of a token: next to each other in each of its temporal steps."""
+        """The mean over a token's patches, which are neighbours in each of its temporal steps."""
         assert tower.received is not None
         vision, found, begin = config.vision_config, [], 0
         patches, steps = vision.spatial_merge_size**2, vision.temporal_merge_size

@@ -8,4 +8,4 @@ from adatp.models.shared import WindowedPatches
 
 @register("exaone4_5", checkpoint="LGAI-EXAONE/EXAONE-4.5-33B")
 class Exaone45(WindowedPatches):
-    """All placeholders of a video stand in one run."""
+    """All placeholders of a video are in one run."""

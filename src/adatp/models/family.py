@@ -1,4 +1,4 @@
-"""What the library has to know about a model family: the base class that every family derives from."""
+"""Defines what the library needs to know about a model family: the base class of all families."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TowerCall:
 
     Attributes:
         kwargs: its keyword arguments.
-        output: what it returned.
-        received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`,
-            in the order in which that module ran them. None: nobody asked for it.
-        shapes: of the floating-point tensors among its arguments, by name.
+        output: its return value.
+        received: (patches,) float32 attention that each patch received in `Family.tower_attention_module`, in
+            the order in which that module ran them. None: it was not recorded.
+        shapes: shapes of the floating-point tensors among its arguments, by name.
     """
 
     kwargs: Mapping[str, Any]
@@ -37,12 +37,12 @@ class TowerCall:
 
 @dataclass(frozen=True, eq=False)
 class EncoderMethod:
-    """A method of a module that encodes videos, watched in the place of a vision tower.
+    """A method of a module that encodes videos, watched instead of a vision tower.
 
     Attributes:
         owner: the module.
-        name: of the method.
-        read: what to remember of what it returns, at once: callers may change it afterwards.
+        name: name of the method.
+        read: extracts from its return value, at once, what to keep: callers may change the value afterwards.
     """
 
     owner: nn.Module
@@ -51,10 +51,10 @@ class EncoderMethod:
 
 
 class Family(ABC):
-    """Everything that is peculiar to one model family. Register a subclass with `adatp.models.register`.
+    """Everything that is specific to one model family. Register a subclass with `adatp.models.register`.
 
-    The base classes in `adatp.models.shared` answer most of the questions for the usual ways to encode a
-    video: `SquareFrames`, `SelectedLayer`, `FramesAsImages` and `PatchGrid`.
+    The base classes in `adatp.models.shared` cover the usual ways to encode a video: `SquareFrames`,
+    `SelectedLayer`, `FramesAsImages` and `PatchGrid`.
 
     Arguments that several methods take:
 
@@ -67,29 +67,34 @@ class Family(ABC):
     """
 
     encoded_as: ClassVar[Literal["video", "image"]] = "video"
-    """What the model's forward is given: a video, or frames as images. With ``image``, all the images of a
-    prompt are taken for the frames of its one video."""
+    """The forward's input: a video, or frames as images. With ``image``, all images of a prompt count as
+    the frames of its one video.
+    """
 
     by_rule: ClassVar[bool] = False
-    """Whether this is the general rule, and no family that somebody has registered."""
+    """Whether this is the general rule, not a registered family."""
 
     def of(self, model: Any) -> Family:
-        """The family as far as this one model goes."""
+        """The family for this particular model."""
         return self
 
     def register_classes(self) -> None:
-        """Make transformers' auto classes know the models, where it has no classes for them."""
+        """Register the models with transformers' auto classes, if transformers has no classes for them."""
         return
 
     # --- the vision tower ---
 
     def encoder(self, model: Any) -> EncoderMethod | None:
-        """The method that is watched where the module that encodes videos is not known; None: `tower` is."""
+        """The method to watch if no known module encodes videos; None: `tower` is watched."""
         return None
 
     @abstractmethod
     def tower(self, model: Any) -> nn.Module:
         """The vision tower: the module that is called once for all the videos of a batch."""
+
+    def lone_tower(self, model: Any) -> nn.Module | None:
+        """The tower, where what it returns follows from the videos alone, so that it can be remembered."""
+        return self.tower(model)
 
     @abstractmethod
     def tower_attention_module(self, model: Any) -> nn.Module:
@@ -101,7 +106,9 @@ class Family(ABC):
 
     @abstractmethod
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """``tower.received``, pooled to the grid's cells as the features are: (cells,) for each video."""
+        """``tower.received``, pooled to the grid's cells in the same way as the features: (cells,) for
+        each video.
+        """
 
     @abstractmethod
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
@@ -111,23 +118,25 @@ class Family(ABC):
 
     @abstractmethod
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """The token grid of one video of so many frames of this size in pixels, by the config alone."""
+        """The token grid of one video with this number of frames and size in pixels, from the config
+        alone.
+        """
 
     @abstractmethod
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """The token grid of each encoded video.
 
         Raises:
-            LayoutError: the call does not say, or what it encodes is no video.
+            LayoutError: the call does not determine it, or what it encodes is no video.
         """
 
     def layouts(
         self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
-        """Where the visual tokens of each sample are.
+        """Layout of the visual tokens of each sample.
 
-        This one is right where every placeholder of the config's id is a visual token, or `cells` says what
-        it is. What stands between placeholders is text.
+        The default is right if every placeholder of the config's id is a visual token, or `cells` describes
+        it. Tokens between placeholders are text.
 
         Args:
             config: see the class.
@@ -136,7 +145,7 @@ class Family(ABC):
             grids: see the class.
 
         Raises:
-            LayoutError: the prompts hold another number of placeholders than the grids say.
+            LayoutError: the prompts hold another number of placeholders than the grids require.
         """
         images = self.encoded_as == "image"
         return build_layouts(
@@ -149,23 +158,23 @@ class Family(ABC):
         )
 
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
-        """Which cell of its grid each placeholder shows, (placeholders,) int64 for each video.
+        """The grid cell that each placeholder shows, (placeholders,) int64 for each video.
 
-        Cells are counted row by row, frame by frame. `adatp.layout.NO_CELL` stands for a placeholder that
-        shows none, such as a newline. None: every cell has its placeholder, and there are no others.
+        Cells are counted row by row, frame by frame. `adatp.layout.NO_CELL` marks a placeholder that shows
+        none, such as a newline. None: every cell has its placeholder, and there are no others.
         """
         return None
 
     # --- the processor ---
 
     def takes_videos(self, processor: Any) -> bool:
-        """Whether the checkpoint's processor takes videos. If not, it is given every frame as an image."""
+        """Whether the checkpoint's processor takes videos. If not, it gets every frame as an image."""
         return True
 
     def fewest_frames(self, processor: Any) -> int:
-        """The fewest frames that make a video for the processor, and one that is no image to the model.
+        """The fewest frames that the processor accepts and the model does not take for an image.
 
-        Of a shorter video the last frame is shown again.
+        A shorter video is extended with its last frame.
         """
         return 1
 
@@ -180,11 +189,11 @@ class Family(ABC):
         return {}
 
     def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
-        """A prompt in which each frame stands at its own time, where the processor can't say it.
+        """Inputs in which each frame has its own time, if the processor can't express it.
 
         Args:
             config: see the class.
-            inputs: what the processor has made of one prompt.
+            inputs: the processor's output for one prompt.
             times: (frames,) for each video.
         """
         return dict(inputs)

@@ -1,4 +1,4 @@
-"""Gemma 3: frames are given as images, a run of placeholders each, pooled to the same square."""
+"""Gemma 3: frames are images, each with a run of placeholders, pooled to the same square."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from adatp.tower_flops import linear_flops, siglip_vision_flops
 
 @register("gemma3", checkpoint="google/gemma-3-4b-it")
 class Gemma3(FramesAsImages):
-    """The tower is SigLIP. The crops that pan and scan makes of an image look the same as frames."""
+    """The tower is SigLIP. Crops from pan and scan look the same as frames."""
 
     def side(self, config: Any) -> int:
-        """After pooling."""
+        """Tokens on a side of a frame, after pooling."""
         return int(config.mm_tokens_per_image**0.5)
 
     def takes_videos(self, processor: Any) -> bool:
-        """Its processor has no video processor."""
+        """The processor has no video processor."""
         return False
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

@@ -1,4 +1,4 @@
-"""Gemma 4: frames of any size, a run of placeholders and a timestamp for each."""
+"""Gemma 4: frames of any size, with a run of placeholders and a timestamp per frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adatp.models.shared import ByConvention
 
 @register("gemma4_unified", checkpoint="google/gemma-4-12B-it")
 class Gemma4Unified(ByConvention):
-    """It has no tower: patches are projected. The processor says where each patch of a frame is."""
+    """It has no tower: patches are projected. The processor gives the place of each patch of a frame."""
 
     def pooled(self, config: Any) -> int:
         """Patches on a side of a token."""
@@ -24,7 +24,7 @@ class Gemma4Unified(ByConvention):
 
     @override
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """The rule's, with the rows and columns that the patches' places say."""
+        """The rule's grids, with rows and columns from the places of the patches."""
         derived, side = super().grids(config, call, tower), self.pooled(config)
         places = (call if tower is None else tower.kwargs).get("video_position_ids")
         frames = [grid[0] for grid in derived]
@@ -39,9 +39,9 @@ class Gemma4Unified(ByConvention):
         return derived
 
 
-@register("gemma4", checkpoint="google/gemma-4-31B-it")
+@register("gemma4", checkpoint="google/gemma-4-31B-it", since=(5, 23))
 class Gemma4(Gemma4Unified):
-    """Its largest models. Small ones, whose last layers share the keys of earlier ones, are refused."""
+    """The largest models. Small ones are refused, since their last layers share the keys of earlier ones."""
 
     attention = "vision_tower.encoder.layers.-1.self_attn"
 
@@ -51,7 +51,7 @@ class Gemma4(Gemma4Unified):
 
     @override
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The mean over the patches of a token. Frames are padded to the same number of patches."""
+        """The mean over a token's patches. Frames are padded to the same number of patches."""
         assert tower.received is not None
         side = self.pooled(config)
         received, found = tower.received.view(len(tower.kwargs["video_position_ids"]), -1), []

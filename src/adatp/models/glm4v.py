@@ -20,14 +20,14 @@ from adatp.tower_flops import packed_tower_flops
 @register("glm_ocr", checkpoint="zai-org/GLM-OCR")
 @register("glm46v", checkpoint="zai-org/GLM-4.6V-Flash")
 class Glm4v(PatchGrid):
-    """A video has the placeholders of images, between brackets of its own."""
+    """A video has the placeholders of images, between its own brackets."""
 
     def fewest_frames(self, processor: Any) -> int:
-        """Those of one temporal step: the processor repeats the last of more, but takes no fewer."""
+        """The frames of one temporal step: the processor extends longer videos, but rejects shorter ones."""
         return int(processor.video_processor.temporal_patch_size)
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """The tower is given every temporal step as a video. What it returns is split by video."""
+        """The tower receives every temporal step as a video. Its output is split by video."""
         if tower is None or "grid_thw" not in tower.kwargs:
             return super().grids(config, call, None)
         merge = self.merge(config)
@@ -55,11 +55,11 @@ class Glm4v(PatchGrid):
         )
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Patches that the tower has merged already, before the projector."""
+        """Patches before the projector, already merged by the tower."""
         return split_frames(tower.output.last_hidden_state, grids)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Full attention within a temporal step. A convolution merges patches, then comes the merger."""
+        """Full attention within a temporal step. A convolution merges patches; the merger follows."""
         vision = config.vision_config
         d, out = vision.hidden_size, vision.out_hidden_size
         return packed_tower_flops(

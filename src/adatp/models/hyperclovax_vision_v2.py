@@ -1,4 +1,4 @@
-"""HyperCLOVA X Vision 2: Qwen2.5-VL's tower under another name, and a linear map behind it."""
+"""HyperCLOVA X Vision 2: Qwen2.5-VL's tower under another name, followed by a linear map."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from adatp.tower_flops import linear_flops
 
 @register("hyperclovax_vision_v2", checkpoint="naver-hyperclovax/HyperCLOVAX-SEED-Think-32B")
 class HyperClovaXVision(WindowedPatches):
-    """All placeholders of a video stand in one run."""
+    """All placeholders of a video are in one run."""
 
     def tower(self, model: Any) -> nn.Module:
-        """Merger included."""
+        """The vision tower with its merger."""
         return cast(nn.Module, model.base_model.vision_model)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the last block, which attends within a temporal step."""
+        """The attention module of the last block, which attends within a temporal step."""
         return cast(nn.Module, model.base_model.vision_model.blocks[-1].attn)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

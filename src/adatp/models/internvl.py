@@ -1,4 +1,4 @@
-"""InternVL: frames are given as images, a run of placeholders each, with words between them."""
+"""InternVL: frames are images, each with a run of placeholders and text between them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from adatp.tower_flops import image_tower_flops, linear_flops
 
 @register("internvl", checkpoint="OpenGVLab/InternVL3-1B-hf")
 class InternVL(FramesAsImages):
-    """The tower is InternViT. The patches of a token are put side by side and projected."""
+    """The tower is InternViT. The patches of a token are concatenated and projected."""
 
     def side(self, config: Any) -> int:
-        """After the patches of a token are put side by side."""
+        """Tokens on a side of a frame, after patches are concatenated."""
         vision = config.vision_config
         return int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the last layer."""
+        """The attention module of the last layer."""
         tower: Any = self.tower(model)
         return cast(nn.Module, tower.encoder.layer[-1].attention)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Every token is projected."""
+        """Every token of a frame is projected."""
         vision, text = config.vision_config, config.text_config.hidden_size
         tower = image_tower_flops(vision, sum(grid[0] for grid in grids), class_token=True)
         merged = vision.hidden_size * int(1 / config.downsample_ratio) ** 2

@@ -14,10 +14,10 @@ from adatp.tower_flops import image_tower_flops
 
 @register("llava_next_video", checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf")
 class LlavaNextVideo(SelectedLayer):
-    """The tower is CLIP."""
+    """A family whose vision tower is CLIP."""
 
     def side(self, config: Any) -> int:
-        """After pooling."""
+        """Tokens on a side of a frame, after pooling."""
         return int(self.patches_a_side(config) // config.spatial_pool_stride)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

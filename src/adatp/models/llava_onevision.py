@@ -8,6 +8,6 @@ from adatp.models.shared import PooledAfterwards
 
 @register("llava_onevision", checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf")
 class LlavaOnevision(PooledAfterwards):
-    """The newline at the end of a video is no visual token, and is never dropped. The tower is SigLIP."""
+    """The newline after a video is not a visual token and is never dropped. The tower is SigLIP."""
 
     newlines = 1

@@ -14,12 +14,12 @@ from adatp.models.registry import register
 from adatp.models.shared import PooledAfterwards
 
 
-@register("llava_video", checkpoint="lmms-lab/LLaVA-Video-7B-Qwen2")
+@register("llava_video", checkpoint="lmms-lab/LLaVA-Video-7B-Qwen2", since=(5, 18))
 class LlavaVideo(PooledAfterwards):
-    """Newlines are no visual tokens, and are never dropped. `adatp convert` makes the checkpoints."""
+    """Newlines are not visual tokens and are never dropped. `adatp convert` makes the checkpoints."""
 
     def register_classes(self) -> None:
-        """Transformers has none for it."""
+        """Register our classes, since transformers has none."""
         from adatp.models.converted.llava_video import register_with_transformers
 
         register_with_transformers()
@@ -31,12 +31,12 @@ class LlavaVideo(PooledAfterwards):
         side = self.side(config)
         encoded = call["mm_encoder_outputs"]["video"].pooler_output
         videos, frames = len(encoded), encoded.shape[1] // (side * (side + 1))
-        if tower is not None:  # of several return sequences, the tower was given each video once
+        if tower is not None:  # with several return sequences, the tower received each video once
             videos = len(tower.output.last_hidden_state) // frames
         return [(frames, side, side)] * videos
 
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor]:
-        """In each row, its cells and a newline."""
+        """The cells of each row, then a newline."""
         found = []
         for frames, rows, columns in grids:
             shown = torch.arange(frames * rows * columns).view(-1, columns)

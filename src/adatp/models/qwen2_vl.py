@@ -13,7 +13,7 @@ from adatp.tower_flops import packed_tower_flops
 
 @register("qwen2_vl", checkpoint="Qwen/Qwen2-VL-7B-Instruct")
 class Qwen2VL(PatchGrid):
-    """All placeholders of a video stand in one run."""
+    """All placeholders of a video are in one run."""
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
         """Full attention within a temporal step."""

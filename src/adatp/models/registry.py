@@ -1,4 +1,4 @@
-"""Which model types are supported, and by which family: the package's own families and those of its users."""
+"""Registers supported model types and their families: the package's own families and those of its users."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from adatp.errors import AdaTPError
+import transformers
+
+from adatp.errors import PruningError
 from adatp.models.family import Family
 from adatp.models.general import GeneralRule, offered
 
 ENTRY_POINTS = "adatp.families"
-"""The group of entry points by which an installed package adds families. Each names a module to import."""
+"""The group of entry points through which an installed package adds families. Each names a module to
+import.
+"""
 
 _FamilyClass = TypeVar("_FamilyClass", bound=type[Family])
 
 
-class UnsupportedModelError(AdaTPError, ValueError):
-    """No family is registered for this model."""
+class UnsupportedModelError(PruningError, ValueError):
+    """No family is registered for this model, or its family needs a later transformers."""
 
 
 @dataclass(frozen=True)
 class _Entry:
     family: Family
     checkpoint: str | None
+    since: tuple[int, int]
 
 
 _entries: dict[str, _Entry] = {}
@@ -35,16 +40,19 @@ _unread_entry_points = True
 _reading = threading.RLock()  # a server may look up the first model in several threads
 
 
-def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_FamilyClass], _FamilyClass]:
-    """Class decorator: makes the library prune models of this type as the decorated family says.
+def register(
+    model_type: str, *, checkpoint: str | None = None, since: tuple[int, int] = (0, 0)
+) -> Callable[[_FamilyClass], _FamilyClass]:
+    """Class decorator: the library prunes models of this type according to the decorated family.
 
-    It works wherever the class stands: in this package, in a script, or in an installed package that names
-    its module as an entry point of the group ``adatp.families``. A type that is registered already, by this
-    package for example, is replaced from then on. A family of several types has one decorator for each.
+    The class may be in this package, in a script, or in an installed package that names its module as an
+    entry point of the group ``adatp.families``. If the type is registered already, for example by this
+    package, the new class replaces the old one. A family of several types has one decorator for each.
 
     Args:
         model_type: the ``model_type`` of the models' config.
         checkpoint: a model on the Hugging Face hub, as an example in ``adatp models``.
+        since: the first version of transformers whose code of these models the family fits.
 
     Raises:
         TypeError: the class is no `Family`, or lacks one of its methods.
@@ -57,7 +65,7 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
     def decorate(cls: _FamilyClass) -> _FamilyClass:
         if not issubclass(cls, Family):
             raise TypeError(f"{cls.__name__} is registered for {model_type!r}, but is no adatp.models.Family")
-        _entries[model_type] = _Entry(cls(), checkpoint)
+        _entries[model_type] = _Entry(cls(), checkpoint, since)
         return cls
 
     return decorate
@@ -66,10 +74,11 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
 def family_of(model_type: str) -> Family:
     """The family of the models whose config has this ``model_type``.
 
-    Of a type that nobody registered, the general rule, if transformers has it read videos.
+    For an unregistered type it is the general rule, if the type reads videos in transformers.
 
     Raises:
-        UnsupportedModelError: no family is registered for it, and the general rule can't be tried.
+        UnsupportedModelError: no family is registered for it, and the general rule can't be tried; or this
+            transformers is too old for the family.
     """
     if model_type not in _entries:
         _read_entry_points()
@@ -80,28 +89,40 @@ def family_of(model_type: str) -> Family:
             f"model type {model_type!r} is not supported; supported: {', '.join(sorted(_entries))} "
             "(`adatp models` tells more, CONTRIBUTING.md how to add one)"
         )
+    if least := later_version(model_type):
+        raise UnsupportedModelError(
+            f"model type {model_type!r} needs transformers {least} or newer, "
+            f"this is {transformers.__version__}"
+        )
     return _entries[model_type].family
 
 
+def later_version(model_type: str) -> str | None:
+    """The transformers that a registered type needs, where the installed one is older, else None."""
+    since = _entries[model_type].since
+    installed = tuple(map(int, transformers.__version__.split(".")[:2]))
+    return ".".join(map(str, since)) if installed < since else None
+
+
 def supported() -> dict[str, str | None]:
-    """All supported model types in alphabetical order, with an example checkpoint of each or None."""
+    """All supported model types in alphabetical order, each with an example checkpoint or None."""
     _read_entry_points()
     return {model_type: entry.checkpoint for model_type, entry in sorted(_entries.items())}
 
 
 def by_general_rule() -> list[str]:
-    """The model types of the installed transformers that nobody registered and that read videos, in order."""
+    """Model types of the installed transformers that read videos and are not registered, in order."""
     _read_entry_points()
     return [model_type for model_type in offered() if model_type not in _entries]
 
 
 def allow_general_rule(model_type: str) -> None:
-    """Try the general rule on a type that transformers does not have: its code comes with a checkpoint."""
+    """Try the general rule on a type whose code is not in transformers but comes with a checkpoint."""
     _by_rule.add(model_type)
 
 
 def _read_entry_points() -> None:
-    """Import what installed packages add, once. It replaces nothing that is registered already."""
+    """Import the families of installed packages, once. They replace nothing that is registered already."""
     global _unread_entry_points
     with _reading:
         if not _unread_entry_points:
@@ -111,7 +132,7 @@ def _read_entry_points() -> None:
         for entry_point in entry_points(group=ENTRY_POINTS):
             try:
                 entry_point.load()
-            except Exception as error:  # whatever their code raises, the other models are still supported
+            except Exception as error:  # whatever their code raises, other models stay supported
                 _warn_of(entry_point, error)
         _entries.update(before)
 

@@ -1,4 +1,4 @@
-"""SmolVLM2: frames are given as images, a run of placeholders each, with timestamps between them."""
+"""SmolVLM2: frames are images, each with a run of placeholders and timestamps between them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from adatp.tower_flops import image_tower_flops, linear_flops
 
 @register("smolvlm", checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct")
 class SmolVLM(FramesAsImages):
-    """The parts of an image that the processor splits look the same as frames."""
+    """If the processor splits an image, its parts look the same as frames."""
 
     video_intro = r"Youareprovidedthefollowingseriesof[\w,-]+framesfroma[\d:]+\[H:MM:SS\]video\."
 
     def tower(self, model: Any) -> nn.Module:
-        """Built as SigLIP, without a head."""
+        """The vision tower, built like SigLIP but without a head."""
         return cast(nn.Module, model.base_model.vision_model)
 
     def side(self, config: Any) -> int:
-        """After the patches of a token are put side by side."""
+        """Tokens on a side of a frame, after patches are concatenated."""
         vision = config.vision_config
         return int(vision.image_size // vision.patch_size // config.scale_factor)
 

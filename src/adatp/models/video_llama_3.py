@@ -1,4 +1,4 @@
-"""VideoLLaMA3: a run of placeholders for every frame, without those of places that have not changed."""
+"""VideoLLaMA3: a run of placeholders for every frame, without places that have not changed."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class VideoLlama3(PatchGrid):
     """The tower encodes complete frames. Tokens are left out after the projector."""
 
     def tower(self, model: Any) -> nn.Module:
-        """Its output is merged already."""
+        """The vision tower, whose output is already merged."""
         return cast(nn.Module, model.base_model.vision_model)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the last layer, which attends within a frame."""
+        """The attention module of the last layer, which attends within a frame."""
         return cast(nn.Module, encoder_layers(self.tower(model))[-1].self_attn)
 
     def merge(self, config: Any) -> int:
-        """The processor's default for videos. The config does not say."""
+        """The processor's default for videos. The config does not give it."""
         return 2
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
@@ -42,25 +42,25 @@ class VideoLlama3(PatchGrid):
         return super().grids(config, call, tower)
 
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
-        """Those that the processor's mask keeps."""
+        """The cells that the processor's mask keeps."""
         mask, sizes = call.get("video_compression_mask"), list(map(math.prod, grids))
         if mask is None:
             return None
-        # For several return sequences each of its elements is repeated.
+        # With several return sequences, each of its elements is repeated.
         videos = torch.split(mask[:: len(mask) // sum(sizes)], sizes)
         return [video.nonzero().squeeze(1) for video in videos]
 
     def processor_options(self, processor: Any, *, every_token: bool = False) -> dict[str, Any]:
-        """Its compression leaves tokens out. Processors of older versions have none."""
+        """Its compression leaves tokens out. Older processors have none."""
         compresses = hasattr(processor.video_processor, "use_token_compression")
         return {"use_token_compression": False} if every_token and compresses else {}
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """What the projector reads, of complete frames."""
+        """The projector's input for complete frames."""
         return split_frames(tower.output.last_hidden_state, grids)
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Of complete frames, which differ in size."""
+        """FLOPs of complete frames, which differ in size."""
         vision, text, flops = config.vision_config, config.text_config.hidden_size, 0
         for frames, rows, columns in grids:
             tokens = rows * columns

@@ -18,18 +18,18 @@ from adatp.tower_flops import image_tower_flops
 
 @register("video_llava", checkpoint="LanguageBind/Video-LLaVA-7B-hf")
 class VideoLlava(SelectedLayer):
-    """A frame's class token shows no place in the frame: it is no visual token, and is never dropped."""
+    """A frame's class token shows no place in it, so it is not a visual token and is never dropped."""
 
     def tower(self, model: Any) -> nn.Module:
-        """A CLIP for videos alone; images have another."""
+        """The CLIP tower for videos; images have another one."""
         return cast(nn.Module, model.base_model.video_tower)
 
     def side(self, config: Any) -> int:
-        """Nothing is pooled."""
+        """Tokens on a side of a frame, without pooling."""
         return self.patches_a_side(config)
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """A run of placeholders is a video: the tower's output does not say where one ends."""
+        """One video per run of placeholders, since the tower's output does not mark their ends."""
         side = self.side(config)
         lengths = runs(call["input_ids"], config.video_token_id)
         frames = [[length // (side**2 + 1) for length in row] for row in lengths]

@@ -1,4 +1,4 @@
-"""Reads what lmms-eval wrote of a run, and keeps of it what the tables need."""
+"""Reads lmms-eval's results of a run, and stores what the tables need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from adatp.errors import AdaTPError
 
 DONE = "done.json"
-"""The file that says that a run is complete, with all that is kept of it."""
+"""The file that marks a run as complete and holds all its stored results."""
 
 
 class GatheringError(AdaTPError, ValueError):
@@ -22,16 +22,16 @@ class GatheringError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of one run.
+    """The stored results of one run.
 
     Attributes:
-        facts: of the run (see `Run.facts`).
+        facts: facts of the run (see `Run.facts`).
         score: the metric, in per cent, as lmms-eval computes it.
-        documents: "task/number" -> score of the document, 0 .. 1; those that have one by themselves.
+        documents: "task/number" -> score of the document, 0 .. 1, for documents that have their own score.
         figures: means over the documents: tokens, FLOPs, milliseconds.
         failed: documents without an answer.
-        seconds: of the run, loading included.
-        peak_memory_gb: as lmms-eval wrote it; None: not.
+        seconds: duration of the run, loading included.
+        peak_memory_gb: from lmms-eval's results; None: not there.
     """
 
     facts: Mapping[str, Any]
@@ -43,14 +43,14 @@ class Outcome:
     peak_memory_gb: float | None
 
     def write(self, folder: Path) -> None:
-        """Write it; with this the run is complete."""
+        """Write the results. This completes the run."""
         scratch = folder / f"{DONE}.tmp"
         scratch.write_text(json.dumps(asdict(self)) + "\n")
         scratch.replace(folder / DONE)
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
-        """What `write` wrote; None if the run is not complete.
+        """Read the results that `write` wrote; None if the run is not complete.
 
         Raises:
             GatheringError: the file is damaged.
@@ -68,7 +68,7 @@ def gather(folder: Path, facts: Mapping[str, Any]) -> Outcome:
 
     Args:
         folder: its ``--output_path``.
-        facts: of the run.
+        facts: facts of the run.
 
     Raises:
         GatheringError: there are none, or the metric is not among them.
@@ -111,7 +111,7 @@ def _documents(folder: Path, metric: str) -> tuple[dict[str, float], list[dict[s
 
 
 def _score(results: Mapping[str, Any], facts: Mapping[str, Any]) -> float:
-    """The metric of a task; of a group that has none itself the mean of its tasks."""
+    """The metric of a task. For a group without one, the mean of its tasks."""
     by_task = {**results.get("groups", {}), **results["results"]}
     task, metric = facts["task"], facts["metric"]
     for names in ([task], results.get("group_subtasks", {}).get(task, [])):
@@ -147,11 +147,11 @@ _PAIRS = (("pred_answer", "answer"), ("parsed_pred", "answer"), ("pred", "ground
 
 
 def score_of(record: Any) -> float | None:
-    """The score of one document by what its task noted of it, 0 .. 1; None where nothing says it.
+    """The score of one document from its task's record, 0 .. 1; None if the record has none.
 
     Args:
-        record: a number, or what the tasks of the field note: a score or a rating, an answer beside the right
-            one, or an answer about times by "video>>>caption>>>times".
+        record: a number, or a usual record: a score or a rating, an answer next to the right one, or an
+            answer about times as "video>>>caption>>>times".
     """
     if isinstance(record, int | float):
         return float(record)
@@ -169,7 +169,7 @@ def score_of(record: Any) -> float | None:
 
 
 def _overlap(key: str, answer: str) -> float | None:
-    """Of times that were asked for: intersection over union, as lmms-eval's own task computes it."""
+    """For questions about times: intersection over union, as lmms-eval's own task computes it."""
     try:
         task = import_module("lmms_eval.tasks.charades_sta.utils")
     except ImportError:

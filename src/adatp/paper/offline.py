@@ -24,23 +24,23 @@ TASKS = ("adatp_mvbench", "adatp_videomme")
 """The names of the two tasks."""
 
 METRICS = ("mvbench_accuracy", "videomme_perception_score")
-"""Their metrics."""
+"""Names of the metrics of the two tasks."""
 
 FRAMES, DOCUMENTS = 8, 8
-"""Size of what ``--offline-check`` asks."""
+"""Size of the tasks of ``--offline-check``."""
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HOME": "{folder}/hub", "HF_DATASETS_CACHE": "{folder}/datasets"}
-"""No hub, and no cache but one in the folder."""
+"""No hub, and no cache except one in the folder."""
 
 SPLIT = "test"
 """The split of the world that the clips come from."""
 
 
 def offline_plan(folder: Path) -> Plan:
-    """Vanilla and AdaTP on the embedded model.
+    """A plan of vanilla and AdaTP on the embedded model.
 
     Args:
-        folder: where the tasks are written.
+        folder: the tasks are written into it.
     """
     write_tasks(folder / "tasks", FRAMES, DOCUMENTS)
     tasks = (Task(name, metric, DOCUMENTS) for name, metric in zip(TASKS, METRICS, strict=True))
@@ -58,9 +58,9 @@ def write_tasks(folder: Path, frames: int, documents: int) -> None:
 
     Args:
         folder: an empty or missing folder.
-        frames: of every clip.
-        documents: of each task. The first task asks the first questions of ``adatp eval``, the second the
-            next ones.
+        frames: frames of every clip.
+        documents: documents of each task. The first task asks the first questions of ``adatp eval``, the
+            second the next ones.
     """
     videos = folder / "videos"
     videos.mkdir(parents=True)

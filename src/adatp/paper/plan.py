@@ -1,4 +1,4 @@
-"""The file that says what is run, and the runs that it means."""
+"""Reads a plan file, and lists the runs that it describes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Model:
     """A model of the table.
 
     Attributes:
-        name: in tables and in the names of folders.
+        name: its name in tables and in the names of folders.
         pretrained: a folder, an id on the hub, or "embedded".
-        seconds: a guess of the time that vanilla needs for a document.
-        arguments: more of lmms-eval's ``--model_args``.
+        seconds: estimated seconds that vanilla needs for a document.
+        arguments: further ``--model_args`` of lmms-eval.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Task:
     """A task of lmms-eval.
 
     Attributes:
-        name: of the task, or of a group of tasks.
-        metric: the figure of its results that stands in the table.
-        documents: how many it has, for the guess of how long a run takes.
-        part: the table that it stands in.
+        name: name of the task, or of a group of tasks.
+        metric: the figure of its results for the table.
+        documents: number of its documents, to estimate how long a run takes.
+        part: the table that it belongs to.
     """
 
     name: str
@@ -54,18 +54,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is run.
+    """All runs of a comparison.
 
     Attributes:
-        models: who is asked.
-        tasks: what.
-        frames: sampled of every video.
+        models: the models.
+        tasks: the tasks.
+        frames: frames sampled from every video.
         budgets: real FLOPs of the decoder's prefill, as fractions of vanilla's.
         methods: names of `METHODS`; vanilla is always run.
         batch_size: documents answered together.
         limit: documents of each task; None: all.
-        launch: how lmms-eval is started; a first word "python" is this Python.
-        include_path: a folder with tasks of one's own.
+        launch: the command that starts lmms-eval; a first word "python" is this Python.
+        include_path: a folder with further tasks.
     """
 
     models: tuple[Model, ...]
@@ -103,9 +103,9 @@ class Run:
     """One model with one method on one task.
 
     Attributes:
-        plan: that it is of.
-        model: who is asked.
-        task: what.
+        plan: the plan of the run.
+        model: the model.
+        task: the task.
         method: name of the method.
         budget: its FLOPs target; None: it has none.
     """
@@ -123,19 +123,19 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where its results lie, below the folder of all."""
+        """The folder of its results, inside the folder of all results."""
         return Path(_file_name(self.model.name), _file_name(self.task.name), self.label)
 
     @property
     def model_args(self) -> str:
-        """lmms-eval's ``--model_args``."""
+        """The value of lmms-eval's ``--model_args``."""
         facts: dict[str, Any] = {"pretrained": self.model.pretrained, "method": self.method}
         facts |= {} if self.budget is None else {"flops": self.budget}
         facts |= {"frames": self.plan.frames, **self.model.arguments}
         return ",".join(f"{name}={value}" for name, value in facts.items())
 
     def facts(self) -> dict[str, Any]:
-        """What tells its results from those of other runs."""
+        """All that distinguishes its results from those of other runs."""
         return {
             "model_args": self.model_args,
             "task": self.task.name,
@@ -153,7 +153,7 @@ def read_plan(path: Path | None) -> Plan:
     """Read a file like ``paper.toml``, which is the default.
 
     Raises:
-        RefusedError: it can't be read, or says what is not possible.
+        RefusedError: it can't be read, or contains something impossible.
     """
     name = "the default plan" if path is None else str(path)
     try:
@@ -182,7 +182,7 @@ def _list(name: str, value: Any, key: str) -> list[Any]:
 
 
 def _part(name: str, where: str, given: Any, kind: type[Part]) -> Part:
-    """A dataclass of what the file says, if it says all of it and nothing else."""
+    """Make a dataclass from a part of the file. All of its fields have to be there, and no others."""
     if not isinstance(given, dict):
         raise RefusedError(f"{name}: {where}: a table is expected, not {given!r}")
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]

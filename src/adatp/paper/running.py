@@ -1,4 +1,4 @@
-"""Runs what a plan says, one run of lmms-eval after the other, and goes on where it was stopped."""
+"""Runs a plan, one run of lmms-eval after the other, and continues a stopped plan."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from adatp.paper.gathering import GatheringError, Outcome, gather
 from adatp.paper.plan import VANILLA, Plan, Run
 
 LOG = "log.txt"
-"""What lmms-eval said of one run."""
+"""The output of lmms-eval in one run."""
 
 
 def check_harness() -> None:
-    """Refuse to begin without lmms-eval.
+    """Refuse to begin if lmms-eval is missing.
 
     Raises:
         RefusedError: it is not installed here.
@@ -34,7 +34,7 @@ def command_of(run: Run, out: Path) -> list[str]:
     """The command that starts one run.
 
     Args:
-        run: what is run.
+        run: the run.
         out: the folder of all results.
     """
     plan, (first, *rest) = run.plan, run.plan.launch
@@ -49,7 +49,7 @@ def outcomes(runs: Sequence[Run], out: Path) -> dict[Run, Outcome]:
     """The runs that are complete.
 
     Raises:
-        GatheringError: a folder holds what another plan ran there, or is damaged.
+        GatheringError: a folder holds the results of another plan, or is damaged.
     """
     found = {}
     for run in runs:
@@ -73,16 +73,16 @@ def carry_out(
     environment: Mapping[str, str] | None = None,
     progress: Callable[[Run, Outcome | str | None], None] = lambda run, result: None,
 ) -> dict[Run, Outcome]:
-    """Run what is not complete. One that fails is passed over: the next call tries it again.
+    """Run all incomplete runs. A run that fails is skipped, and the next call tries it again.
 
     Args:
         runs: what to run.
         out: the folder of all results.
-        environment: variables for lmms-eval beside those of this process.
+        environment: variables for lmms-eval in addition to those of this process.
         progress: called with a run before it begins (None), and with its outcome, or why it failed.
 
     Returns:
-        Those that are complete.
+        The complete runs.
 
     Raises:
         GatheringError: see `outcomes`.
@@ -99,7 +99,7 @@ def carry_out(
                 complete |= found
                 continue
             progress(run, None)
-            for left in folder.iterdir():  # of a run that was stopped
+            for left in folder.iterdir():  # from a run that was stopped
                 if left.is_dir():
                     shutil.rmtree(left)
             code = _start(command_of(run, out), folder / LOG, environment or {})
@@ -118,7 +118,7 @@ def carry_out(
 
 
 def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run a command to its end, its messages into a file; it ends with this process."""
+    """Run a command to its end, with its output in a file. It ends with this process."""
     with log.open("wb") as file:
         try:
             process = subprocess.Popen(
@@ -138,7 +138,7 @@ def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, as long as this one lives."""
+    """Keep other processes out of a run's folder while this one lives."""
     with (folder / ".lock").open("w") as file:
         with suppress(ImportError):  # not on Windows
             import fcntl
@@ -151,10 +151,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def hours(runs: Sequence[Run], complete: Mapping[Run, Outcome]) -> float:
-    """A guess of how long runs take.
+    """Estimate how many hours runs take.
 
-    A document takes as long as in the complete runs of the model and the task; without any as long as the
-    plan guesses for vanilla. Pruning is not counted on: reading videos and the vision tower take their time.
+    A document takes as long as in the complete runs of the model and the task, or else as long as the plan
+    estimates for vanilla. The estimate ignores pruning, since reading videos and the vision tower take most
+    of the time.
     """
     seconds = 0.0
     for run in runs:
@@ -177,7 +178,7 @@ def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
         shard: "i/n", i from 1 to n.
 
     Raises:
-        RefusedError: that is no such text.
+        RefusedError: the text has another form.
     """
     first, slash, of = shard.partition("/")
     numbers = slash and all(each.isascii() and each.isdigit() and len(each) < 10 for each in (first, of))
@@ -187,7 +188,7 @@ def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
 
 
 def described(plan: Plan, runs: Sequence[Run], complete: Mapping[Run, Outcome], out: Path) -> str:
-    """What would be run, as a text: one command a line, and how long all may take."""
+    """Describe the runs as a text: one command per line, and how long all may take."""
     waiting = [run for run in runs if run not in complete]
     lines = []
     for run in waiting:

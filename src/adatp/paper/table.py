@@ -1,4 +1,4 @@
-"""From outcomes to the paper's table: scores with intervals, relative averages, FLOPs, time and memory."""
+"""Turns outcomes into the paper's table: scores with intervals, relative averages, FLOPs, time and memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ def rows_of(plan: Plan, complete: Mapping[Run, Outcome]) -> list[Row]:
     """A row for each model, part and method that has results.
 
     Args:
-        plan: what was to be run.
-        complete: what was.
+        plan: the plan.
+        complete: the outcomes of complete runs.
 
     Returns:
-        Each row has ``model``, ``part``, ``method``, ``budget``; ``tasks``, by name what `compared` says;
-        ``relative``, the mean over the tasks of per cent of vanilla's score, None where a task or vanilla is
-        missing; and means over the tasks of real FLOPs (``flops_ratio``), of visual tokens kept in all layers
-        (``tokens_ratio``), and of ``milliseconds`` and ``seconds`` a document; ``peak_memory_gb``, the most.
+        Rows with ``model``, ``part``, ``method``, ``budget`` and:
+
+        - ``tasks``: by name, the result of `compared`;
+        - ``relative``: the mean over the tasks of per cent of vanilla's score, None if a task or vanilla is
+          missing;
+        - means over the tasks: real FLOPs (``flops_ratio``), visual tokens kept in all layers
+          (``tokens_ratio``), ``milliseconds`` and ``seconds`` per document;
+        - ``peak_memory_gb``: the maximum.
     """
     rows = []
     for model in plan.models:
@@ -73,13 +77,19 @@ def _mean(figures: Sequence[Mapping[str, float]], name: str) -> float | None:
 
 
 def compared(outcome: Outcome, vanilla: Outcome | None) -> dict[str, Any]:
-    """One score beside vanilla's on the same documents.
+    """Compare one score with vanilla's on the same documents.
 
     Returns:
-        ``score`` in per cent, as lmms-eval computes it; ``n`` documents with a score of their own, and the
-        95 % bootstrap interval of their mean, ``low`` .. ``high``; ``delta`` of the mean to vanilla's on the
-        documents of both, in points, with its paired interval ``delta_low`` .. ``delta_high``; ``p_value`` of
-        McNemar's exact test where scores are 0 or 1, else None. What can't be said is None.
+        A dictionary with:
+
+        - ``score`` in per cent, as lmms-eval computes it;
+        - ``n`` documents with their own score, and the 95 % bootstrap interval of their mean, ``low`` ..
+          ``high``;
+        - ``delta`` of the mean to vanilla's on the documents of both, in points, with its paired interval
+          ``delta_low`` .. ``delta_high``;
+        - ``p_value`` of McNemar's exact test if scores are 0 or 1, else None.
+
+        Values that can't be computed are None.
     """
     scores = list(outcome.documents.values())
     low, high = bootstrap_interval(scores) if scores else (math.nan, math.nan)
@@ -107,7 +117,7 @@ def compared(outcome: Outcome, vanilla: Outcome | None) -> dict[str, Any]:
 
 
 def markdown(plan: Plan, rows: Sequence[Row]) -> str:
-    """The tables as Markdown: of each model and part one of ours, then what others published."""
+    """The tables as Markdown: for each model and part one of ours, then published results of others."""
     texts = []
     for model in plan.models:
         for part in dict.fromkeys(task.part for task in plan.tasks):
@@ -178,7 +188,7 @@ def _lines(cells: Sequence[Sequence[str]]) -> str:
 
 
 def published(model: Model, plan: Plan) -> str | None:
-    """What others published of a model with as many frames, with its sources; None if nothing is known."""
+    """Published results of a model with as many frames, with their sources; None if none are known."""
     known = tomllib.loads((files("adatp.paper") / "published.toml").read_text())
     wanted = (model.pretrained, plan.frames)
     found = [

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 _End = tuple[float, float, str]
-"""Where a line ends, (x, y), and its name."""
+"""End of a line, (x, y), and its name."""
 
 
 def plot_accuracy(rows: Sequence[Row]) -> Figure:
-    """Accuracy against real FLOPs, a line for each method, a panel for each number of frames and disturbance.
+    """Accuracy against real FLOPs: one line per method, one panel per number of frames and disturbance.
 
     Args:
-        rows: as ``adatp.evaluation.summarise`` gives them.
+        rows: rows of ``adatp.evaluation.summarise``.
 
     Returns:
         A figure; bars are 95 % intervals, and the band is vanilla's.
@@ -68,12 +68,12 @@ def plot_accuracy(rows: Sequence[Row]) -> Figure:
 
 
 def plot_thirds(rows: Sequence[Row]) -> Figure:
-    """Accuracy by where in the clip the evidence lies.
+    """Accuracy by the part of the clip that holds the evidence.
 
-    A row of panels for each number of frames and disturbance, a column for each FLOPs target.
+    There is one row of panels per number of frames and disturbance, and one column per FLOPs target.
 
     Args:
-        rows: as ``adatp.evaluation.summarise`` gives them.
+        rows: rows of ``adatp.evaluation.summarise``.
 
     Returns:
         A figure; bars are 95 % intervals. Only questions whose evidence lies in one third count.
@@ -117,10 +117,10 @@ def plot_thirds(rows: Sequence[Row]) -> Figure:
 
 
 def plot_differences(rows: Sequence[Row]) -> Figure:
-    """What each variant gains or loses against the full method, a panel for each length and FLOPs target.
+    """Gain or loss of each variant against the full method, one panel per length and FLOPs target.
 
     Args:
-        rows: of ablations, as ``adatp.evaluation.summarise`` gives them.
+        rows: rows of ablations from ``adatp.evaluation.summarise``.
 
     Returns:
         A figure; bars are 95 % intervals of the paired difference.
@@ -161,7 +161,7 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 
 def _by(rows: Sequence[Row], key: Any) -> dict[Any, list[Row]]:
-    """Rows in groups, in the order of their first."""
+    """Rows in groups, in the order of each group's first row."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
@@ -169,7 +169,7 @@ def _by(rows: Sequence[Row], key: Any) -> dict[Any, list[Row]]:
 
 
 def _asked(row: Row) -> tuple[int, str]:
-    """What a row's questions are asked of: so many frames, under a disturbance or none."""
+    """The clips of a row's questions: number of frames, and the disturbance or none."""
     return row["frames"], row.get("disturbance", "")
 
 
@@ -211,7 +211,7 @@ def _draw_level(axes: Axes, row: Row) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[_End], styles: Mapping[str, tuple[str, str]]) -> None:
-    """Names beside the panel at the heights where their lines end, pushed apart where they would overlap."""
+    """Write names next to the panel at the heights of their lines' ends, moved apart where they overlap."""
     low, high = axes.get_ylim()
     beside = axes.get_yaxis_transform()  # x in panels, y in data
     heights = spread([y for _, y, _ in ends], (high - low) * 0.042)
@@ -231,12 +231,13 @@ def _label_ends(axes: Axes, ends: Sequence[_End], styles: Mapping[str, tuple[str
 
 
 def spread(heights: Sequence[float], step: float) -> list[float]:
-    """Move heights apart until neighbours are ``step`` or more apart, in their order, each as little as that
-    takes: those that crowd are centred on their mean.
+    """Move heights apart until neighbours are at least ``step`` apart, in their order.
+
+    Each height moves as little as possible: a cluster is centred on its mean.
 
     Args:
         heights: (n,), in any order.
-        step: at least this far apart.
+        step: least distance.
 
     Returns:
         (n,), in the same order.

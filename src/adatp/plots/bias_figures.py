@@ -1,4 +1,4 @@
-"""Figures of attention bias, as ``adatp.bias.measure`` finds it."""
+"""Figures of attention bias, from the results of ``adatp.bias.measure``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT = "cividis"
-"""A colour map that colour-blind readers can read, in print as well."""
+"""A colour map that colour-blind readers can read, also in print."""
 
 _MOST_MAPS, _MOST_LINES = 6, 12
 
 
 def plot_bias(found: Mapping[str, Any]) -> dict[str, Figure]:
-    """All figures that the measurement has numbers for.
+    """All figures for which the measurement has numbers.
 
     Args:
-        found: as ``adatp.bias.measure`` gives it.
+        found: result of ``adatp.bias.measure``.
 
     Returns:
         Figures by name: ``frames``; ``positions`` unless clips differed in format; ``controls`` if there
@@ -35,10 +35,10 @@ def plot_bias(found: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def plot_frames(found: Mapping[str, Any]) -> Figure:
-    """Frame by layer: where the top-10 % tokens lie, by attention and by AdaTP's rules on the same attention.
+    """Top-10 % tokens by frame and layer: by attention, and by AdaTP's rules on the same attention.
 
     Args:
-        found: as ``adatp.bias.measure`` gives it.
+        found: result of ``adatp.bias.measure``.
     """
     from matplotlib.figure import Figure
 
@@ -54,9 +54,9 @@ def plot_frames(found: Mapping[str, Any]) -> Figure:
         image = axes.imshow(share, aspect="auto", cmap=HEAT, vmin=0, vmax=most, interpolation="nearest")
         axes.set_title(f"top-10 % tokens {title}", loc="left", fontsize=10)
         axes.set_xlabel("frame")
-        _whole_ticks(axes.set_xticks, frames, first=1)
+        _integer_ticks(axes.set_xticks, frames, first=1)
     panels[0].set_ylabel("layer")
-    _whole_ticks(panels[0].set_yticks, len(layers), names=[row["layer"] for row in layers])
+    _integer_ticks(panels[0].set_yticks, len(layers), names=[row["layer"] for row in layers])
     figure.colorbar(image, ax=panels, label="share, 1 = every frame has its even share", pad=0.01)
     return figure
 
@@ -65,7 +65,7 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
     """On the token grid, over frames: attention, and the top-10 % tokens by attention and by AdaTP's rules.
 
     Args:
-        found: as ``adatp.bias.measure`` gives it.
+        found: result of ``adatp.bias.measure``.
     """
     from matplotlib.figure import Figure
 
@@ -79,7 +79,7 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(1.2 + 1.55 * len(chosen), 5.4), layout="constrained")
     grid = figure.subplots(3, len(chosen), squeeze=False)
     highest = [max(_peak(one) for one in row) for row in maps]
-    highest[1:] = [max(highest[1:])] * 2  # two choices of as many tokens: on one scale
+    highest[1:] = [max(highest[1:])] * 2  # two choices of equally many tokens: on one scale
     for row, (panels, name) in enumerate(zip(grid, names, strict=True)):
         for axes, values, layer in zip(panels, maps[row], chosen, strict=True):
             image = axes.imshow(values, cmap=HEAT, vmin=0, vmax=highest[row], interpolation="nearest")
@@ -94,10 +94,10 @@ def plot_positions(found: Mapping[str, Any]) -> Figure:
 
 
 def plot_controls(found: Mapping[str, Any]) -> Figure:
-    """Attention by frame under every condition, a panel a layer: what all of them share is due to position.
+    """Attention by frame under every condition, one panel per layer. What all share is due to position.
 
     Args:
-        found: as ``adatp.bias.measure`` gives it.
+        found: result of ``adatp.bias.measure``.
     """
     from matplotlib.figure import Figure
 
@@ -125,7 +125,7 @@ def plot_controls(found: Mapping[str, Any]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
-    grid[0, 0].set_ylim(bottom=0)  # shared, so only once all lines are there
+    grid[0, 0].set_ylim(bottom=0)  # shared, so only once all lines are drawn
     figure.supxlabel("frame", fontsize=9)
     figure.supylabel("attention on the frame, 1 = every frame has its even share", fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -137,8 +137,8 @@ def _peak(values: Sequence[Sequence[float]]) -> float:
     return max(map(max, values))
 
 
-def _whole_ticks(set_ticks: Any, count: int, *, first: int = 0, names: Sequence[int] | None = None) -> None:
-    """Few enough labels to read, numbered from ``first`` or by ``names``."""
+def _integer_ticks(set_ticks: Any, count: int, *, first: int = 0, names: Sequence[int] | None = None) -> None:
+    """Set few enough labels to read, numbered from ``first`` or by ``names``."""
     step = max(1, -(-count // 16))
     places = list(range(0, count, step))
     set_ticks(places, [str(place + first if names is None else names[place]) for place in places], fontsize=8)

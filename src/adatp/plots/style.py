@@ -1,4 +1,4 @@
-"""What all figures share: colours and markers, and which of many to draw."""
+"""Style that all figures share: colours and markers, and a choice among many items."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Pick places that are evenly spaced.
+    """Pick evenly spaced places.
 
     Args:
-        count: how many places there are.
+        count: number of places.
         most: how many to pick at most.
 
     Returns:
-        int64, ascending, from 0 to ``count - 1``; both of these are among them.
+        int64, ascending, including the first (0) and the last (``count - 1``).
     """
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)

@@ -1,4 +1,4 @@
-"""What is kept: patches that each layer still reads, frame by frame, and a timeline of the whole clip."""
+"""Draws kept tokens: the patches that each layer still reads, frame by frame, and a timeline of the clip."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SIDE = 128  # pixels of a frame's long side: more than a column is wide in prin
 
 
 def survival(layout: VideoLayout, report: Report) -> np.ndarray:
-    """How many decoder layers process each visual token: as dropped ones never return, layer l those above l.
+    """Number of decoder layers that process each visual token. Layer l has the tokens above l.
 
     Args:
-        layout: of a prompt with one video.
-        report: of a run of that prompt alone.
+        layout: layout of a prompt with one video.
+        report: report of a run of that prompt alone.
 
     Returns:
         (frames, rows, columns) int64; 0 where there is no token.
@@ -41,7 +41,9 @@ def survival(layout: VideoLayout, report: Report) -> np.ndarray:
 
 
 def first_frames(images: int, frames: int) -> np.ndarray:
-    """Of a video's ``images`` the first that each of the model's ``frames`` stands for, (frames,) int64."""
+    """For each of the model's ``frames``, the first of a video's ``images`` that it represents: (frames,)
+    int64.
+    """
     merged = -(-images // frames)
     return np.minimum(np.arange(frames) * merged, images - 1)
 
@@ -57,7 +59,9 @@ def shrink(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def changing_layers(report: Report, most: int = 5) -> list[int]:
-    """Layers that process fewer visual tokens than the one before: at most so many, evenly; else the last."""
+    """Layers that process fewer visual tokens than the one before: at most ``most``, evenly spaced; else
+    the last.
+    """
     counts = [sum(report.prompt_visual_tokens), *map(sum, report.visual_tokens)]
     changed = [layer for layer in range(len(counts) - 1) if counts[layer + 1] < counts[layer]]
     changed = changed or [len(report.visual_tokens) - 1]
@@ -67,18 +71,18 @@ def changing_layers(report: Report, most: int = 5) -> list[int]:
 def plot_tokens(
     frames: np.ndarray, layout: VideoLayout, report: Report, layers: Sequence[int], title: str = ""
 ) -> Figure:
-    """Kept patches clear, dropped ones grey, dark and hatched: a row a layer, below a timeline.
+    """Draw kept patches clear and dropped ones grey, dark and hatched: a row per layer, and a timeline.
 
     Args:
-        frames: (F, H, W, 3) uint8, as the model sees them (``Session.visible_part``). Where the model merges
+        frames: (F, H, W, 3) uint8, as the model receives them (``Session.visible_part``). If the model merges
             frames, the first is shown.
-        layout: of the prompt, with one video.
-        report: of its run.
+        layout: layout of the prompt, with one video.
+        report: report of its run.
         layers: the rows; decoder layers, from 0.
-        title: above it all, in one line or several.
+        title: title above the figure, in one line or several.
 
     Returns:
-        A figure. The timeline has all frames, the rows 16 at most, picked evenly.
+        A figure. The timeline has all frames, the rows at most 16, picked evenly.
 
     Raises:
         ValueError: there is no such layer, none at all, or more than one prompt or video.
@@ -128,13 +132,13 @@ def plot_tokens(
     axes.set_xticks(centres, picked + 1)
     axes.tick_params(length=0, pad=2, labelsize=8)
     gone = "dropped, or merged into kept ones" if report.merges else "dropped"
-    gone += "" if layout.whole else ", or left out by the processor"
+    gone += "" if layout.complete else ", or left out by the processor"
     axes.set_xlabel(f"Patches that are clear are kept; grey and hatched: {gone}.", fontsize=8, loc="left")
     return figure
 
 
 def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
-    """Frames side by side, the patches that are not kept dimmed.
+    """Frames side by side, with the patches that are not kept dimmed.
 
     Args:
         images: (F, H, W, 3) uint8.
@@ -146,7 +150,7 @@ def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
     columns = np.arange(width) * kept.shape[2] // width
     clear = kept[:, rows[:, None], columns]
     grey = images @ np.array([0.299, 0.587, 0.114])
-    # Hatched too: making a dark image darker would not show.
+    # Hatched too: darkening a dark image would not show.
     hatch = 45 * ((np.arange(height)[:, None] + np.arange(width)) % 8 < 2)
     dim = (25 + 0.3 * grey + hatch).astype(np.uint8)[..., None]
     frames = np.where(clear[..., None], images, dim)
@@ -155,7 +159,7 @@ def _strip(images: np.ndarray, kept: np.ndarray, gap: int) -> np.ndarray:
 
 
 def _draw_relevance(axes: Axes, notes: dict[str, Any]) -> None:
-    """The question's relevance: of each frame a dot, of its segment a line."""
+    """Draw the question's relevance: a dot per frame, a line per segment."""
     by_frame = np.array(notes["frame_relevance"])
     by_segment = np.array(notes["segment_relevance"])[notes["segments"]]
     edges = np.arange(len(by_frame) + 1) + 0.5
@@ -166,7 +170,7 @@ def _draw_relevance(axes: Axes, notes: dict[str, Any]) -> None:
 
 
 def _draw_counts(axes: Axes, depth: np.ndarray, layers: Sequence[int]) -> None:
-    """Tokens of each frame that the layers process, the deeper the darker."""
+    """Draw how many tokens of each frame the layers process: deeper layers are darker."""
     from matplotlib import colormaps
 
     edges = np.arange(len(depth) + 1) + 0.5

@@ -1,4 +1,4 @@
-"""What a prefill and the decode steps after it cost, and the report that says so."""
+"""Computes the cost of a prefill and of its decode steps, and makes the report."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class RequestCost:
     """FLOPs of one request as a function of its decode steps.
 
     Attributes:
-        shape: the decoder's.
+        shape: sizes of the decoder.
         prefill: FLOPs of everything but decoding.
         context: ``context[b][l]``: tokens of sample b that layer l holds before the first decode step.
-        context_vanilla: ``context_vanilla[b]``: without pruning, in every layer.
+        context_vanilla: ``context_vanilla[b]``: the same without pruning, in every layer.
     """
 
     shape: DecoderShape
@@ -40,7 +40,7 @@ class RequestCost:
     context_vanilla: Sequence[int]
 
     def __call__(self, steps: int) -> Flops:
-        """FLOPs after so many decode steps."""
+        """FLOPs after this number of decode steps."""
         vanilla = ([n] * self.shape.layers for n in self.context_vanilla)
         return replace(
             self.prefill,
@@ -51,15 +51,15 @@ class RequestCost:
 
 @dataclass(frozen=True, eq=False)
 class Accountant:
-    """What is the same for all reports of a context.
+    """Facts that all reports of a context share.
 
     Attributes:
-        method: which pruned.
-        config: the model's.
-        family: the model's.
-        shape: the decoder's.
+        method: the method that pruned.
+        config: the model's config.
+        family: the model's family.
+        shape: sizes of the decoder.
         relevance: the relevance signal that plans read.
-        every_logit: whether the model computes the logits of all the prompt's tokens, not of the last alone.
+        every_logit: whether the model computes the logits of all the prompt's tokens, not only of the last.
     """
 
     method: PruningMethod
@@ -78,14 +78,14 @@ class Accountant:
         tower_scoring: int = 0,
         vision_saved: int = 0,
     ) -> Report:
-        """The report of one prefill.
+        """Make the report of one prefill.
 
         Args:
-            reading: its prompts.
+            reading: the prompts of the prefill.
             kept: ``kept[l][b]``: positions in the call that layer l processed; None: all of them.
-            stopwatch: of the request.
+            stopwatch: times of the request.
             tower_scoring: FLOPs of recording the vision tower's attention.
-            vision_saved: FLOPs that frames which were not encoded would have taken.
+            vision_saved: FLOPs that the frames which were not encoded would have taken.
         """
         layouts, plan, past = reading.layouts, reading.plan, reading.past
         if kept is None or plan is None:
@@ -123,7 +123,7 @@ class Accountant:
         )
 
     def _decoder(self, reading: Reading, b: int, tokens: Sequence[int]) -> tuple[int, int]:
-        """FLOPs of the decoder for sample b, and without pruning; ``tokens[l]`` are those of layer l."""
+        """FLOPs of the decoder for sample b, with and without pruning; ``tokens[l]`` are those of layer l."""
         plan, shape, counts = reading.plan, self.shape, reading.layouts[b].counts
         scored = dict.fromkeys(plan.scored_of(b), len(plan.queries[b])) if plan is not None else {}
         return (
@@ -146,12 +146,12 @@ class Accountant:
         return flops
 
     def _add_padded(self, flops: Flops, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
-        """What the decoder's part really computes: as many tokens in every row as in the longest."""
+        """Add what the decoder really computes: every row has as many tokens as the longest."""
         plan, shape, layouts = reading.plan, self.shape, reading.layouts
         batch, length = len(layouts), reading.length
-        whole = [layout.counts.tokens for layout in layouts]
+        lengths = [layout.counts.tokens for layout in layouts]
         by_layer = list(zip(*tokens, strict=True))  # pads go on until the first cut
-        widths = [length if list(counts) == whole else max(counts) for counts in by_layer]
+        widths = [length if list(counts) == lengths else max(counts) for counts in by_layer]
         rows = max(map(len, plan.queries)) if plan is not None else 0
         scored = dict.fromkeys(plan.scored, rows) if plan is not None else {}
         slots = reading.past.slots_by(shape.layers)
@@ -161,9 +161,9 @@ class Accountant:
 
 
 def on_cpu(kept: Sequence[Sequence[Tensor]], offset: int) -> list[list[Tensor]]:
-    """Positions by layer and sample, moved to the CPU and on by ``offset``; a GPU is waited for once.
+    """Positions by layer and sample, moved to the CPU and shifted by ``offset``, with one wait for the GPU.
 
-    Layers that process the same tokens go on sharing one tensor.
+    Layers that process the same tokens still share one tensor.
     """
     distinct = {id(positions): positions for layer in kept for positions in layer}
     joined = torch.cat(list(distinct.values())).cpu() + offset

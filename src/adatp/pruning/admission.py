@@ -1,4 +1,4 @@
-"""Which models can be pruned, and one context a model at a time."""
+"""Checks which models can be pruned, and allows one context per model at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from adatp.engine import attention_module
-from adatp.errors import AdaTPError
+from adatp.errors import PruningError
 from adatp.flops import layer_types
 from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
 
@@ -20,16 +20,11 @@ _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-class PruningError(AdaTPError, RuntimeError):
-    """The model can't be pruned this way."""
-
-
 def family_for(model: Any) -> Family:
-    """The model's family; the general rule for one that is given videos and that nobody registered.
+    """The model's family. A model that takes videos and is not registered gets the general rule.
 
     Raises:
-        UnsupportedModelError: it is not known; where a family file is all that is missing, the message says
-            so.
+        UnsupportedModelError: it is not known. If only a family file is missing, the message says so.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     try:
@@ -52,7 +47,7 @@ def check_decoder(config: Any) -> None:
     """Refuse decoders that can't be pruned exactly.
 
     Args:
-        config: the text model's.
+        config: the text model's config.
 
     Raises:
         PruningError: the message names the reason.
@@ -66,11 +61,11 @@ def check_decoder(config: Any) -> None:
             f"attention implementation {implementation!r} can't be pruned: load the model with 'sdpa'"
         )
     if "sliding_attention" in kinds and implementation not in ("eager", "sdpa"):
-        raise PruningError(  # only a mask can tell which of the keys left lie in the window
+        raise PruningError(  # only a mask can tell which of the keys left are in the window
             f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
             "dropped between them: load the model with 'sdpa'"
         )
-    if getattr(config, "num_kv_shared_layers", 0):  # they would see keys that are dropped by then
+    if getattr(config, "num_kv_shared_layers", 0):  # they would read keys that are dropped by then
         raise PruningError("decoders whose last layers share the keys of earlier ones can't be pruned")
     if getattr(config, "index_topk", None):
         raise PruningError(
@@ -79,14 +74,14 @@ def check_decoder(config: Any) -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model that reads and writes text, inside of wrappers: PEFT's, ``torch.compile``'s, omni models."""
+    """The model that reads and writes text, without its wrappers: PEFT, ``torch.compile``, omni models."""
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(compiled, nn.Module):
             model = compiled
         elif callable(getattr(model, "get_base_model", None)):
             model = model.get_base_model()
-        elif isinstance(getattr(model, "thinker", None), nn.Module):  # an omni model's part that writes text
+        elif isinstance(getattr(model, "thinker", None), nn.Module):  # the writing part of an omni model
             model = model.thinker
         else:
             return model
@@ -94,7 +89,7 @@ def unwrapped(model: Any) -> Any:
 
 @contextmanager
 def claimed(model: nn.Module, decoder: Any) -> Iterator[None]:
-    """Keep other contexts off a model while the block runs, and off any other around the same layers.
+    """Keep other contexts off this model and its layers while the block runs.
 
     Raises:
         PruningError: another context is open on it.

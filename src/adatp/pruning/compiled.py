@@ -1,4 +1,4 @@
-"""Compiled code does not ask for hooks: while a model is being pruned it runs as plain Python."""
+"""Runs a model as plain Python while it is being pruned, because compiled code ignores hooks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import nn
 
 @contextmanager
 def uncompiled(model: nn.Module, outer: nn.Module) -> Iterator[None]:
-    """Have nothing of a model run compiled while the block runs.
+    """Keep all of a model's code uncompiled while the block runs.
 
-    What the model and its parts hold of compiled code is taken out, and a warning says so. A wrapper that
-    ``torch.compile(model)`` has given out is not to be found from the model; when it is called, its guards
-    see that the model's ``forward`` is another one, and that one runs as plain Python.
+    Compiled code that the model and its parts hold is taken out, and a warning says so. A wrapper that
+    ``torch.compile(model)`` returned can't be found from the model. When it is called, its guards notice that
+    the model's ``forward`` has changed, and the new one runs as plain Python.
 
     Args:
-        model: whose hooks are to run.
-        outer: what the caller holds: the model, or wrappers around it.
+        model: the model whose hooks must run.
+        outer: the caller's object: the model, or wrappers around it.
     """
     with ExitStack() as stack:
         found = False
@@ -33,13 +33,13 @@ def uncompiled(model: nn.Module, outer: nn.Module) -> Iterator[None]:
             found |= _plain_forward(module, stack)
         if found:
             warnings.warn("compiled code runs as plain Python while the model is being pruned", stacklevel=2)
-        if "torch._dynamo" in sys.modules:  # or nothing can have been compiled
+        if "torch._dynamo" in sys.modules:  # otherwise nothing can have been compiled
             _disable(model, stack)
         yield
 
 
 def _plain_call(module: nn.Module, stack: ExitStack) -> bool:
-    """Take out what ``module.compile()`` has made."""
+    """Take out the code that ``module.compile()`` has made."""
     compiled = vars(module).get("_compiled_call_impl")
     if compiled is not None:
         _replace(module, "_compiled_call_impl", None, stack)
@@ -58,7 +58,7 @@ def _plain_forward(module: nn.Module, stack: ExitStack) -> bool:
 
 
 def _disable(model: nn.Module, stack: ExitStack) -> None:
-    """Give the model a ``forward`` of its own that is never compiled."""
+    """Give the model its own ``forward`` that is never compiled."""
     own = vars(model).get("forward")
     function: Any = type(model).forward if own is None else own
 

@@ -1,4 +1,4 @@
-"""Watches a method that encodes videos, where no module is known whose hooks would do."""
+"""Watches a method that encodes videos, for models without a module whose hooks would do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from adatp.models import EncoderMethod
 
 
 class MethodWatch:
-    """Stands in the place of a method of one module until it is removed.
+    """Replaces a method of one module until it is removed.
 
     Args:
-        method: which.
+        method: the method to watch.
         before: called before each call.
-        after: called after each with the module, no positional arguments, all arguments by name, the result.
+        after: called after each call with the module, no positional arguments, all arguments by name, the
+            result.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class MethodWatch:
         setattr(self.owner, self.name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method."""
+        """Call the original method and both callbacks."""
         bound = inspect.signature(self.__wrapped__).bind_partial(*args, **kwargs)
         named = dict(bound.arguments)
         for name, parameter in bound.signature.parameters.items():
@@ -45,17 +46,17 @@ class MethodWatch:
         return output
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> Any:
-        """A copy of the module has its own method."""
+        """A copy of the module gets its own, original method."""
         twin = memo.get(id(self.owner), self.owner)
         return MethodType(getattr(type(twin), self.name), twin)
 
     def remove(self) -> None:
-        """Give the module its method back."""
+        """Give the module its own method back."""
         vars(self.owner).pop(self.name, None)
 
 
 def anchor(output: Any) -> Any:
-    """What is known by its identity for as long as an output lives: of a list or tuple its first element."""
+    """An object whose identity stands for an output: the output, or the first element of a list or tuple."""
     while isinstance(output, (list, tuple)) and output:
         output = output[0]
     return output

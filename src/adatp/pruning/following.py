@@ -1,4 +1,4 @@
-"""Which request a decode step belongs to: the one whose prompt filled the cache that it goes on with."""
+"""Assigns a decode step to the request whose prompt filled the cache that the step continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = "adatp_request"
 
 
 class _Ticket:
-    """What a cache carries of its request, copies of the cache too."""
+    """A cache's reference to its request; copies of the cache carry it too."""
 
     def __init__(self, report: Report | None = None) -> None:
         self._report = None if report is None else weakref.ref(report)
@@ -28,7 +28,7 @@ class _Ticket:
 
 
 def follow(cache: Any, report: Report | None) -> None:
-    """Steps on this cache belong to the request of ``report`` from now on; None: to none that is reported."""
+    """Assign later steps on this cache to the request of ``report``; None: to no reported request."""
     if cache is not None:
         setattr(cache, _NAME, _Ticket(report))
 

@@ -1,4 +1,4 @@
-"""What the layers' caches have of the sequence before a prompt."""
+"""Reads what the layers' caches hold of the sequence before a prompt."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Past:
     Attributes:
         length: tokens, pads included.
         tokens: (B,) tokens of each row, pads excluded.
-        held: for each row how many of them each layer has; empty: every layer has all.
-        slots: cache slots in use of each layer, pads and fillers among them; empty: ``length`` in each.
+        held: for each row, how many of them each layer has; empty: every layer has all.
+        slots: cache slots in use in each layer, pads and fillers included; empty: ``length`` in each.
     """
 
     length: int
@@ -30,19 +30,19 @@ class Past:
     slots: Sequence[int]
 
     def slots_by(self, layers: int) -> Sequence[int]:
-        """Slots in use of each of so many layers."""
+        """Slots in use in each of ``layers`` layers."""
         return self.slots or [self.length] * layers
 
 
 def past_of(cache: Any, length: int, mask: Any, call: tuple[int, int], layers: int) -> Past:
-    """What a cache has of the sequence.
+    """Read what a cache holds of the sequence.
 
     Args:
-        cache: the call's, if any.
-        length: of the sequence before the call.
-        mask: the call's attention mask, as the multimodal model was given it; None: there are no pads.
+        cache: the call's cache, if any.
+        length: length of the sequence before the call.
+        mask: the call's attention mask, as the multimodal model received it; None: there are no pads.
         call: rows and columns of the call's tokens.
-        layers: of the decoder.
+        layers: number of decoder layers.
     """
     batch, new = call
     if not length:
@@ -71,9 +71,9 @@ def _real(mask: Any, length: int, batch: int, new: int) -> Tensor:
     """(B, length) bool: the tokens of the past that are no pads."""
     if isinstance(mask, dict):
         mask = mask["full_attention"]
-    if mask is None or mask.shape[-1] < length + new:  # one of the new tokens alone
+    if mask is None or mask.shape[-1] < length + new:  # a mask of the new tokens alone
         return torch.ones(batch, length, dtype=torch.bool)
     if mask.ndim == 2:
         return cast(Tensor, mask[:, :length].bool())
-    row: Tensor = mask[:, 0, -1, :length]  # the last token sees every other
+    row: Tensor = mask[:, 0, -1, :length]  # the last token attends to every other
     return (row if row.dtype == torch.bool else row == 0).expand(batch, -1)

@@ -1,4 +1,4 @@
-"""Reads the prompts of one prefill: where their videos are, what matters to the question, what is planned."""
+"""Reads the prompts of one prefill: their layouts, the relevance of their frames, and the plan."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from adatp.adatp_steps.precision import full_precision
+from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.models import Family, TowerCall
 from adatp.plan import Plan
 from adatp.prefill import Prefill, PruningMethod
-from adatp.pruning.admission import PruningError
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 
 NOT_ENCODED = "the prompt comes in chunks, or its videos were encoded outside this context"
-"""Why a prompt with places for a video is not pruned where no call of the tower is known to fill them."""
+"""Why a prompt with places for a video is not pruned if no known call of the tower fills them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,12 @@ class Reading:
     """The prompts of one prefill.
 
     Attributes:
-        layouts: one a prompt.
-        grids: of all their videos.
-        relevance: of their frames; counts its own FLOPs.
-        plan: what the method wants done; None: nothing.
+        layouts: one per prompt.
+        grids: grids of all their videos.
+        relevance: relevance of their frames; counts its own FLOPs.
+        plan: the method's plan; None: nothing is pruned.
         past: the sequence before them.
-        length: of the batch's rows, pads included.
+        length: length of the batch's rows, pads included.
     """
 
     layouts: Sequence[VideoLayout]
@@ -46,13 +46,13 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class PromptReader:
-    """What is the same for all prefills of a context.
+    """Facts that all prefills of a context share.
 
     Attributes:
-        method: which plans.
-        config: the model's.
-        family: the model's.
-        shape: the decoder's.
+        method: the method that plans.
+        config: the model's config.
+        family: the model's family.
+        shape: sizes of the decoder.
         signal: how relevance is measured.
         strict: see `adatp.methods.Method.__call__`.
     """
@@ -68,19 +68,19 @@ class PromptReader:
     def read(
         self, arguments: dict[str, Any], embeds: Tensor, cache: Any, length: int, tower: TowerCall | None
     ) -> Reading:
-        """Lay out the prompts and have the method plan.
+        """Lay out the prompts and let the method plan.
 
         Args:
-            arguments: of the multimodal model's call.
-            embeds: (B, L, d) what the decoder is about to read.
-            cache: what the decoder reads the past from, if anything.
-            length: of the sequence that is cached.
+            arguments: arguments of the multimodal model's call.
+            embeds: (B, L, d) the decoder's input.
+            cache: the cache that the decoder reads the past from, if any.
+            length: length of the cached sequence.
             tower: the call of the vision tower that encoded the videos; None: it is not known.
 
         Raises:
             LayoutError: they can't be laid out, so nothing can be pruned.
-            PruningError: the call gives no token ids.
-            QuestionError: the caller gave another number of questions than there are prompts.
+            PruningError: the call has no token ids.
+            QuestionError: the number of questions given differs from the number of prompts.
             BudgetError: a prompt can't be brought down to the FLOPs target, and the context is strict.
         """
         with full_precision(embeds.device):
@@ -141,28 +141,28 @@ class PromptReader:
 def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     """(B, L) bool: the tokens of a call that are not padding.
 
-    Where the model is given masks of single queries, a token that does not see itself is padding. So is one
-    that sees no other and that no other sees: whatever it is, it changes nothing.
+    If the model received masks per query, a token that does not attend to itself is padding. So is a token
+    that attends to no other and that no other attends to: whatever it is, it changes nothing.
 
     Args:
-        attention_mask: as the model was given it: None, (B, past + L), (B, L) for what is not cached alone,
-            (B or 1, heads, L, past + L), or masks by the type of layers.
+        attention_mask: the model's mask: None, (B, past + L), (B, L) for the uncached tokens alone, (B or 1,
+            heads, L, past + L), or masks by type of layer.
         input_ids: (B, L).
-        past: length of what is cached.
+        past: length of the cached sequence.
     """
     length = input_ids.shape[1]
-    if isinstance(attention_mask, dict):  # a static cache's masks are made in advance
-        attention_mask = attention_mask["full_attention"]  # a sliding window's leaves out what is far back
+    if isinstance(attention_mask, dict):  # masks for a static cache are made in advance
+        attention_mask = attention_mask["full_attention"]  # a sliding window's mask leaves out distant tokens
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     mask: Tensor = attention_mask.to(input_ids.device)
     if mask.ndim == 2:
         first = 0 if mask.shape[1] == length else past
         return mask[:, first : first + length].bool()
-    seen = mask[:, 0]
-    if seen.dtype != torch.bool:  # hidden is what has the lowest number, or minus infinity
-        seen = seen > torch.finfo(seen.dtype).min / 2
-    among = seen[:, :, past : past + length]
+    visible = mask[:, 0]
+    if visible.dtype != torch.bool:  # hidden entries have the lowest number, or minus infinity
+        visible = visible > torch.finfo(visible.dtype).min / 2
+    among = visible[:, :, past : past + length]
     own = among.diagonal(dim1=1, dim2=2)
-    others = (seen.sum(2) > own) | (among.sum(1) > own)
+    others = (visible.sum(2) > own) | (among.sum(1) > own)
     return (own & others).expand(len(input_ids), -1)

@@ -1,4 +1,4 @@
-"""The context manager: while it is open, one model prunes; afterwards the model is what it was."""
+"""The context manager: while it is open, one model prunes. Afterwards the model is as before."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from adatp.engine import Engine
 from adatp.engine.attention import ReceivedProbe
+from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
-from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for, unwrapped
+from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped
 from adatp.pruning.compiled import uncompiled
 from adatp.pruning.copies import clean_copies
 from adatp.pruning.prompts import PromptReader
@@ -30,8 +31,8 @@ from adatp.relevance import choose_signal
 class Pruner:
     """Prunes one model while its ``with`` block is open. Made by calling a method: ``AdaTP()(model)``.
 
-    Several threads may generate on the model while the block is open. A context that was entered by hand and
-    lost, together with its `Run`, is left by itself with a ``ResourceWarning``.
+    Several threads may generate on the model while the block is open. If a context was entered by hand and is
+    lost together with its `Run`, it is closed by itself with a ``ResourceWarning``.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Pruner:
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Run:
-        with ExitStack() as stack:  # whatever raises on the way, nothing stays installed
+        with ExitStack() as stack:  # if anything raises on the way, nothing stays installed
             run = Run(self._method, self._install(stack), self)
             stack.callback(partial(_let_go, weakref.ref(run)))
             self._open = stack.pop_all()
@@ -120,7 +121,7 @@ def _shape_of(config: Any) -> DecoderShape:
 
 
 def _let_go(run: weakref.ref[Run]) -> None:
-    """A run that stays readable does not keep its context, and with that the model."""
+    """Release the context, and with it the model, from a run that stays readable."""
     if (left := run()) is not None:
         left._context = None
 
@@ -137,7 +138,7 @@ class _Part(Protocol):
 
 @contextmanager
 def _installed(part: _Part) -> Iterator[None]:
-    """A part's hooks are in place while the block runs; none stays, even if installing fails midway."""
+    """Keep a part's hooks installed while the block runs. If installing fails midway, none stays."""
     try:
         part.install()
         yield
@@ -147,9 +148,10 @@ def _installed(part: _Part) -> Iterator[None]:
 
 @contextmanager
 def _not_compiled(model: Any) -> Iterator[None]:
-    """Keep ``generate`` from the compiled forward that it takes for static caches on a GPU.
+    """Keep ``generate`` from the compiled forward that it uses for static caches on a GPU.
 
-    Made before, it would know nothing of the hooks; made now, it would be traced anew for every length.
+    If compiled earlier, it would ignore the hooks. If compiled now, it would be traced again for every
+    length.
     """
 
     def plain_call(_: Any) -> Any:

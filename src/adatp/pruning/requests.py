@@ -1,4 +1,4 @@
-"""Every call of the decoder in an open context: planned if it reads a video, accounted for in any case."""
+"""Handles every decoder call in an open context: plans it if it reads a video, and always accounts for it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from adatp.threads import PerThread
 
 
 class _Present(PerThread):
-    """The decoder's call that one thread is in the middle of.
+    """The decoder's call that one thread is processing.
 
     Attributes:
         reading: its prompts, if it reads videos that can be pruned.
         encoding: the tower's call that encoded them.
-        follows: if it reads no video, the report of the request that it goes on with.
-        tokens: how many it reads then.
+        follows: if it reads no video, the report of the request that it continues.
+        tokens: how many tokens it reads in that case.
     """
 
     reading: Reading | None = None
@@ -40,12 +40,12 @@ class _Present(PerThread):
 
 @dataclass(eq=False)
 class Requests:
-    """What the engine asks at the beginning and at the end of each call of the decoder.
+    """What the engine calls at the beginning and at the end of each call of the decoder.
 
     Attributes:
-        reader: lays out prompts and has the method plan.
+        reader: lays out prompts and lets the method plan.
         accountant: makes reports.
-        watch: knows what the model was given.
+        watch: records the model's inputs.
         timer: times the stages.
         record: takes the reports.
     """
@@ -62,7 +62,7 @@ class Requests:
 
         Args:
             kwargs: its keyword arguments.
-            past: length of what is cached.
+            past: length of the cached sequence.
 
         Returns:
             The plan; None: every token is processed.
@@ -98,11 +98,11 @@ class Requests:
         return present.reading.plan if present.reading is not None else None
 
     def end(self, kept: list[list[Tensor]] | None, cache: Any) -> None:
-        """Account for the call.
+        """Account for a finished call.
 
         Args:
             kept: ``kept[l][b]``: positions that layer l processed; None where nothing was cut.
-            cache: what the decoder has filled, if anything.
+            cache: the cache that the decoder has filled, if any.
         """
         present = self._present
         self.timer.stop("prefill")
@@ -125,17 +125,17 @@ class Requests:
         follow(cache, report)
 
     def _take_stopwatch(self, encoding: Encoding | None) -> None:
-        """The request's own, with the time that its videos took to encode."""
+        """Use the request's own stopwatch, which includes the time that its videos took to encode."""
         self.timer.use(None if encoding is None else encoding.stopwatch)
-        if encoding is not None:  # the next request with the same features begins at nothing
+        if encoding is not None:  # the next request with the same features starts at zero
             encoding.stopwatch = None
 
     def _reason(self, goes_on: bool) -> str | None:
-        """Why a call that reads no video that we know of is not pruned; None: there is nothing to prune.
+        """Why a call without a known video is not pruned; None: there is nothing to prune.
 
         Args:
-            goes_on: whether the call belongs to a request that was read. Drafts of its next tokens may
-                repeat placeholders of the prompt.
+            goes_on: whether the call continues a request that was read. Drafts of its next tokens may repeat
+                placeholders of the prompt.
         """
         arguments = self.watch.arguments
         ids = arguments.get("input_ids")
@@ -156,7 +156,7 @@ class Requests:
         return any(bool((ids == token).any()) for token in tokens if token is not None)
 
     def _several_images(self, ids: Tensor) -> bool:
-        """Whether a prompt holds more than one image, for a model that takes videos as such."""
+        """Whether a prompt holds more than one image, for a model that takes videos as videos."""
         family: Family = self.reader.family
         token = getattr(self.reader.config, "image_token_id", None)
         if family.encoded_as != "video" or token is None:
@@ -169,6 +169,6 @@ class Requests:
 
 
 def _length(kwargs: dict[str, Any]) -> int:
-    """Tokens that the decoder is about to read; its own ids where nobody has embedded them."""
+    """Tokens that the decoder is about to read, counted from its own ids if there are no embeddings."""
     given = [kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None]
     return int(given[0].shape[1]) if given else 0

@@ -1,4 +1,4 @@
-"""What an open context shows of its requests."""
+"""The public view of an open context's requests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from adatp.errors import PruningError
 from adatp.layout import VideoLayout
 from adatp.prefill import PruningMethod
-from adatp.pruning.admission import PruningError
 from adatp.report import Report
 
 KEPT_REPORTS = 1000
-"""`Run.reports` has so many at most; older ones are let go of."""
+"""`Run.reports` holds at most this many reports; older ones are dropped."""
 
 
 @dataclass(eq=False)
@@ -22,8 +22,8 @@ class Record:
     """What the hooks of a context write down, and its `Run` shows.
 
     Attributes:
-        reports: the last ones, oldest first.
-        layouts: of the last report's prompts.
+        reports: the last reports, oldest first.
+        layouts: layouts of the last report's prompts.
         not_pruned: why prompts were not pruned, and how many times.
     """
 
@@ -32,7 +32,7 @@ class Record:
     not_pruned: Counter[str] = field(default_factory=Counter)
 
     def add(self, report: Report, layouts: Sequence[VideoLayout]) -> None:
-        """One more prefill."""
+        """Add the report of one prefill."""
         self.reports.append(report)
         self.layouts = layouts
 
@@ -40,26 +40,26 @@ class Record:
 class Run:
     """What a method has done so far: ``with AdaTP()(model, processor) as run``.
 
-    It stays readable after the context is left.
+    It stays readable after the context is closed.
     """
 
     def __init__(self, method: PruningMethod, record: Record, context: Any = None) -> None:
         self._method, self._record = method, record
-        self._context = context  # which stays open as long as somebody can read what it does
+        self._context = context  # keeps the context open as long as somebody can read this
 
     @property
     def method(self) -> PruningMethod:
-        """The method that prunes."""
+        """The method of this context."""
         return self._method
 
     @property
     def reports(self) -> list[Report]:
-        """One report a prefill that read a video, oldest first; the last 1,000 of them."""
+        """One report per prefill that read a video, oldest first; at most the last 1,000."""
         return list(self._record.reports)
 
     @property
     def report(self) -> Report:
-        """What the last prefill that read a video did.
+        """Report of the last prefill that read a video.
 
         Raises:
             PruningError: no prompt with a video has been read yet, or none could be pruned.
@@ -74,14 +74,14 @@ class Run:
 
     @property
     def layouts(self) -> list[VideoLayout]:
-        """Where the visual tokens of the last report's prompts are, one layout a sample."""
+        """Positions of the visual tokens of the last report's prompts, one layout per sample."""
         return list(self._record.layouts)
 
     @property
     def not_pruned(self) -> Mapping[str, int]:
-        """Why calls were not pruned, and how many: each also warned, but Python shows equal warnings once.
+        """Why calls were not pruned, and how many. Each also warned, but Python shows equal warnings once.
 
-        A prompt in chunks counts once a chunk. Prompts without anything that looks like a video are not
+        A prompt in chunks counts once per chunk. Prompts without anything that looks like a video are not
         counted.
         """
         return MappingProxyType(dict(self._record.not_pruned))

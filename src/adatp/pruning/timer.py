@@ -17,7 +17,7 @@ class _Present(PerThread):
 
 
 class Timer:
-    """Times the stages of requests, each on a stopwatch of its own. Every thread has its own present one."""
+    """Times the stages of requests, each on its own stopwatch. Every thread has its own current one."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -25,23 +25,23 @@ class Timer:
 
     @property
     def stopwatch(self) -> Stopwatch:
-        """The present one."""
+        """The stopwatch that this thread currently uses."""
         found = self._present.stopwatch
         return self.use(None) if found is None else found
 
     def use(self, stopwatch: Stopwatch | None) -> Stopwatch:
-        """Go on with this one; None: with a new one."""
+        """Continue with this stopwatch; None: with a new one."""
         self._present.stopwatch = found = Stopwatch(self._device) if stopwatch is None else stopwatch
         return found
 
     def start(self, stage: str) -> None:
-        """Begin a span of ``stage``."""
+        """Begin a span of ``stage`` on the current stopwatch."""
         self.stopwatch.start(stage)
 
     def stop(self, stage: str) -> None:
-        """End the span of ``stage`` that was begun last; nothing happens if none was."""
+        """End the last span of ``stage``. Nothing happens if none was begun."""
         self.stopwatch.stop(stage)
 
     def time(self, stage: str) -> AbstractContextManager[None]:
-        """Time a block."""
+        """Time a block as a span of ``stage``."""
         return self.stopwatch.time(stage)

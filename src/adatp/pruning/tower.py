@@ -1,4 +1,4 @@
-"""Watches what a model is given, and what its vision tower makes of the videos among it."""
+"""Watches a model's inputs, and the features that its vision tower makes of the videos among them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
 
 @dataclass(eq=False)
 class Encoding:
-    """One call of the vision tower, without its pixels, for as long as what it returned is in use.
+    """One call of the vision tower, without its pixels, kept as long as its output is in use.
 
     Attributes:
-        kwargs: its keyword arguments but floating-point tensors.
+        kwargs: its keyword arguments except floating-point tensors.
         received: attention that the patches received, if the method reads it.
-        output: what it returned, or the first tensor of that if it can't be watched.
-        read: what was to be remembered of it; None: itself.
-        shapes: of the floating-point tensors among its arguments.
+        output: its return value, or the first tensor of that if it can't be weakly referenced.
+        read: what was stored of it; None: the return value itself.
+        shapes: shapes of the floating-point tensors among its arguments.
         stopwatch: has timed it; None once a request has taken it.
-        scoring_flops: of recording ``received``.
-        saved_flops: that frames which were not encoded would have taken.
+        scoring_flops: FLOPs of recording ``received``.
+        saved_flops: FLOPs that the frames which were not encoded would have taken.
     """
 
     kwargs: dict[str, Any]
@@ -48,7 +48,7 @@ class Encoding:
     saved_flops: int
 
     def call(self, output: Any) -> TowerCall:
-        """The call as families read it."""
+        """The call in the form that families read."""
         return TowerCall(self.kwargs, output if self.read is None else self.read, self.received, self.shapes)
 
 
@@ -62,15 +62,15 @@ class _ModelCall:
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
-    encoded: Any = None  # older transformers let go of it before the decoder runs
+    encoded: Any = None  # older transformers drop it before the decoder runs
 
 
 class _Present(PerThread):
-    """What one thread is in the middle of."""
+    """What one thread is processing."""
 
     def __init__(self) -> None:
         self.call = _ModelCall()
-        self.given: Any = None  # encoder outputs that the caller handed in
+        self.given: Any = None  # encoder outputs that the caller passed in
         self.stopwatch: Stopwatch | None = None
 
 
@@ -83,7 +83,7 @@ class TowerWatch:
         tower: its vision tower, or the method that encodes videos.
         timer: times the tower.
         probe: records the attention that patches receive, if the method reads it.
-        reuse: leaves out frames that need no encoding, if asked for.
+        reuse: leaves out frames that need no encoding, if requested.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TowerWatch:
         self._kind = family.encoded_as
         self._signature = inspect.signature(model.base_model.forward)
         self._present = _Present()
-        self._encodings: dict[int, Encoding] = {}  # by the id of what the tower returned, while that lives
+        self._encodings: dict[int, Encoding] = {}  # by the id of the tower's output, while that lives
         self._handles: list[RemovableHandle | MethodWatch] = []
 
     def install(self) -> None:
@@ -115,12 +115,12 @@ class TowerWatch:
             keep(MethodWatch(self.tower, self._before_tower, self._after_tower))
             return
         keep(self.tower.register_forward_pre_hook(Uncopied(self._before_tower)))
-        if self.reuse is not None:  # between these two: its time is the tower's, its output too
+        if self.reuse is not None:  # between these two: it counts as the tower's time and output
             self.reuse.install()
         keep(self.tower.register_forward_hook(Uncopied(self._after_tower), with_kwargs=True))
 
     def remove(self) -> None:
-        """Take everything away again."""
+        """Remove all hooks from the model and its tower."""
         for handle in self._handles:
             handle.remove()
         for part in (self.probe, self.reuse):
@@ -134,7 +134,9 @@ class TowerWatch:
         return self._present.call.arguments
 
     def forget_interrupted(self, decoder: dict[str, Any]) -> None:
-        """Forget a call that a decoder's call is no part of: torch runs no hook for a KeyboardInterrupt.
+        """Forget a call that was interrupted: torch runs no hook for a KeyboardInterrupt.
+
+        It is one that the decoder's present call does not belong to.
 
         Args:
             decoder: the keyword arguments of the decoder. The multimodal model gives it embeddings alone.
@@ -149,11 +151,11 @@ class TowerWatch:
 
     @property
     def is_given_vision(self) -> bool:
-        """Whether that call has pixels, or what the tower made of them."""
+        """Whether that call has pixels, or features that the tower made of them."""
         return any(self.arguments.get(name) is not None for name in _VISION)
 
     def video_call(self) -> tuple[Any, Encoding | None]:
-        """What encodes the videos that the decoder is about to read, and the tower's call that made it.
+        """The encoder of the videos that the decoder is about to read, and the call of the tower that ran it.
 
         None where there are no videos, and where the tower's call is not known.
         """
@@ -172,7 +174,7 @@ class TowerWatch:
         arguments = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         arguments.update(arguments.pop("kwargs", {}))
         given, self._present.given = self._present.given, None
-        if given is not None:  # accelerate, which moves arguments between devices, hands on copies
+        if given is not None:  # accelerate moves arguments between devices and passes on copies
             arguments["mm_encoder_outputs"] = given
         self._present.call = _ModelCall(arguments)
 

@@ -1,9 +1,9 @@
-"""Many questions about many videos: read ahead, answered in batches, written so that nothing is lost.
+"""Answers many questions about many videos: read ahead, in batches, written so that nothing is lost.
 
 - `rows`: the rows of an input file, cut into parts and shards.
 - `preparing`, `workers`, `worker`, `channel`: videos are read and prompts made in other processes.
 - `encode_once`: the vision tower encodes a video once for all questions about it.
-- `answering`: batches of like prompts.
+- `answering`: batches of similar prompts.
 - `folder`, `runner`: what is answered already, and what is still to be asked.
 """
 

@@ -1,4 +1,4 @@
-"""Answers rows in batches of like prompts, while workers prepare the next ones."""
+"""Answers rows in batches of similar prompts, while workers prepare the next ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from adatp.session import Answer, LoadError, Prompt, Session
 from adatp.session.answer import kind_of
 
 PADDING = 1.25
-"""How much longer than the shortest prompt of a batch the longest may be, about."""
+"""Approximate limit: how much longer than the shortest prompt of a batch the longest may be."""
 
 MOST_UNEXPECTED = 10
-"""After so many unexpected errors of the model in a row, it is the model that is broken."""
+"""After this many unexpected errors in a row, the model counts as broken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Asked:
     Attributes:
         row: the question.
         prompt: ready for the model.
-        video: stands for the video; the same for all questions about it.
+        video: key of the video; the same for all questions about it.
     """
 
     row: Row
@@ -44,11 +44,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row.
+    """The result for a row.
 
     Attributes:
         row: the question.
-        facts: what stands in the output: plain numbers, texts and dictionaries, the same names in every row.
+        facts: its output: plain numbers, texts and dictionaries, with the same names in every row.
     """
 
     row: Row
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it was not answered."""
+        """Whether the row was not answered."""
         return self.facts["error"] is not None
 
 
@@ -65,13 +65,13 @@ class Answering:
 
     Args:
         session: whose model answers.
-        batch: how many prompts stand in a batch at most.
+        batch: most prompts in a batch.
         workers: how many processes read and prepare videos; 0: this one does.
         patience: seconds that one video may take to be read.
 
     Raises:
         LoadError: the weights can't be loaded (on entering).
-        PromptError: the checkpoint's template or tokenizer takes all time or memory (on entering).
+        PromptError: the checkpoint's template or tokenizer takes too much time or memory (on entering).
     """
 
     def __init__(
@@ -97,16 +97,16 @@ class Answering:
 
     @property
     def videos(self) -> tuple[int, int]:
-        """How many videos the vision tower has encoded, and how many times it need not."""
+        """How many videos the vision tower has encoded, and how many times it could skip that."""
         return (self._tower.encoded, self._tower.shared) if self._tower is not None else (0, 0)
 
     def answer(self, units: Iterable[Unit]) -> Iterator[Outcome]:
-        """Answer the rows of units, in about their order.
+        """Answer the rows of units, in approximately their order.
 
         Who stops before the last outcome leaves nothing of these units to a later call.
 
         Args:
-            units: taken one by one, only a few ahead of what is answered.
+            units: taken one by one, only a few ahead of the answers.
 
         Raises:
             WorkerError: worker processes can't be started.
@@ -129,10 +129,10 @@ class Answering:
             self._waiting, self._videos = {}, Counter()
 
     def _waits(self) -> bool:
-        """Whether the model waits for more prompts, or answers those that are there.
+        """Whether the model waits for more prompts, instead of answering those that are there.
 
-        Where reading is what takes long, the model has time for batches that are not full, and its being busy
-        is what fills them. Where nobody reads meanwhile, a batch is filled first.
+        If reading takes long, the model has time for batches that are not full. They fill up while it is
+        busy. If nobody reads meanwhile, a batch is filled first.
         """
         most = max(map(len, self._waiting.values()), default=0)
         alone = not self._workers.count and most < self.batch and self._prompts() < self._ahead
@@ -143,21 +143,21 @@ class Answering:
         return sum(map(len, self._waiting.values()))
 
     def _sort(self, unit: Unit, prepared: Sequence[Prompt | str]) -> Iterator[Outcome]:
-        """Put prompts to those that they can stand in a batch with; give the errors of the others."""
+        """Put prompts into groups that fit into one batch; yield the errors of the others."""
         for row, made in zip(unit.rows, prepared, strict=True):
             if isinstance(made, str):
                 yield Outcome(row, failure(row, made))
                 continue
             length = made.inputs["input_ids"].shape[1]
             settings = row.settings
-            how = settings.method, settings.flops, settings.max_new_tokens
+            how = settings.method, settings.flops, settings.max_new_tokens, settings.strict
             key = how, kind_of(made), int(math.log(length, PADDING))
             asked = Asked(row, made, unit)
             self._waiting.setdefault(key, []).append(asked)
             self._videos[unit] += 1
 
     def _answer_fullest(self) -> Iterator[Outcome]:
-        """Answer one batch, of the group with most prompts that wait."""
+        """Answer one batch from the group with most waiting prompts."""
         key = max(self._waiting, key=lambda each: len(self._waiting[each]))
         group = self._waiting[key]
         together, rest = group[: self.batch], group[self.batch :]
@@ -170,7 +170,7 @@ class Answering:
         yield from self._answer(together)
 
     def _answer(self, together: Sequence[Asked]) -> Iterator[Outcome]:
-        """Answer prompts in one batch; where that fails, in two halves, down to the one that fails."""
+        """Answer prompts in one batch. If that fails, in two halves, down to the one that fails."""
         settings = together[0].row.settings
         try:
             answers = self._ask(together, settings)
@@ -183,7 +183,7 @@ class Answering:
             for asked, answer in zip(together, answers, strict=True):
                 yield Outcome(asked.row, success(asked, answer, len(together)))
             return
-        # Outside of the handler, whose traceback holds on to what the model had in memory.
+        # Outside of the handler: its traceback keeps the model's tensors in memory.
         if reason is not None:
             yield Outcome(together[0].row, failure(together[0].row, reason))
             return
@@ -193,28 +193,29 @@ class Answering:
 
     def _ask(self, together: Sequence[Asked], settings: Settings) -> list[Answer]:
         method = settings.pruning()
-        tower = self._open_tower()
-        # Methods that read the attention inside the tower are there when it encodes.
-        tower.show([] if method.tower_attention else [asked.video for asked in together], self._videos)
+        if (tower := self._open_tower()) is not None:
+            # Methods that read the attention inside the tower need its call.
+            tower.show([] if method.tower_attention else [asked.video for asked in together], self._videos)
         return self.session.answer_batch(
             [asked.prompt for asked in together],
             method,
             max_new_tokens=settings.max_new_tokens,
-            strict=settings.flops is not None,
+            strict=settings.strict,
         )
 
-    def _open_tower(self) -> EncodeOnce:
-        if self._tower is None:
-            model = self.session.model
-            self._tower = EncodeOnce(family_of(model.config.model_type).tower(model))
-            self._stack.enter_context(self._tower)
+    def _open_tower(self) -> EncodeOnce | None:
+        """What remembers encoded videos; None: where the vision tower is, is not known."""
+        model = self.session.model
+        tower = family_of(model.config.model_type).lone_tower(model) if self._tower is None else None
+        if tower is not None:
+            self._tower = self._stack.enter_context(EncodeOnce(tower))
         return self._tower
 
     def _reason(self, error: Exception) -> str:
-        """The line of a row's error.
+        """The error text of a row.
 
         Raises:
-            Exception: the error itself, where too many unexpected ones came one after the other.
+            Exception: the error itself, if too many unexpected ones occurred in a row.
         """
         if not isinstance(error, AdaTPError) and not is_out_of_memory(error):
             self._unexpected += 1
@@ -224,7 +225,7 @@ class Answering:
 
 
 def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
-    """What the output has of a row that was answered."""
+    """The output for a row that was answered."""
     report, row = answer.report, answer.row
     visual = [layer[row] for layer in report.visual_tokens]
     return {
@@ -234,6 +235,7 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
         "method": report.method,
         "flops_target": asked.row.settings.pruning().flops,
         "flops_ratio": answer.flops_ratio,
+        "out_of_reach": report.out_of_reach(row),
         "relevance": report.relevance,
         "prompt_tokens": report.prompt_tokens[row],
         "visual_tokens": report.prompt_visual_tokens[row],
@@ -248,28 +250,28 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
 
 
 ANSWERED = (
-    *("answer", "error", "method", "flops_target", "flops_ratio", "relevance", "prompt_tokens"),
-    *("visual_tokens", "visual_tokens_mean", "visual_tokens_last", "new_tokens"),
+    *("answer", "error", "method", "flops_target", "flops_ratio", "out_of_reach", "relevance"),
+    *("prompt_tokens", "visual_tokens", "visual_tokens_mean", "visual_tokens_last", "new_tokens"),
     *("batch", "video_milliseconds", "preprocess_milliseconds", "generate_milliseconds"),
 )
-"""Names in the output beside those of `Row.facts`."""
+"""Names in the output in addition to those of `Row.facts`."""
 
 TIMES = ("batch", "video_milliseconds", "preprocess_milliseconds", "generate_milliseconds")
-"""Of these those that another run of the same rows may have otherwise."""
+"""Those names whose values may differ in another run of the same rows."""
 
 
 def failure(row: Row, reason: str) -> dict[str, Any]:
-    """What the output has of a row that was not answered: the same names, with nothing."""
+    """The output for a row that was not answered: the same names, without values."""
     return {**row.facts(), **dict.fromkeys(ANSWERED), "method": row.settings.method, "error": reason}
 
 
 @contextmanager
 def cpu_threads(session: Session, workers: int, cores: int) -> Iterator[None]:
-    """On a CPU, leave the workers their cores while this is open: two that share one are slower than one.
+    """On a CPU, leave the workers their cores while this is open. Two that share a core are slower than one.
 
     Args:
-        session: whose model runs.
-        workers: how many processes work beside it.
+        session: holds the model.
+        workers: how many processes work at the same time.
         cores: how many there are.
     """
     before = torch.get_num_threads()

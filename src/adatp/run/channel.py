@@ -1,4 +1,4 @@
-"""Python objects through a pipe; the numbers of tensors travel as they lie in memory."""
+"""Sends Python objects through a pipe. The numbers of tensors are sent as they are in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has a vision tower encode a video once for all questions about it."""
+"""Lets a vision tower encode a video once for all questions about it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 
 class EncodeOnce:
-    """While open, a vision tower encodes equal videos of a batch once, and remembers those that come again.
+    """While open, a vision tower encodes equal videos of a batch once, and caches those that come again.
 
-    The tower's hooks fire as if it had encoded every video. What it is given is cut into as many pieces as
-    there are prompts, and pieces are compared number by number: a tower whose calls can't be cut so encodes
-    everything, as it does without this.
+    The tower's hooks fire as if it had encoded every video. Its input is cut into one piece per prompt, and
+    pieces are compared number by number. If a tower's calls can't be cut like this, it encodes everything as
+    usual.
 
     Args:
         tower: the vision tower.
 
     Attributes:
         encoded: how many videos the tower has encoded.
-        shared: how many it need not encode, since it had.
+        shared: how many it could skip, because it had encoded them before.
     """
 
     def __init__(self, tower: nn.Module) -> None:
@@ -30,7 +30,7 @@ class EncodeOnce:
         self.encoded = self.shared = 0
         self._keys: Sequence[Hashable] = ()
         self._again: Collection[Hashable] = ()
-        self._held: dict[Hashable, tuple[list[Tensor], Any]] = {}  # what was given, what was made of it
+        self._held: dict[Hashable, tuple[list[Tensor], Any]] = {}  # input and output of each
         self._before: Any = None
 
     def __enter__(self) -> EncodeOnce:
@@ -51,10 +51,10 @@ class EncodeOnce:
         self._held = {}
 
     def show(self, keys: Sequence[Hashable], again: Collection[Hashable] = ()) -> None:
-        """Say what the tower is given next.
+        """Announce the tower's next input.
 
         Args:
-            keys: of each prompt's video, in the order of the batch; nothing: every video is encoded.
+            keys: of each prompt's video, in the order of the batch; empty: every video is encoded.
             again: keys of videos that more prompts come with later.
         """
         self._keys, self._again = keys, again
@@ -94,7 +94,7 @@ def _cut(value: Any, count: int) -> list[list[Tensor]]:
     """The tensors of nested containers cut into ``count`` equal pieces along their first axis.
 
     Returns:
-        One list a piece; nothing where they can't be cut.
+        One list per piece; empty if they can't be cut.
     """
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     if (

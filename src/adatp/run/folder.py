@@ -1,4 +1,4 @@
-"""The folder of a run's output: one file a part, written so that a kill at any moment loses no answer."""
+"""The folder of a run's output: one file per part, written so that a kill at any moment loses no answer."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from adatp.errors import AdaTPError
 from adatp.report import to_json
 
 FACTS = "run.json"
-"""The file that says whose answers the folder holds."""
+"""The file that records which run the folder belongs to."""
 
 SYNC_SECONDS = 1.0
-"""How much work a power cut may cost; a killed process loses nothing."""
+"""Seconds of work that a power cut may cost; a killed process loses nothing."""
 
 _OURS = re.compile(r"part-\d{5,}(\.work)?\.jsonl")
 
 
 class FolderError(AdaTPError, ValueError):
-    """A folder can't take a run's output. The message is one line; what is there is left as it is."""
+    """A folder can't take a run's output. The message is one line; existing files are not changed."""
 
 
 class Folder:
     """The output of one run, perhaps of several processes with a shard each.
 
-    A part grows in a work file, an answer a line, as soon as each is given. With its last answer it becomes
-    one file in the order of the input, under its final name, in one step.
+    A part grows in a work file, one line per answer, written at once. After its last answer it becomes one
+    file in the order of the input, under its final name, in one step.
 
     Args:
         path: made if missing.
-        facts: what the answers depend on. A folder is bound to what its first run says.
+        facts: everything that the answers depend on. A folder is bound to those of its first run.
 
     Raises:
         FolderError: the folder holds a run of other facts, or files of ours of no run.
@@ -63,11 +63,11 @@ class Folder:
         return all(self.done(part).exists() for part in parts)
 
     def work(self, part: int) -> Path:
-        """The file in which a part's answers gather."""
+        """The file that collects a part's answers."""
         return self.path / f"part-{part:05d}.work.jsonl"
 
     def draft(self, part: int) -> Path:
-        """What becomes one of the two, once it is written."""
+        """The draft of either file while it is written."""
         return self.path / f".part-{part:05d}.draft"
 
     def records(self, part: int) -> Iterator[dict[str, Any]]:
@@ -82,7 +82,7 @@ class Folder:
                 yield _record(path, number, line)
 
     def reopen(self, part: int) -> None:
-        """Make a complete part one whose failed rows are asked again; nothing happens if none failed."""
+        """Make a complete part ask its failed rows again. Nothing happens if none failed."""
         records = list(self.records(part))
         good = [record for record in records if record["error"] is None]
         if len(good) < len(records):
@@ -96,7 +96,7 @@ def check(path: Path, facts: Mapping[str, Any]) -> None:
     """Refuse a folder that can't take the output of a run.
 
     Raises:
-        FolderError: as of `Folder`.
+        FolderError: as in `Folder`.
     """
     try:
         held = json.loads((path / FACTS).read_text())
@@ -121,7 +121,7 @@ def check(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 class Work:
-    """The answers of one part as they come. A context manager; one process at a time.
+    """The answers of one part while it is answered. A context manager; one process at a time.
 
     Args:
         folder: of the run.
@@ -157,7 +157,7 @@ class Work:
             self._file.close()
 
     def add(self, facts: Mapping[str, Any]) -> None:
-        """Note what became of a row."""
+        """Add the result of a row."""
         self._file.write(to_json(facts).encode() + b"\n")
         self._file.flush()
         self.held.add(facts["row"])
@@ -191,7 +191,7 @@ class Work:
                 raise FolderError(f"{self.path} is being written by another run") from None
 
     def _read(self, again: bool) -> None:
-        """Take in what is there, but a last line cut short by a kill, and what is asked again."""
+        """Read the existing lines, except a last line cut short by a kill, and rows that are asked again."""
         self._file.seek(0)
         *lines, _rest = self._file.read().split(b"\n")
         kept = []
@@ -208,7 +208,7 @@ class Work:
             self._file.truncate(size)
 
     def _rewrite(self, lines: list[bytes]) -> None:
-        """Replace the content in one step, and go on in the new file."""
+        """Replace the content in one step, and continue in the new file."""
         draft = self.folder.draft(self.part)
         draft.write_bytes(b"".join(lines))
         draft.replace(self.path)

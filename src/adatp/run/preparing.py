@@ -19,10 +19,10 @@ from adatp.video import read_source
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Questions about one video, of which as many frames are sampled for each.
+    """Questions about one video that sample the same number of frames.
 
     Attributes:
-        path: of the video.
+        path: path of the video.
         frames: how many to sample.
         rows: the questions.
     """
@@ -36,7 +36,7 @@ def units(rows: Iterable[Row], root: Any) -> list[Unit]:
     """Rows by video and number of frames, in the order in which they first appear.
 
     Args:
-        rows: of one part.
+        rows: rows of one part.
         root: the folder that relative paths start from.
     """
     found: dict[tuple[str, int], list[Row]] = {}
@@ -46,7 +46,7 @@ def units(rows: Iterable[Row], root: Any) -> list[Unit]:
 
 
 Prepared = Prompt | str
-"""A prompt without its video's frames, or one line that says why there is none."""
+"""A prompt without its video's frames, or one line with the reason why there is none."""
 
 
 def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
@@ -55,15 +55,15 @@ def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
     Args:
         processor: the model's.
         config: the model's.
-        unit: what is asked.
+        unit: the questions.
 
     Returns:
-        One entry a row. Prompts of one video share the tensors of its frames, and the time of reading it.
+        One entry per row. Prompts of one video share the tensors of its frames, and the time of reading it.
     """
     began = time.perf_counter()
     try:
         video = read_source(unit.path, unit.frames, fit=fit_for(processor, config))
-    except Exception as error:  # also of a library that a file led astray: the other rows go on
+    except Exception as error:  # also from a library that a file led astray: the other rows continue
         return [line_of(error)] * len(unit.rows)
     reading = 1000 * (time.perf_counter() - began) / len(unit.rows)
     found: list[Prepared] = []
@@ -73,8 +73,7 @@ def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
             try:
                 prompt = build_prompt(processor, config, video, row.question, frames=unit.frames)
                 settings = row.settings
-                strict = settings.flops is not None
-                check_prompt(config, prompt, settings.pruning(), settings.max_new_tokens, strict)
+                check_prompt(config, prompt, settings.pruning(), settings.max_new_tokens, settings.strict)
             except Exception as error:
                 found.append(line_of(error))
                 continue
@@ -85,7 +84,7 @@ def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
 
 
 def line_of(error: BaseException) -> str:
-    """What a row's error says, in one line."""
+    """A row's error in one line."""
     if isinstance(error, AdaTPError):
         return " ".join(str(error).split())
     if is_out_of_memory(error):
@@ -94,7 +93,7 @@ def line_of(error: BaseException) -> str:
 
 
 def _sharing(inputs: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    """The same inputs; tensors that are equal to those of an earlier prompt of the video are those."""
+    """The same inputs, with tensors replaced by equal ones from an earlier prompt of the video."""
     found = {}
     for name, value in inputs.items():
         held = shared.setdefault(name, value)
@@ -107,7 +106,7 @@ def _sharing(inputs: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
 def _once(processor: Any) -> Iterator[None]:
     """Let a processor scale the frames of one video once, for all its questions.
 
-    What a processor's parts make of the same frames is remembered while this is open.
+    While this is open, the outputs of a processor's parts for the same frames are cached.
     """
     patched = []
     for part in ("video_processor", "image_processor"):
@@ -123,7 +122,7 @@ def _once(processor: Any) -> Iterator[None]:
 
 
 def _remembered(preprocess: Callable[..., Any]) -> Callable[..., Any]:
-    """A processor's ``preprocess`` that returns again what it returned for the same frames and options."""
+    """A processor's ``preprocess`` with its outputs cached by frames and options."""
     held: list[Any] = []
 
     @wraps(preprocess)
@@ -140,14 +139,14 @@ def _remembered(preprocess: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _flat(media: Any) -> list[Any]:
-    """Arrays of frames, however deep in lists."""
+    """The arrays of frames in nested lists."""
     if isinstance(media, list | tuple):
         return [array for each in media for array in _flat(each)]
     return [media]
 
 
 def _same(held: tuple[Any, ...], asked: tuple[Any, ...]) -> bool:
-    """Whether two calls are about the very same memory with the same options."""
+    """Whether two calls have exactly the same memory and options."""
     return (
         len(held[0]) == len(asked[0])
         and all(
@@ -158,6 +157,6 @@ def _same(held: tuple[Any, ...], asked: tuple[Any, ...]) -> bool:
 
 
 def _one_memory(mine: Any, other: Any) -> bool:
-    """Whether two arrays look at the same numbers in the same way."""
+    """Whether two arrays show the same memory in the same way."""
     facts = [getattr(each, "__array_interface__", None) for each in (mine, other)]
     return facts[0] is not None and facts[0] == facts[1]

@@ -1,4 +1,4 @@
-"""The rows of an input file: which question is asked about which video, and how."""
+"""Reads the rows of an input file: each is a question about a video, with its settings."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ class RowsError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a question is asked.
+    """The settings of one question.
 
     Attributes:
         method: name of the pruning method.
         flops: FLOPs target, a fraction of vanilla's prefill; None: the method's own default.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
+        strict: whether a FLOPs target out of reach is an error. If not, the least that the method can do is
+            run.
     """
 
     method: str = "adatp"
     flops: float | None = None
     frames: int = 32
     max_new_tokens: int = 64
+    strict: bool = False
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
-        """These settings with those that a row names itself; a value of None names nothing.
+        """These settings, overridden by those of a row. A value of None overrides nothing.
 
-        A method without a FLOPs target ignores a target that only the defaults have.
+        A method without a FLOPs target ignores a default target.
 
         Raises:
             ValueError: a value has the wrong type or is out of range.
@@ -51,6 +54,8 @@ class Settings:
         own = {name: values[name] for name in vars(self) if values.get(name) is not None}
         for name, most in _MOST.items():
             own[name] = _whole_number(name, own.get(name, getattr(self, name)), most)
+        if not isinstance(own.get("strict", False), bool):
+            raise ValueError(f"strict is true or false, not {own['strict']!r}")
         if (name := own.get("method", self.method)) not in METHODS:
             raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
         if "flops" in own:
@@ -85,10 +90,10 @@ class Row:
 
     Attributes:
         number: its place in the input, from 0.
-        id: what the input calls it: a text or a number; without one, its number.
-        video: the path as the input has it.
-        question: what is asked.
-        settings: how.
+        id: its id in the input, a text or a number; without one, its number.
+        video: the path as written in the input.
+        question: the question.
+        settings: its settings.
     """
 
     number: int
@@ -99,12 +104,12 @@ class Row:
 
     @classmethod
     def of(cls, number: int, record: Any, defaults: Settings) -> Row:
-        """Make a row of what the input has for it.
+        """Make a row from a record of the input.
 
         Args:
             number: its place in the input.
-            record: a dictionary; names that are not ours are ignored.
-            defaults: the settings that it does not name itself.
+            record: a dictionary; unknown names are ignored.
+            defaults: the settings that it does not give itself.
 
         Raises:
             ValueError: something is missing or has the wrong type.
@@ -124,16 +129,16 @@ class Row:
         return cls(number, known, record["video"], record["question"], defaults.changed(record))
 
     def facts(self) -> dict[str, Any]:
-        """What was asked, as the output has it first."""
+        """The question and its settings, in the order of the output."""
         return {"row": self.number, "id": self.id, "video": self.video, "question": self.question}
 
 
 def read_rows(path: Path, defaults: Settings) -> Iterator[Row]:
-    """The rows of a file, one at a time.
+    """Read the rows of a file, one at a time.
 
     Args:
-        path: a ``.parquet`` file (it needs pyarrow), or JSON, one object a line.
-        defaults: settings of rows that name none themselves.
+        path: a ``.parquet`` file (it needs pyarrow), or JSON, one object per line.
+        defaults: settings of rows that give none themselves.
 
     Raises:
         RowsError: the file can't be read, or a row is no question about a video.
@@ -159,7 +164,7 @@ def read_rows(path: Path, defaults: Settings) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that hold something, with their numbers from 0."""
+    """The lines that are not empty, with their numbers from 0."""
     if path.exists() and not path.is_file():  # a FIFO can't be read twice
         raise RowsError(f"{path}: can't be read (not a regular file)")
     with path.open("rb") as file:
@@ -198,7 +203,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that follow each other, whose answers stand in one file.
+    """Consecutive rows whose answers are in one file.
 
     Attributes:
         number: its place among the parts, from 0.
@@ -210,12 +215,12 @@ class Part:
 
 
 def parts(rows: Iterable[Row], size: int) -> Iterator[Part]:
-    """Cut rows into parts: of the same input always the same ones.
+    """Cut rows into parts. The same input always gives the same parts.
 
     Args:
         rows: all rows of an input.
-        size: how many rows a part has. It goes on, to twice as many, where the next row is about the same
-            video as the last: that one is then read and encoded once.
+        size: how many rows a part has. A part continues, to twice as many, while the next row is about the
+            same video as the last. So that video is read and encoded once.
     """
     held: list[Row] = []
     number = 0
@@ -231,7 +236,7 @@ def parts(rows: Iterable[Row], size: int) -> Iterator[Part]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which parts are this run's: every ``count``-th, from ``index`` on."""
+    """The parts of this run: every ``count``-th, from ``index`` on."""
 
     index: int = 0
     count: int = 1
@@ -241,7 +246,7 @@ class Shard:
         """Read "i/n", with i from 0 to n - 1.
 
         Raises:
-            RefusedError: that is no shard.
+            RefusedError: the text is no shard.
         """
         index, slash, count = text.partition("/")
         if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
@@ -251,18 +256,18 @@ class Shard:
         return cls(int(index), int(count))
 
     def has(self, part: int) -> bool:
-        """Whether a part is of this shard."""
+        """Whether a part belongs to this shard."""
         return part % self.count == self.index
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """What reading an input once tells.
+    """Facts from reading an input once.
 
     Attributes:
-        rows: how many there are, of all shards.
-        parts: how many rows each part of this shard has, by its number.
-        digest: of all rows with their settings.
+        rows: number of rows of all shards.
+        parts: number of rows of each part of this shard, by its number.
+        digest: digest of all rows with their settings.
     """
 
     rows: int
@@ -271,16 +276,16 @@ class Scanned:
 
 
 def scan(path: Path, defaults: Settings, size: int, shard: Shard) -> Scanned:
-    """Read an input through once, to check every row before anything slow begins.
+    """Read an input once, to check every row before anything slow begins.
 
     Args:
         path: the input.
-        defaults: settings of rows that name none themselves.
+        defaults: settings of rows that give none themselves.
         size: see `parts`.
-        shard: whose parts are counted.
+        shard: the shard whose parts are counted.
 
     Raises:
-        RowsError: as of `read_rows`, or there are no rows.
+        RowsError: as in `read_rows`, or there are no rows.
     """
     digest, count = hashlib.sha256(), 0
 

@@ -1,4 +1,4 @@
-"""Runs a model over the rows of an input file, and goes on where an earlier run was stopped."""
+"""Runs a model over the rows of an input file, and continues a stopped run."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from adatp.run.preparing import Unit, units
 from adatp.run.rows import Part, Row, Scanned, Settings, Shard, parts, read_rows, scan
 
 ROWS_PER_FILE = 256
-"""Rows of a part, where nothing else is said."""
+"""Default number of rows of a part."""
 
 MOST_EXAMPLES = 5
-"""Errors that a summary quotes."""
+"""Number of errors that a summary quotes."""
 
 Update = Callable[[int, int], None]
-"""To be called with how many rows are done, and of how many."""
+"""Called with the number of rows done, and the total."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Which rows are asked, and how they are cut into files.
+    """The rows that are asked, and how they are cut into files.
 
     Attributes:
         path: the input file.
         root: the folder that relative paths of videos start from.
-        defaults: settings of rows that name none themselves.
+        defaults: settings of rows that give none themselves.
         size: rows of a part.
-        shard: whose parts are asked.
+        shard: the shard whose parts are asked.
         again: whether rows that failed in an earlier run are asked again.
     """
 
@@ -46,7 +46,7 @@ class Job:
     again: bool = False
 
     def scan(self) -> Scanned:
-        """Check every row.
+        """Check every row of the input.
 
         Raises:
             RowsError: see `scan`.
@@ -59,12 +59,12 @@ class Job:
         return (part for part in everything if self.shard.has(part.number))
 
     def facts(self, scanned: Scanned, source: str, dtype: str) -> dict[str, Any]:
-        """What the answers depend on, to bind a folder to.
+        """Everything that the answers depend on, to bind a folder to.
 
         Args:
-            scanned: of the input.
+            scanned: the scanned input.
             source: the model's folder or its id on the hub.
-            dtype: as it was asked for.
+            dtype: the requested dtype.
         """
         return {
             "rows": scanned.rows,
@@ -78,17 +78,17 @@ class Job:
 
 @dataclass
 class Summary:
-    """What a shard's output holds, and what this run did for it.
+    """Content of a shard's output, and the work of this run for it.
 
     Attributes:
-        rows: of the shard, all of them.
+        rows: all rows of the shard.
         failed: how many were not answered.
         examples: the first rows that failed, with their errors.
-        flops_ratio: mean of the answered rows, real FLOPs of the prefill over vanilla's.
+        flops_ratio: mean over the answered rows of real FLOPs of the prefill over vanilla's.
         asked: rows that this run asked.
-        seconds: what it took.
+        seconds: duration of this run.
         videos: how many videos were encoded.
-        videos_shared: how many times a video needed no encoding, since it had been encoded.
+        videos_shared: how many times a video needed no encoding, because it had been encoded before.
     """
 
     rows: int = 0
@@ -101,23 +101,23 @@ class Summary:
     videos_shared: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts and lists."""
+        """The summary as plain numbers, texts and lists."""
         return dict(vars(self))
 
 
 def run(job: Job, scanned: Scanned, folder: Folder, answering: Answering, update: Update) -> Summary:
-    """Ask what the folder lacks.
+    """Ask all rows that the folder has no answer to.
 
     Args:
-        job: what is asked.
-        scanned: of the job.
-        folder: where the answers go.
+        job: the rows and their settings.
+        scanned: the scanned input of the job.
+        folder: the folder of the answers.
         answering: the model, entered.
         update: called after every row.
 
     Raises:
         FolderError: a file of an earlier run is damaged or in use.
-        AdaTPError: as of `Answering.answer`.
+        AdaTPError: as in `Answering.answer`.
         OSError: the output can't be written.
     """
     began, done, asked = time.monotonic(), 0, 0
@@ -135,16 +135,16 @@ def run(job: Job, scanned: Scanned, folder: Folder, answering: Answering, update
 def ask_parts(
     job: Job, wanted: Iterable[Part], folder: Folder, answering: Answering
 ) -> Iterator[tuple[int, int]]:
-    """Ask what the folder lacks of some parts of a job.
+    """Ask the rows of some parts that the folder has no answer to.
 
     Args:
-        job: what is asked.
+        job: the rows and their settings.
         wanted: its parts.
-        folder: where the answers go.
+        folder: the folder of the answers.
         answering: the model, entered.
 
     Yields:
-        After every step how many more rows are done, and how many of these were asked now.
+        After every step: how many more rows are done, and how many of these were asked now.
     """
     with _Open(job, folder) as parts:
         for outcome in answering.answer(parts.units(wanted)):
@@ -156,10 +156,10 @@ def ask_parts(
 
 
 class _Open:
-    """Which parts are open, and which of their rows are still to come.
+    """The open parts, and their rows that are still to come.
 
     Attributes:
-        found: rows that needed no asking, since somebody last set this to 0.
+        found: rows that were already answered, counted since this was last set to 0.
     """
 
     def __init__(self, job: Job, folder: Folder) -> None:
@@ -177,12 +177,12 @@ class _Open:
             work.__exit__(*error)
 
     def units(self, wanted: Iterable[Part]) -> Iterator[Unit]:
-        """What is to be asked; a part is opened when the first of its units is wanted."""
+        """The units to ask. A part is opened when the first of its units is needed."""
         for part in wanted:
             yield from units(self._begin(part), self.job.root)
 
     def note(self, outcome: Outcome) -> None:
-        """Write down what became of a row."""
+        """Write down the result of a row."""
         number = self._part.pop(outcome.row.number)
         self._open[number].add(outcome.facts)
         self._left[number] -= 1
@@ -190,7 +190,7 @@ class _Open:
             self._finish(number)
 
     def _begin(self, part: Part) -> list[Row]:
-        """Open a part; returns the rows that are still to be asked."""
+        """Open a part. Returns the rows that are still to be asked."""
         number = part.number
         if self.job.again and self.folder.done(number).exists():
             self.folder.reopen(number)
@@ -214,7 +214,7 @@ class _Open:
 
 
 def summarise(folder: Folder, scanned: Scanned) -> Summary:
-    """Read what the output of a shard holds."""
+    """Read the content of a shard's output."""
     summary = Summary()
     total = 0.0
     for part in scanned.parts:
@@ -232,7 +232,7 @@ def summarise(folder: Folder, scanned: Scanned) -> Summary:
 
 
 def files_digest(source: str) -> str | None:
-    """A digest of a checkpoint's files: names, sizes, first and last bytes; None of a model on the hub."""
+    """A digest of a checkpoint's files: names, sizes, first and last bytes. None for a model on the hub."""
     folder = Path(source)
     if not folder.is_dir():
         return None

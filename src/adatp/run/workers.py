@@ -15,15 +15,16 @@ from typing import Any
 
 from adatp.errors import AdaTPError
 from adatp.machine import cores
+from adatp.models import family_of
 from adatp.run.channel import receive, send
 from adatp.run.preparing import Prepared, Unit, line_of, prepare
 from adatp.run.worker import START
 
 PATIENCE = 600.0
-"""Seconds that one video may take to be read; then its process is ended."""
+"""Seconds that reading one video may take. Then its process is ended."""
 
 TRIES = 2
-"""How many processes may die over a video before its rows are errors."""
+"""How many processes may die on a video before its rows become errors."""
 
 
 class WorkerError(AdaTPError, RuntimeError):
@@ -32,7 +33,7 @@ class WorkerError(AdaTPError, RuntimeError):
 
 @dataclass(frozen=True)
 class Ready:
-    """A unit and what was prepared for each of its rows; or the error that ended the work."""
+    """A unit with its prepared rows, or with the error that ended the work."""
 
     unit: Unit
     prepared: list[Prepared]
@@ -42,8 +43,8 @@ class Ready:
 class Workers:
     """Prepares units, in other processes if asked for. A context manager.
 
-    A process that dies takes nothing with it: its unit is prepared by another one, and becomes an error where
-    that dies too. The processes end with the one that started them, however that ends.
+    If a process dies, another one prepares its unit. If that dies too, the unit becomes an error. The
+    processes end with the one that started them, however that ends.
 
     Args:
         processor: the model's.
@@ -88,11 +89,11 @@ class Workers:
 
     @property
     def room(self) -> bool:
-        """Whether another unit would be begun at once, or is the one that lies ready for the next process."""
+        """Whether another unit would begin at once, or be the one that is ready for the next process."""
         return self.waiting < self.count + 1
 
     def give(self, unit: Unit) -> None:
-        """Have a unit prepared."""
+        """Pass on a unit to be prepared."""
         self._given.add(unit)
         self._units.put(unit)
 
@@ -104,10 +105,10 @@ class Workers:
         self._given = set()
 
     def take(self, wait: bool) -> Ready | None:
-        """A unit that is prepared.
+        """Take a unit that is prepared.
 
         Args:
-            wait: whether to wait for one; otherwise None where none is ready.
+            wait: whether to wait for one; otherwise None if none is ready.
 
         Raises:
             WorkerError: the processes can't be started.
@@ -132,8 +133,8 @@ class Workers:
         return None
 
     def _work(self, number: int) -> None:
-        """One thread for each process: hands it units and waits for what it made of them."""
-        with suppress(WorkerError):  # which the first unit meets again
+        """One thread per process: it passes on units and waits for the prepared ones."""
+        with suppress(WorkerError):  # the first unit raises it again
             self._start(number)
         while not self._closed and (unit := self._units.get()) is not None:
             try:
@@ -179,7 +180,9 @@ class Workers:
         assert process.stdout is not None
         try:
             pickle.dump(sys.path, process.stdin)
-            send(process.stdin, (self._processor, self._config, decoder_threads(self.count)))
+            by_rule = family_of(self._config.model_type).by_rule
+            threads = decoder_threads(self.count)
+            send(process.stdin, (self._processor, self._config, by_rule, threads))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)
@@ -219,5 +222,5 @@ def _of_code(code: int | None) -> str:
 
 
 def _speaks(stream: Any, seconds: float) -> bool:
-    """Whether something can be read within so many seconds; always on Windows, where pipes can't be asked."""
+    """Whether something can be read within this number of seconds. Always true on Windows for pipes."""
     return os.name == "nt" or bool(select.select([stream], [], [], seconds)[0])

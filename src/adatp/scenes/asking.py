@@ -1,4 +1,4 @@
-"""Draws questions on clips of the second world: many on one clip to train, balanced ones to measure."""
+"""Draws questions on clips of the second world: many per clip for training, balanced ones for measuring."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from .questions import ANSWERS, QUESTION_TYPES
 
 
 def questions(clip: Clip, kind: str) -> list[Question]:
-    """Every question of a type that a clip answers; of "first/last", "before/after" and "exists" a sample."""
+    """Every question of a type that a clip answers; a sample for "first/last", "before/after" and
+    "exists".
+    """
     return QUESTION_TYPES[kind](clip, Random(f"{kind} {clip.key}"))
 
 
 def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = None) -> list[Question]:
     """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
 
-    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not drown
-    the rest. With `weights`, a type that has one is drawn that many times as often.
+    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not
+    dominate. With `weights`, a type that has one is drawn that many times as often.
     """
     rng = Random(f"ask {seed} {clip.key}")
     pool: dict[str, dict[str, list[Question]]] = {}
@@ -41,18 +43,18 @@ def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = Non
 
 
 def benchmark(split: str, n_frames: int, n: int) -> Iterator[tuple[int, Question]]:
-    """Balanced questions of a split, one a clip: types take turns, and the answers of a type take turns.
+    """Balanced questions of a split, one per clip: types take turns, and so do the answers of a type.
 
     Args:
         split: One of `SPLITS`.
         n_frames: F of every clip, at least 12.
-        n: How many.
+        n: Number of questions.
 
     Yields:
         (seed, question): the clip is `make_clip(seed, n_frames, split)`.
 
     Raises:
-        ValueError: If the split is unknown, or clips so short cannot hold every question type.
+        ValueError: If the split is unknown, or such short clips can't hold every question type.
     """
     if n_frames < 12:
         raise ValueError(

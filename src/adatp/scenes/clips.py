@@ -1,12 +1,13 @@
-"""What happens in a clip of the second world: places, camera, light, things and what hides them.
+"""Defines what happens in a clip of the second world: places, camera, light, things and what hides them.
 
-A clip is sampled here as plain data, without a pixel: every answer is computed from it. `render.py` draws it.
+A clip is sampled here as plain data, without pixels: every answer is computed from it. `render.py` draws it.
 
 - *Scenes* show one place each, joined by hard cuts or soft changes. Some are cutaways of one to three frames.
 - The *camera* rests, pans, zooms or shakes, so that background tokens differ from frame to frame.
-- *Flashes* last one or two frames, *movers* a few, *residents* a whole scene. Residents may carry a small dot
-  for a few frames, or turn into another colour or shape.
-- *Clutter* moves through in muted colours, and *poles* hide what passes behind them. Nobody asks about them.
+- *Flashes* last one or two frames, *movers* a few, *residents* a complete scene. Residents may carry a small
+  dot for a few frames, or turn into another colour or shape.
+- *Clutter* moves through in muted colours, and *poles* hide the things that pass behind them. No question
+  asks about them.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from numpy.typing import NDArray
 from .vocabulary import COLOURS, DIRECTIONS, PLACES, SHAPES, SIZE, SPLITS
 
 Span = tuple[int, int]
-"""Frames from the first number up to, not including, the second."""
+"""Frames from the first number up to the second, which is excluded."""
 
 Look = tuple[str, str]
-"""(colour, shape)."""
+"""Colour and shape of a thing: (colour, shape)."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One place, seen for a while.
+    """One place, visible for a while.
 
     Attributes:
         place: One of `vocabulary.PLACES`; no clip shows a place twice.
         start: Its first frame.
         stop: One past its last frame.
         camera: "still", "pan", "zoom" or "shake".
-        fade: Frames at its start in which the place before is still seen through; 0 for a hard cut.
+        fade: Frames at its start in which the place before still shows through; 0 for a hard cut.
     """
 
     place: str
@@ -54,7 +55,7 @@ class Thing:
         look: Its colour and shape when it comes.
         role: "flash", "mover" or "resident".
         radius: Half its height, in pixels.
-        start: First frame it is seen in.
+        start: First frame that shows it.
         path: Its centre (row, column), in pixels, in each of its frames.
         direction: A key of `DIRECTIONS` if it moves, else None.
         turn: First frame of its second look and that look; None if it keeps the first.
@@ -72,12 +73,12 @@ class Thing:
 
     @property
     def stop(self) -> int:
-        """One past the last frame it is seen in."""
+        """One past the last frame that shows it."""
         return self.start + len(self.path)
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """Every look it has in its life."""
+        """Every look it has in its lifetime."""
         return (self.look,) if self.turn is None else (self.look, self.turn[1])
 
     def look_at(self, t: int) -> Look:
@@ -87,7 +88,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Pole:
-    """A dark vertical bar in front of everything: `left` is its left edge in each frame from `start` on."""
+    """A dark vertical bar in front of everything. `left` is its left edge in each frame from `start` on."""
 
     start: int
     left: tuple[int, ...]
@@ -96,15 +97,15 @@ class Pole:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and the truth about it.
+    """A clip with its ground truth.
 
     Attributes:
         n_frames: F.
         scenes: By first frame; they cover the clip.
         things: By first frame.
-        poles: What hides things.
+        poles: They hide things.
         dark: The frames in which the light is out; None if it never is.
-        key: Seed of what is drawn and not asked about: textures, camera paths, light, noise.
+        key: Seed of what is drawn but not asked about: textures, camera paths, light, noise.
         shifted: Whether it is drawn outside the ranges of training.
     """
 
@@ -128,7 +129,7 @@ class Clip:
         return next(scene for scene in self.scenes if t < scene.stop)
 
     def visible(self, thing: Thing) -> tuple[int, ...]:
-        """The frames in which no more than a third of a thing is behind poles."""
+        """The frames in which poles hide at most a third of a thing."""
         return tuple(t for t in range(thing.start, thing.stop) if self._hidden(thing, t) <= 1 / 3)
 
     def _hidden(self, thing: Thing, t: int) -> float:
@@ -143,7 +144,7 @@ class Clip:
 
 
 TRAVEL = 32
-"""Pixels that a moving thing covers at least: two visual tokens."""
+"""Least distance in pixels that a moving thing covers: two visual tokens."""
 
 RADII = {"flash": (6, 9), "mover": (7, 10), "resident": (10, 13)}
 """Half the height in pixels, both ends included: a flash covers one to four visual tokens."""
@@ -152,7 +153,7 @@ SHIFTED_RADII = {"flash": (10, 11), "mover": (11, 12), "resident": (14, 15)}
 
 
 def _scenes(rng: Random, n: int, most: int) -> list[Scene]:
-    """Cut n frames into scenes of different places; a part of them are cutaways of one to three frames."""
+    """Cut n frames into scenes of different places. Some of them are cutaways of one to three frames."""
     count = 1 if n < 2 else rng.randint(1, max(1, min(most, 2 + n // 5)))
     cuts = {0}
     while len(cuts) < count:
@@ -187,7 +188,7 @@ def _path(
 
 
 def _fits(others: list[Thing], thing: Thing) -> bool:
-    """Whether a thing overlaps none that is seen at the same time."""
+    """Whether a thing overlaps no other that is visible at the same time."""
     for other in others:
         for t in range(max(thing.start, other.start), min(thing.stop, other.stop)):
             (r0, c0), (r1, c1) = thing.path[t - thing.start], other.path[t - other.start]
@@ -197,9 +198,10 @@ def _fits(others: list[Thing], thing: Thing) -> bool:
 
 
 def _pairs(rng: Random, n: int, similar: int) -> list[Look]:
-    """n different looks: the first `similar` share a colour, or a shape, that no other has, to be counted.
+    """Draw n different looks.
 
-    Of the rest every second one repeats the colour or the shape of an earlier one: a distractor.
+    The first `similar` share a colour, or a shape, that no other has, so that they can be counted. Every
+    second one of the rest repeats the colour or the shape of an earlier one: a distractor.
     """
     colours, shapes = rng.sample(list(COLOURS), len(COLOURS)), rng.sample(SHAPES, len(SHAPES))
     if rng.random() < 0.5:
@@ -222,7 +224,7 @@ def _pairs(rng: Random, n: int, similar: int) -> list[Look]:
 def _thing(
     rng: Random, role: str, span: Span, look: Look, others: list[Thing], radii: Span, shifted: bool
 ) -> Thing | None:
-    """A thing with a life in a span, where there is room for it; None where there is none."""
+    """A thing with a lifetime in a span, if there is room for it; else None."""
     low, high = radii
     length = span[1] - span[0]
     moves = role == "mover" and length > 2
@@ -266,7 +268,7 @@ def sample_clip(
     """Sample what happens in a clip of n frames.
 
     Args:
-        rng: Where it comes from.
+        rng: Source of all random draws.
         n: F.
         key: Seed of the drawing.
         shifted: Whether to leave the ranges of the other splits.

@@ -1,4 +1,4 @@
-"""Disturbances of finished frames, to see what a method makes of them. No split has them."""
+"""Disturbances of finished frames, to test methods with. No split has them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DISTURBANCES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
     "compression": _compression,
     "dim": _dim,
 }
-"""Name -> what it does to frames."""
+"""Name -> function that changes the frames."""
 
 
 def disturb(frames: Frames, kind: str, seed: int) -> Frames:
@@ -49,7 +49,7 @@ def disturb(frames: Frames, kind: str, seed: int) -> Frames:
     Args:
         frames: uint8 (F, 96, 96, 3).
         kind: A key of `DISTURBANCES`.
-        seed: Where random parts come from.
+        seed: Seed of random parts.
 
     Returns:
         New frames, the same for the same arguments.

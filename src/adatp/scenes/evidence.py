@@ -1,4 +1,4 @@
-"""Questions of the second world, and which visual tokens show what they ask about."""
+"""Questions of the second world, and the visual tokens that show their evidence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Question:
         kind: A key of `QUESTION_TYPES`.
         text: The question, lower case.
         answer: One word.
-        shows: What has to be seen; empty where the answer is that something is not there.
+        shows: The evidence; empty where the answer is that something is not there.
         names: The things that it names, in the order of naming.
     """
 
@@ -67,7 +67,7 @@ def covered(thing: Thing, t: int, radius: int | None = None) -> NDArray[np.bool_
 
 
 def evidence(clip: Clip, question: Question) -> NDArray[np.bool_]:
-    """Which visual tokens show what a question asks about.
+    """The visual tokens that show the evidence of a question.
 
     Returns:
         bool (F, 36), tokens of a frame row by row.

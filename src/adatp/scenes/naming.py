@@ -1,4 +1,4 @@
-"""What a thing of a clip can be called so that no other is meant."""
+"""Names for a thing of a clip that fit no other thing."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def only_place(clip: Clip, thing: Thing) -> Scene | None:
 
 
 def may_be_in(clip: Clip, thing: Thing, scene: Scene) -> bool:
-    """Whether a thing is seen in any frame that shows a scene's place, soft changes included."""
+    """Whether a thing is visible in any frame that shows a scene's place, soft changes included."""
     after = [other.fade for other in clip.scenes if other.start == scene.stop]
     return thing.start < scene.stop + sum(after) and scene.start < thing.stop
 
 
 def plain_names(clip: Clip) -> list[Name]:
-    """Every thing that can be made out and keeps its look, under each name that is its alone.
+    """Every thing that can be recognised and keeps its look, under each name that only it has.
 
     The names are its shape, its colour, and both together.
     """
@@ -70,7 +70,7 @@ def plain_names(clip: Clip) -> list[Name]:
 
 
 def placed_names(clip: Clip) -> Iterator[Name]:
-    """Names by place, "star in the forest", of things that share the colour or shape with one elsewhere."""
+    """Names by place, such as "star in the forest", of things whose colour or shape also occurs elsewhere."""
     for i, thing in enumerate(clip.things):
         scene = only_place(clip, thing)
         if scene is None or thing.turn is not None or not clip.visible(thing):

@@ -1,7 +1,7 @@
-"""The places of the second world: wide pictures made by code, of which the camera shows a window.
+"""The places of the second world: wide images made by code. The camera shows a window of one.
 
-Each place is a function of random draws and a few shared noise fields. Layout, colours and texture vary from
-drawing to drawing, so that a place is recognised by what it looks like and not by one average colour.
+Each place is a function of random draws and a few shared noise fields. Layout, colours and texture vary
+between drawings. So a place is recognised by its appearance, not by one average colour.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Image = NDArray[np.float32]
 Colour = tuple[float, float, float]
 
 HEIGHT, WIDTH = 128, 160
-"""Size in pixels of a place's picture: larger than a frame, so that the camera can pan and zoom out."""
+"""Size in pixels of a place's image: larger than a frame, so that the camera can pan and zoom out."""
 
 _POOL = 256
 _Y = np.arange(HEIGHT, dtype=np.float32)[:, None]
@@ -26,7 +26,7 @@ _X = np.arange(WIDTH, dtype=np.float32)[None, :]
 
 @cache
 def _fields() -> dict[str, Image]:
-    """Shared noise fields (256, 256) with deviation 1: windows of them are cheaper than fresh noise."""
+    """Shared noise fields (256, 256) with deviation 1: windows of them are cheaper than new noise."""
     rng = np.random.default_rng(20260)
 
     def octave(cells: int) -> Image:
@@ -50,7 +50,7 @@ def _fields() -> dict[str, Image]:
 
 
 def _noise(rng: Random, kind: str, down: float = 1, across: float = 1) -> Image:
-    """A window (HEIGHT, WIDTH) of a noise field; `down` and `across` speed it up or slow it along an axis."""
+    """A window (HEIGHT, WIDTH) of a noise field; `down` and `across` compress or stretch it along an axis."""
     rows = (rng.randrange(_POOL) + np.arange(HEIGHT) * down).astype(np.intp) % _POOL
     columns = (rng.randrange(_POOL) + np.arange(WIDTH) * across).astype(np.intp) % _POOL
     field = _fields()[kind]
@@ -274,8 +274,8 @@ def draw_place(place: str, rng: Random, shifted: bool = False) -> Image:
 
     Args:
         place: One of `vocabulary.PLACES`.
-        rng: Where layout, colours and textures come from.
-        shifted: Whether to tint and grade it beyond what the other splits show.
+        rng: Source of layout, colours and textures.
+        shifted: Whether to tint and grade it beyond the ranges of the other splits.
 
     Returns:
         float32 (HEIGHT, WIDTH, 3), RGB in about 0..230.

@@ -27,7 +27,7 @@ from .vocabulary import (
 
 
 def _see(clip: Clip, *names: Name) -> tuple[Shown, ...]:
-    """The evidence of things: their visible frames and, where a name says the place, that as well."""
+    """The evidence of things: their visible frames, and the place if a name includes it."""
     pieces = []
     for name in names:
         frames = clip.visible(clip.things[name.thing])
@@ -68,7 +68,7 @@ def _shape(clip: Clip, _: Random) -> list[Question]:
 def _exists(clip: Clip, rng: Random) -> list[Question]:
     """Yes: a pair that is there. No: one whose colour or shape is there, or one that is in another place.
 
-    Each yes comes with a no of the same form, so that the form says nothing.
+    Each yes comes with a no of the same form, so that the form gives no answer away.
     """
     questions = []
     there = {look for thing in clip.things for look in thing.looks}
@@ -137,7 +137,7 @@ def _eighth(clip: Clip, _: Random) -> list[Question]:
 
 
 def _first_last(clip: Clip, rng: Random) -> list[Question]:
-    """Which of three things, one gone before the next comes, is seen first or last."""
+    """Which of three things, each gone before the next comes, is visible first or last."""
     names = [name for name in plain_names(clip) if name.shape]
     questions = []
     for _ in range(60 if len(names) > 2 else 0):
@@ -181,7 +181,7 @@ def _direction(clip: Clip, _: Random) -> list[Question]:
 
 
 def _count(clip: Clip, rng: Random) -> list[Question]:
-    """How many things of one colour or shape there are, all of them flashes; "one" at most once a clip."""
+    """How many things of one colour or shape there are, all of them flashes; "one" at most once per clip."""
     questions: list[Question] = []
     looks = [(colour, None) for colour in COLOURS] + [(None, shape) for shape in SHAPES]
     single = False
@@ -219,7 +219,7 @@ def _place(clip: Clip, _: Random) -> list[Question]:
 
 
 def _change(clip: Clip, _: Random) -> list[Question]:
-    """What colour a thing turns, or what shape it becomes."""
+    """Which colour a thing turns, or which shape it becomes."""
     questions = []
     for i, thing in enumerate(clip.things):
         if thing.turn is None:

@@ -1,4 +1,4 @@
-"""Draws a clip of the second world: camera, light, things, noise and compression, on whole arrays."""
+"""Draws a clip of the second world: camera, light, things, noise and compression, on arrays of all frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ DOT_RADIUS = 4
 
 @cache
 def shape_mask(shape: str, radius: int) -> Film:
-    """Coverage of a shape in its box, (2 radius, 2 radius) in 0..1, anti-aliased by 4 x 4 samples a pixel."""
+    """Coverage of a shape in its box, (2 radius, 2 radius) in 0..1, anti-aliased by 4 x 4 samples per
+    pixel.
+    """
     n = 2 * radius
     axis = (np.arange(4 * n, dtype=np.float32) + 0.5) / (2 * n) - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -44,7 +46,7 @@ def shape_mask(shape: str, radius: int) -> Film:
 def _rimmed(shape: str, radius: int) -> tuple[Film, Film]:
     """How much of the background shows through a thing and its soft dark rim, and the thing's own coverage.
 
-    Both (2 radius + 4, 2 radius + 4, 1): the rim keeps a thing apart from a background of its colour.
+    Both are (2 radius + 4, 2 radius + 4, 1). The rim separates a thing from a background of its colour.
     """
     cover = np.pad(shape_mask(shape, radius), 2)
     wide = cover.copy()
@@ -57,13 +59,13 @@ def _rimmed(shape: str, radius: int) -> tuple[Film, Film]:
 
 @cache
 def _sensor_noise() -> Film:
-    """A pool of sensor noise to cut windows from: drawing fresh noise would cost more than all the rest."""
+    """A pool of sensor noise to cut windows from: drawing new noise would cost more than everything else."""
     return np.random.default_rng(0).normal(0, 1, (2 * SIZE, 2 * SIZE, 3)).astype(np.float32)
 
 
 @cache
 def _cosines() -> tuple[Film, Film]:
-    """The 8 x 8 cosine transform on flattened blocks, (64, 64), and about quality 50's steps, (64,)."""
+    """The 8 x 8 cosine transform on flattened blocks, (64, 64), and the steps of about quality 50, (64,)."""
     k, x = np.mgrid[0:8, 0:8]
     basis = np.cos((2 * x + 1) * k * math.pi / 16) * np.where(k == 0, math.sqrt(1 / 8), 0.5)
     steps = 10 + 5.5 * (k + x) + 1.2 * k * x
@@ -96,7 +98,7 @@ def compress(film: Film, strength: float) -> Film:
 
 
 def _windows(rng: Random, scene: Scene) -> list[tuple[float, float, float]]:
-    """The camera's window (top, left, side), in pixels of the place's picture, in each frame of a scene."""
+    """The camera's window (top, left, side), in pixels of the place's image, in each frame of a scene."""
     n = scene.stop - scene.start
     side = rng.uniform(SIZE - 8, SIZE + 14)
     sides = [side] * n
@@ -134,7 +136,7 @@ _PIXELS = np.arange(SIZE, dtype=np.float32) + 0.5
 
 
 def _look_through(place: Film, window: tuple[float, float, float]) -> Film:
-    """A window of a place's picture as a frame (96, 96, 3), by nearest pixels."""
+    """A window of a place's image as a frame (96, 96, 3), by nearest pixels."""
     top, left, side = window
     rows = (top + _PIXELS * (side / SIZE)).astype(np.intp).clip(0, HEIGHT - 1)
     columns = (left + _PIXELS * (side / SIZE)).astype(np.intp).clip(0, WIDTH - 1)
@@ -158,7 +160,7 @@ def _backgrounds(clip: Clip, rng: Random) -> Film:
 
 
 def paint(frame: Film, look: tuple[str, str], radius: int, centre: tuple[int, int], shade: Film) -> None:
-    """Draw a shape with its rim into a frame (96, 96, 3), in place; what lies outside the frame is cut off.
+    """Draw a shape with its rim into a frame (96, 96, 3), in place. Parts outside the frame are cut off.
 
     Args:
         frame: float32 (96, 96, 3).
@@ -178,7 +180,7 @@ def paint(frame: Film, look: tuple[str, str], radius: int, centre: tuple[int, in
 
 
 def _shade(rng: Random, colour: str, shifted: bool) -> Film:
-    """A colour as it is painted once: up to 14 from its name's, or 16 to 26 where shifted."""
+    """A colour as painted once: at most 14 from its named value, or 16 to 26 where shifted."""
     away = [rng.choice((-1, 1)) * (rng.uniform(16, 26) if shifted else rng.uniform(0, 14)) for _ in range(3)]
     return np.array([c + a for c, a in zip(COLOURS[colour], away, strict=True)], dtype=np.float32)
 
@@ -194,7 +196,7 @@ def _draw_thing(film: Film, thing: Thing, rng: Random, shifted: bool) -> None:
 
 
 def _clutter(film: Film, rng: Random) -> None:
-    """Muted blobs that drift through for a few frames: new to every frame, and never asked about."""
+    """Muted blobs that drift through for a few frames: new in every frame, and never asked about."""
     n = len(film)
     for _ in range(rng.randint(0, 2 + n // 3)):
         start, length = rng.randrange(n), rng.randint(1, 4)

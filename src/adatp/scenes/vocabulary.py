@@ -1,4 +1,4 @@
-"""The words of the second world: what it shows, what it asks, and every word its model knows."""
+"""The words of the second world: those of its things, of its questions, and all that its model knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The web application: its paths, and what they answer."""
+"""The web application: its paths and their answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def build_app(desk: Desk) -> ASGIApp:
-    """The application that takes requests to a desk."""
+    """The application that passes requests to a desk."""
     settings = desk.settings
     places = _Places(settings)
 
@@ -60,7 +60,7 @@ def build_app(desk: Desk) -> ASGIApp:
 
 
 class _Place:
-    """The place of one request among those that are taken in at once."""
+    """The place of one request among those that are handled at once."""
 
     def __init__(self, places: _Places) -> None:
         self._places = places
@@ -68,7 +68,7 @@ class _Place:
         self._held = True
 
     def release(self) -> None:
-        """Free it; at the first call."""
+        """Free the place, at the first call."""
         if self._held:
             self._held = False
             self.body.free()
@@ -79,7 +79,7 @@ class _Places:
     """The places of all requests.
 
     Attributes:
-        taken: how many are.
+        taken: how many are taken.
         allowance: bytes of bodies that are in memory at once.
     """
 
@@ -88,7 +88,7 @@ class _Places:
         self.allowance = Allowance(_BODIES * settings.most_body)
 
     def take(self) -> _Place:
-        """A place.
+        """Take a place for a request.
 
         Raises:
             RequestError: all are taken.
@@ -103,8 +103,8 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of some work, which is cancelled once the client hangs up.
 
     Args:
-        request: whose body was read.
-        work: for it.
+        request: a request whose body was read.
+        work: the work for it.
 
     Raises:
         GoneError: the client hung up.

@@ -1,4 +1,4 @@
-"""The thread that asks the model: requests that wait together are answered in one batch."""
+"""The thread that asks the model. Requests that wait together are answered in one batch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Job:
     """One request that waits for the model.
 
     Attributes:
-        prompt: what is asked.
-        method: that prunes.
-        rows: the answers to write.
+        prompt: the prompt of the request.
+        method: the pruning method.
+        rows: the answers to generate.
         started: called, in the model's thread, when it begins.
         failed: called, in the model's thread, when it ends without answers; None: it was cancelled.
         arrived: when it began to wait, in seconds of ``time.monotonic``.
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens of the prompt."""
         return int(self.prompt.inputs["input_ids"].shape[1])
 
     @property
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def key(self) -> Hashable:
-        """What jobs have in common that can be answered together."""
+        """A key that is equal for jobs that can be answered together."""
         return self.method, kind_of(self.prompt)
 
 
@@ -70,7 +70,7 @@ class Batcher:
     """A session, and the thread that it answers in.
 
     Attributes:
-        running: answers that are written now.
+        running: number of answers that are being generated.
         batches: called with the number of answers of each batch.
     """
 
@@ -82,12 +82,12 @@ class Batcher:
         expected: Callable[[], int] = lambda: 0,
         batches: Callable[[int], object] = lambda rows: None,
     ) -> None:
-        """A batcher that waits for `start`.
+        """A batcher that does nothing until `start`.
 
         Args:
-            session: whose model is asked; no other thread asks it.
-            max_batch: answers that are written together.
-            wait: seconds that a job waits for others, if there are any to expect.
+            session: holds the model; no other thread asks it.
+            max_batch: number of answers that are generated together.
+            wait: seconds that a job waits for others, if any are expected.
             expected: how many jobs are on their way.
             batches: called with the number of answers of each batch.
         """
@@ -102,26 +102,26 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait."""
+        """Number of jobs that wait."""
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread that answers."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Drop what waits, and end what runs at its next token."""
+        """Drop waiting jobs, and end running ones at their next token."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def close(self) -> None:
-        """The same; returns when it is done."""
+        """Stop, and return when the thread has ended."""
         self.stop()
         self._thread.join()
 
     def submit(self, job: Job) -> None:
-        """Have a job wait for its turn."""
+        """Add a job to those that wait."""
         with self._changed:
             if not self._closed:
                 self._waiting.append(job)
@@ -130,7 +130,7 @@ class Batcher:
         job.failed(RequestError(503, STOPPED))
 
     def cancel(self, job: Job) -> None:
-        """Let go of a job: of one that waits at once, of one that runs at its next token."""
+        """Cancel a job: a waiting one at once, a running one at its next token."""
         for row in job.rows:
             row.cancelled = True
         with self._changed:
@@ -150,7 +150,7 @@ class Batcher:
                 del jobs  # their inputs are not held while nothing is asked
 
     def _next(self) -> list[Job]:
-        """The jobs of the next batch, the one that has waited longest among them; none once it is closed."""
+        """The jobs of the next batch, including the one that has waited longest. None once it is closed."""
         with self._changed:
             while not self._closed:
                 if not self._waiting:
@@ -185,12 +185,12 @@ class Batcher:
         return jobs
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        """Answer jobs in one batch; where that fails, those that have no token yet one by one."""
+        """Answer jobs in one batch. If that fails, answer those without a token one by one."""
         for job in jobs:
             job.started()
         try:
             self._generate(jobs)
-        except Exception as error:  # of one request, or a bug: the server goes on
+        except Exception as error:  # of one request, or a bug: the server continues
             for job in jobs:
                 if len(jobs) > 1 and not any(row.tokens for row in job.rows) and not self._closed:
                     job.alone = True
@@ -227,14 +227,14 @@ class Batcher:
         )
 
     def _note(self, jobs: Sequence[Job], run: Run) -> None:
-        """Write down what the method did, before the first answer may be finished."""
+        """Store what the method did, before the first answer can be finished."""
         report, row = run.report, 0
         for job in jobs:
             job.report = report, row
             row += len(job.rows)
 
     def _reason(self, error: Exception) -> RequestError:
-        """What the client is told."""
+        """The error that the client receives."""
         if is_out_of_memory(error):
             return RequestError(503, "out of memory: ask for fewer frames")
         if isinstance(error, AdaTPError):
@@ -248,7 +248,7 @@ def _answer_tokens(jobs: Sequence[Job]) -> int:
 
 
 class _Keeper(RowKeeper):
-    """Notes what the method did before it hands out the first tokens, and ends all rows when told to."""
+    """Stores what the method did before it hands out the first tokens. On request, it ends all rows."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class _Keeper(RowKeeper):
         self._begin, self._closed, self._begun = begin, closed, False
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Which rows are finished, (rows,)."""
+        """Whether each row is finished, (rows,)."""
         if not self._begun:
             self._begin()
             self._begun = True

@@ -1,4 +1,4 @@
-"""The bytes of a request: read within limits, and judged before they are parsed."""
+"""Reads the bytes of a request within limits, and checks them before they are parsed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import suppress
 from adatp.serve.errors import RequestError
 
 MOST_OUTSIDE = 1 << 16
-"""Bytes outside of strings: lists and objects take up many times their bytes once they are parsed."""
+"""Bytes outside of strings: lists and objects take many times their bytes once they are parsed."""
 
 MOST_QUOTES = 1 << 18
-"""Quotation marks."""
+"""Most quotation marks in a body."""
 
 MOST_DEPTH = 32
-"""Lists and objects inside each other."""
+"""Most nested lists and objects."""
 
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 
 
 class Allowance:
-    """Bytes of requests that are in memory at once; of all of them together.
+    """Bytes of all requests that are in memory at once.
 
     Attributes:
         left: how many more fit.
@@ -33,7 +33,7 @@ class Allowance:
 
 
 class Body:
-    """The body of one request, and its share of what all may take."""
+    """The body of one request, and its share of the allowance."""
 
     def __init__(self, allowance: Allowance) -> None:
         self.data = bytearray()
@@ -42,13 +42,13 @@ class Body:
     async def read(
         self, headers: Mapping[str, str], chunks: AsyncIterator[bytes], most: int, seconds: float
     ) -> None:
-        """Read it.
+        """Read the body of a request.
 
         Args:
-            headers: of the request.
-            chunks: that come.
-            most: bytes.
-            seconds: in which all have to come.
+            headers: headers of the request.
+            chunks: its pieces.
+            most: largest size in bytes.
+            seconds: time for all pieces to arrive.
 
         Raises:
             RequestError: it is no JSON, too large or too slow, or others take up all the room.
@@ -75,7 +75,7 @@ class Body:
             raise RequestError(408, f"the body did not arrive within {seconds:g} s") from None
 
     def free(self) -> None:
-        """Let go of the bytes."""
+        """Free the bytes of the body."""
         self._allowance.left += self._held
         self._held = 0
         with suppress(BufferError):
@@ -85,8 +85,8 @@ class Body:
 def check_shape(body: bytes | bytearray) -> None:
     """Refuse JSON that would take up far more memory than its bytes once it is parsed.
 
-    Long strings are fine: they hold videos. It looks at quotation marks alone, so it is fast. What it lets
-    through may still be no JSON.
+    Long strings are fine: they hold videos. The check only looks at quotation marks, so it is fast. A body
+    that passes may still be invalid JSON.
 
     Raises:
         RequestError: too much stands outside of strings, too deep, or there are too many strings.

@@ -1,4 +1,4 @@
-"""Takes requests in: makes prompts of them, has them wait for the model, and hands the answers out."""
+"""Takes requests: makes prompts of them, lets them wait for the model, and returns the answers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from adatp.serve.settings import MOST_IMAGES, MOST_VIDEOS, Settings
 from adatp.session import Prompt, Session
 
 _READERS = 4
-"""Requests whose videos are read at once: each may take `MOST_FRAME_BYTES`."""
+"""Requests whose videos are read at once; each may take `MOST_FRAME_BYTES`."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some of an answer's text.
+    """A piece of an answer's text.
 
     Attributes:
-        index: of the answer.
-        text: that is new; it may be empty where the answer ends.
-        finish: why it ended; None: it goes on.
+        index: index of the answer.
+        text: the new text; it may be empty where the answer ends.
+        finish: why it ended; None: it continues.
     """
 
     index: int
@@ -47,7 +47,7 @@ class Piece:
 
 
 class Conversation:
-    """One request whose prompt is ready, and the answers that are written to it."""
+    """One request whose prompt is ready, and its answers while they are generated."""
 
     def __init__(self, desk: Desk, call: ChatRequest, begun: float) -> None:
         self.call = call
@@ -60,10 +60,10 @@ class Conversation:
         self.job: Job | None = None
 
     def wait(self, prompt: Prompt, method: Method, let_go: Callable[[], None]) -> None:
-        """Have the model asked; ``let_go`` is called in the loop when that begins, or never will."""
+        """Ask the model. ``let_go`` is called in the loop when that begins, or when it never will."""
         call, settings = self.call, self._desk.settings
         sampling = Sampling(call.temperature or 0.0, call.top_p or 1.0, call.seed, call.ignore_eos)
-        # Greedy answers to one prompt are the same one: it is written once.
+        # Greedy answers to one prompt are equal, so one is generated.
         self._sent = [""] * (self.count if sampling.temperature else 1)
         self._open = len(self._sent)
         rows = []
@@ -89,7 +89,7 @@ class Conversation:
         self._desk.batcher.submit(self.job)
 
     def _tell(self, index: int, row: Row) -> None:
-        """Note, in the model's thread, that an answer grew."""
+        """In the model's thread: report that an answer grew."""
         new, self._sent[index] = row.text[len(self._sent[index]) :], row.text
         self._put(Piece(index, new, row.finish))
 
@@ -120,7 +120,7 @@ class Conversation:
         self._desk.metrics.note(self.usage(), time.monotonic() - self._begun)
 
     def usage(self) -> Usage:
-        """What the request took; once all answers are finished."""
+        """Costs of the request, once all answers are finished."""
         assert self.job is not None
         assert self.job.report is not None
         report, row = self.job.report
@@ -136,24 +136,25 @@ class Conversation:
             visual_tokens_kept=kept,
             flops_ratio=report.flops_ratios[row],
             method=report.method,
+            out_of_reach=report.out_of_reach(row),
         )
 
     def close(self) -> None:
-        """Let go of the job, and of the model if the answers are not finished."""
+        """Release the job, and the model if the answers are not finished."""
         if self.job is not None and self._open:
             self._open = 0
             self._desk.metrics.cancelled.inc()
             self._desk.batcher.cancel(self.job)
-        self.job = None  # which knows this conversation: a circle would hold the model's inputs for long
+        self.job = None  # it references this conversation: a cycle would hold the model's inputs for long
 
 
 class Desk:
-    """What all requests share.
+    """State that all requests share.
 
     Attributes:
-        settings: of the server.
-        session: whose model answers.
-        metrics: what is counted.
+        settings: settings of the server.
+        session: holds the model.
+        metrics: counters of the server.
         batcher: the model's thread.
     """
 
@@ -167,7 +168,7 @@ class Desk:
             expected=lambda: self._expected,
             batches=self.metrics.batch_rows.observe,
         )
-        # Prompts are made in other threads than the model's: with a processor that no other thread uses.
+        # Prompts are made in other threads than the model's, with a processor of their own.
         self._maker = copy.copy(session)
         self._maker.processor = copy.deepcopy(session.processor)
         self._making = threading.Lock()
@@ -184,23 +185,23 @@ class Desk:
         return self.batcher.running
 
     def open(self) -> None:
-        """Begin to answer."""
+        """Start the thread that answers."""
         self.batcher.start()
 
     def stop(self) -> None:
-        """Answer 503 to what is still read or answered."""
+        """Answer 503 to requests that are still being read or answered."""
         self._stopped = True
         self.batcher.stop()
 
     def close(self) -> None:
-        """The same, and clean up."""
+        """Stop, and clean up all files."""
         self.stop()
         self.batcher.close()
         self._readers.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
     async def parse(self, body: Body) -> ChatRequest:
-        """What a body says; its bytes are let go of.
+        """Parse a body and free its bytes.
 
         Raises:
             RequestError: it can't be answered.
@@ -213,7 +214,7 @@ class Desk:
         return call
 
     async def begin(self, call: ChatRequest) -> Conversation:
-        """Read the videos of a request and have it wait for the model.
+        """Read the videos of a request and let it wait for the model.
 
         Raises:
             RequestError: it can't be answered.
@@ -234,7 +235,7 @@ class Desk:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """While a request is read: those that wait already may wait for it, to be answered with it."""
+        """While a request is read, requests that wait already may wait for it, to share a batch."""
         self._expected += 1
         try:
             yield
@@ -265,7 +266,7 @@ class Desk:
             with self._making:
                 still_wanted()
                 prompt = self._maker.prepare(None, chat)
-            self._maker.check(prompt, method, max_new_tokens=most, strict=call.flops is not None)
+            self._maker.check(prompt, method, max_new_tokens=most, strict=call.strict)
         except RequestError:
             raise
         except AdaTPError as error:
@@ -278,7 +279,7 @@ class Desk:
 
 
 def _once(action: Callable[[], object]) -> Callable[[], None]:
-    """An action that happens at the first call alone; all calls come from one thread at a time."""
+    """An action that happens only at the first call. Calls must not overlap."""
     left = [action]
 
     def act() -> None:
@@ -289,10 +290,10 @@ def _once(action: Callable[[], object]) -> Callable[[], None]:
 
 
 def check(call: ChatRequest, settings: Settings) -> None:
-    """Refuse what this server does not do, before anything is read.
+    """Refuse unsupported requests before anything is read.
 
     Raises:
-        RequestError: it says what.
+        RequestError: it names the unsupported part.
     """
     if call.model is not None and call.model != settings.name:
         raise RequestError(404, f"no model {call.model[:100]!r} here; there is {settings.name!r}", "model")
@@ -318,7 +319,7 @@ def check(call: ChatRequest, settings: Settings) -> None:
 
 
 def longest_answer(call: ChatRequest, settings: Settings) -> int:
-    """How many tokens an answer may have."""
+    """Most tokens that an answer may have."""
     return call.max_completion_tokens or call.max_tokens or settings.max_new_tokens
 
 
@@ -346,10 +347,10 @@ def method_of(call: ChatRequest, settings: Settings) -> Method:
 
 
 def messages_of(call: ChatRequest, reader: MediaReader, frames: int) -> list[dict[str, Any]]:
-    """The chat as a session takes it, with its videos read.
+    """The chat in the form of a session, with its videos read.
 
     Raises:
-        RequestError: a video or an image may not be read, or is none.
+        RequestError: a video or an image is not allowed, or is none.
     """
     chat: list[dict[str, Any]] = []
     for message in call.messages:

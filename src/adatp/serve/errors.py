@@ -1,4 +1,4 @@
-"""What the server refuses, as clients of the OpenAI API expect to be answered."""
+"""The server's errors, in the form that clients of the OpenAI API expect."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class RequestError(AdaTPError, ValueError):
     """A request that is answered with an error. The message is one line.
 
     Attributes:
-        status: of HTTP.
-        param: the field of the request that is meant.
+        status: HTTP status.
+        param: the field of the request that is wrong.
     """
 
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
@@ -36,7 +36,7 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
 
 
 def error_response(status: int, message: str, param: str | None = None) -> Response:
-    """The answer of an error."""
+    """The HTTP response of an error."""
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,4 +1,4 @@
-"""Who may ask: the first thing that a request meets."""
+"""Decides who may ask, before anything else happens to a request."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from adatp.serve.keys import is_known
 from adatp.serve.settings import Settings
 
 OPEN = ("/health",)
-"""Paths that need no key: a load balancer has none."""
+"""Paths that need no key, since a load balancer has none."""
 
 
 class Gate:
-    """Refuses requests without a key, or in the name of another host, before anything of them is read.
+    """Refuses requests without a key, or under another host name, before they are read.
 
-    Without a key, a server that listens on this machine alone answers to the names of this machine only.
-    Otherwise a page in a browser could ask it, by a name of its own that resolves to this machine.
+    Without a key, a server that only listens on this machine accepts only this machine's names. Otherwise a
+    web page in a browser could ask it, through a name of its own that resolves to this machine.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, answered: Callable[[int], object]) -> None:
-        """A gate before an application; ``answered`` is called with the status of every answer."""
+        """A gate before an application. ``answered`` is called with the status of every answer."""
         self._app, self._settings, self._answered = app, settings, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

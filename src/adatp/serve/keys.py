@@ -1,4 +1,6 @@
-"""Keys of the API: of the environment or a file, never of the command line, where others see them."""
+"""Keys of the API, from the environment or a file. Never from the command line, where others can read
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from pathlib import Path
 from adatp.errors import RefusedError
 
 VARIABLE = "ADATP_API_KEY"
-"""The environment variable of a key."""
+"""The environment variable that holds a key."""
 
 MOST_BYTES = 1 << 16
-"""Size of a file of keys."""
+"""Largest size of a key file in bytes."""
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The keys that requests may have: of the environment variable, and a file's, one a line.
+    """The accepted keys: from the environment variable, and from a file with one per line.
 
     Raises:
         RefusedError: the file can't be read or holds no key, or one is no printable ASCII.
@@ -50,7 +52,7 @@ def _checked(key: str, where: str) -> str:
 def is_known(given: str | None, keys: Sequence[str]) -> bool:
     """Whether an ``Authorization`` header has one of the keys.
 
-    It takes as long whichever it is, and however much of it is right.
+    It takes the same time whichever key it is, and however much of it is right.
     """
     scheme, _, key = (given or "").partition(" ")
     digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()

@@ -1,4 +1,4 @@
-"""Videos and images that a request names: fetched and decoded within limits, or refused unread."""
+"""Fetches and decodes the videos and images of a request within limits, or refuses them unread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IMAGE_KINDS = ("PNG", "JPEG", "WEBP", "BMP")
 
 _DATA = re.compile(r"data:([\w.+/-]*)((?:;[\w.+=-]+)*);base64,", re.ASCII | re.IGNORECASE)
 _REASONS = 500
-"""Characters of a reason that are passed on."""
+"""Most characters of a reason that are passed on."""
 
 
 class MediaReader:
@@ -40,21 +40,21 @@ class MediaReader:
     """
 
     def __init__(self, settings: Settings, folder: Path, check: Check) -> None:
-        """A reader.
+        """A reader for one request.
 
         Args:
-            settings: of the server.
-            folder: for files that last as long as they are read.
-            check: called again and again; what it raises ends the reading.
+            settings: settings of the server.
+            folder: for files that exist while they are read.
+            check: called repeatedly; an error that it raises ends the reading.
         """
         self._settings, self._folder, self._check = settings, folder, check
         self._room = MOST_FRAME_BYTES
 
     def video(self, url: str, frames: int) -> Video:
-        """Frames of a video.
+        """Read the frames of a video.
 
         Raises:
-            RequestError: it may not be read, or is no video.
+            RequestError: it is not allowed, or is no video.
         """
         most_pixels = min(MOST_PIXELS, self._room // (3 * frames))
         with self._file(url, "video_url") as (path, shown):
@@ -72,10 +72,10 @@ class MediaReader:
         return video
 
     def image(self, url: str) -> NDArray[np.uint8]:
-        """Pixels of an image, (H, W, 3).
+        """Read the pixels of an image, (H, W, 3).
 
         Raises:
-            RequestError: it may not be read, or is no image.
+            RequestError: it is not allowed, or is no image.
         """
         from PIL import Image
 
@@ -89,7 +89,7 @@ class MediaReader:
                     pixels = np.array(file.convert("RGB"))
             except RequestError:
                 raise
-            except Exception as error:  # pillow's readers raise of any kind on damaged files
+            except Exception as error:  # pillow's readers raise any kind on damaged files
                 why = first_line(error).replace(path, shown)
                 raise _refused("image_url", f"{shown}: can't be read as an image ({why})") from error
         self._room -= pixels.nbytes
@@ -97,7 +97,7 @@ class MediaReader:
 
     @contextmanager
     def _file(self, url: str, param: str) -> Iterator[tuple[str, str]]:
-        """The path to read what a URL names, and how the URL is shown in messages."""
+        """The path of the file that a URL names, and the form of the URL in messages."""
         self._check()
         with ExitStack() as stack:
             if url[:5].lower() == "data:":
@@ -135,7 +135,7 @@ def _refused(param: str, reason: str) -> RequestError:
 
 
 def _write_data(url: str, file: BinaryIO, param: str) -> None:
-    """Write what a ``data:`` URL holds into a file."""
+    """Write the content of a ``data:`` URL into a file."""
     head = _DATA.match(url)
     if head is None:
         raise _refused(param, "a data: URL begins with data:video/mp4;base64, or the like")
@@ -161,11 +161,12 @@ class _Opened:
 def _open_local(url: str, allowed: Path | None, param: str) -> _Opened:
     """Open the file that a ``file://`` URL names, if it is in the allowed folder.
 
-    It says the same of files outside of the folder, whether they exist or not. Where the system knows the
-    path of an open file, that file is judged and read, even if a link on the way changes meanwhile.
+    The message is the same for all files outside of the folder, whether they exist or not. If the system
+    knows the path of an open file, that path is checked and read, even if a link on the way changes
+    meanwhile.
 
     Raises:
-        RequestError: it may not be read.
+        RequestError: it is not allowed.
     """
     if allowed is None:
         raise _refused(param, "this server reads no files of its machine: send the video as a data: URL")

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's counters, for Prometheus."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Metrics:
         )
 
     def show(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Have a gauge read from a function whenever it is asked for."""
+        """Add a gauge that is read from a function on demand."""
         Gauge(name, meaning, registry=self.registry).set_function(value)
 
     def note(self, usage: Usage, seconds: float) -> None:
-        """One request is answered."""
+        """Count one answered request and its costs."""
         self.prompt_tokens.inc(usage.prompt_tokens)
         self.kept_tokens.inc(usage.kept_tokens)
         self.answer_tokens.inc(usage.completion_tokens)
@@ -62,5 +62,5 @@ class Metrics:
         self.seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, in the format of Prometheus."""
+        """All counters in the format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The page that describes the API: plain HTML, without a script and without a request to anywhere else."""
+"""The page that describes the API: plain HTML, without scripts and without requests to other hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request says and what an answer is, in the words of the OpenAI API."""
+"""Requests and answers as types, in the terms of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INT64 = 2**63 - 1
 
 
 class TextPart(BaseModel):
-    """Words."""
+    """A part of a message with text."""
 
     model_config = _STRICT
     type: Literal["text"]
@@ -23,7 +23,7 @@ class TextPart(BaseModel):
 
 
 class MediaUrl(BaseModel):
-    """Where a video or an image is: a ``data:`` URL, or what the server allows of ``file://`` and ``https://``."""
+    """The location of a video or an image: a ``data:`` URL, or an allowed ``file://`` or ``https://`` one."""
 
     model_config = _STRICT
     url: str
@@ -31,7 +31,7 @@ class MediaUrl(BaseModel):
 
 
 class VideoPart(BaseModel):
-    """A video."""
+    """A part of a message with a video."""
 
     model_config = _STRICT
     type: Literal["video_url"]
@@ -39,7 +39,7 @@ class VideoPart(BaseModel):
 
 
 class ImagePart(BaseModel):
-    """An image beside the videos. No token of it is dropped."""
+    """A part of a message with an image. Its tokens are never dropped."""
 
     model_config = _STRICT
     type: Literal["image_url"]
@@ -76,6 +76,9 @@ class ChatRequest(BaseModel):
     flops: float | None = Field(
         None, gt=0, le=1, description="adatp: FLOPs of the decoder's prefill, a fraction of vanilla's."
     )
+    strict: bool = Field(
+        False, description="adatp: refuse flops out of reach; else the least that the method can do is run."
+    )
     frames: int | None = Field(None, ge=1, le=_INT64, description="adatp: frames sampled from each video.")
     max_tokens: int | None = Field(None, ge=1, le=_INT64, description="Longest answer, in tokens.")
     max_completion_tokens: int | None = Field(None, ge=1, le=_INT64, description="The same.")
@@ -87,13 +90,13 @@ class ChatRequest(BaseModel):
     ignore_eos: bool = Field(False, description="vLLM's: go on until max_tokens, to measure with.")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    # Said by many clients; nothing that this server does depends on them.
+    # Many clients send these; nothing in this server depends on them.
     user: str | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
     parallel_tool_calls: bool | None = None
-    # Not done here: the neutral value is accepted.
+    # Not supported: only the neutral value is accepted.
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logprobs: bool | None = None
@@ -110,11 +113,12 @@ class ChatRequest(BaseModel):
 
 
 class Usage(BaseModel):
-    """What a request took.
+    """Costs of a request.
 
     ``prompt_tokens`` are those of the unpruned prompt. Of them ``kept_tokens`` are left in the last layer.
     ``visual_tokens`` and ``visual_tokens_kept`` are the same for the visual tokens alone. ``flops_ratio`` is
-    the cost of the decoder's prefill, as a fraction of vanilla's.
+    the cost of the decoder's prefill, as a fraction of vanilla's. ``out_of_reach`` says why the target was
+    missed, if it was: then it is the least that the method can do.
     """
 
     prompt_tokens: int
@@ -125,17 +129,18 @@ class Usage(BaseModel):
     visual_tokens_kept: int
     flops_ratio: float
     method: str
+    out_of_reach: str | None = None
 
 
 class AnswerMessage(BaseModel):
-    """What the model said."""
+    """The message that the model generated."""
 
     role: Literal["assistant"] = "assistant"
     content: str
 
 
 class Choice(BaseModel):
-    """One answer."""
+    """One of the answers to a request."""
 
     index: int
     message: AnswerMessage
@@ -155,7 +160,7 @@ class ChatCompletion(BaseModel):
 
 
 class ErrorFacts(BaseModel):
-    """Why there is no answer."""
+    """The reason why there is no answer."""
 
     message: str
     type: str
@@ -164,7 +169,7 @@ class ErrorFacts(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """An error, in the place of an answer."""
+    """An error instead of an answer."""
 
     error: ErrorFacts
 
@@ -173,16 +178,16 @@ _NOT_DONE = ("logprobs", "top_logprobs", "logit_bias", "tools", "presence_penalt
 
 
 def parse(body: bytes | bytearray) -> ChatRequest:
-    """What a body says.
+    """Parse a body as a chat request.
 
     Raises:
-        RequestError: it is no JSON, or says what this server doesn't know or do.
+        RequestError: it is no JSON, or contains something unknown or unsupported.
     """
     check_shape(body)
     try:
         call = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        # Neither what was sent, which may be long, nor pages of documentation.
+        # The message has neither the input, which may be long, nor pages of documentation.
         found = error.errors(include_url=False, include_context=False, include_input=False)
         facts = max(found, key=lambda each: len(each["loc"]))  # of alternatives, the one that got furthest
         steps = [str(step) for step in facts["loc"] if "[" not in str(step)]  # without the names of types

@@ -1,4 +1,4 @@
-"""Answers as the OpenAI API gives them: one JSON object, or events as the text comes."""
+"""Answers in the form of the OpenAI API: one JSON object, or events while the text is generated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _new_id() -> str:
 
 
 async def events(conversation: Conversation, model: str) -> AsyncIterator[bytes]:
-    """Server-sent events: a chunk for every piece, the usage if it was asked for, and ``[DONE]``."""
+    """Server-sent events: a chunk per piece, the usage if it was requested, and ``[DONE]``."""
     head = {"id": _new_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
     options = conversation.call.stream_options
     with_usage = options is not None and options.include_usage
@@ -75,14 +75,14 @@ def _choice(index: int, delta: dict[str, Any], finish: str | None = None) -> dic
 
 
 class HeldResponse(StreamingResponse):
-    """A stream that lets go of what it holds however it ends, even before it begins."""
+    """A stream that releases its resources however it ends, even before it begins."""
 
     def __init__(self, content: AsyncIterator[bytes], let_go: Callable[[], object]) -> None:
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self._let_go = let_go
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
+        """Send the stream to the client."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -1,4 +1,4 @@
-"""The answers of one batch, token by token: each row draws, stops and reports by its own settings."""
+"""The answers of one batch, token by token: each row samples, stops and reports by its own settings."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Finish = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token of an answer is drawn.
+    """How the next token of an answer is sampled.
 
     Attributes:
         temperature: 0: the likeliest token is taken.
-        top_p: share of probability that is drawn from.
-        seed: equal seeds draw equal answers; None: another one every time.
-        ignore_eos: whether the answer goes on after its end.
+        top_p: share of probability to sample from.
+        seed: equal seeds give equal answers; None: a different one every time.
+        ignore_eos: whether the answer continues after its end.
     """
 
     temperature: float = 0.0
@@ -34,13 +34,13 @@ class Sampling:
 
 
 class Row:
-    """One answer while it is written.
+    """One answer while it is generated.
 
     Attributes:
-        sampling: how its tokens are drawn.
+        sampling: how its tokens are sampled.
         max_new_tokens: its longest answer.
-        tokens: so far.
-        text: what may be sent of it so far; complete once it is finished.
+        tokens: tokens so far.
+        text: the part of its text that may be sent; complete once it is finished.
         finish: why it ended; None: it has not.
         cancelled: whether nobody waits for it any more. Set by any thread.
     """
@@ -58,11 +58,11 @@ class Row:
         """A row that has no tokens yet.
 
         Args:
-            processor: that makes text of tokens; no other thread uses it.
-            sampling: how its tokens are drawn.
+            processor: turns tokens into text; no other thread uses it.
+            sampling: how its tokens are sampled.
             max_new_tokens: its longest answer.
-            stops: texts that end it before them.
-            streamed: whether its text is wanted before it is finished.
+            stops: texts that end it, which are not part of it.
+            streamed: whether its text is needed before it is finished.
             changed: called when its text grew or it is finished.
         """
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
@@ -74,7 +74,7 @@ class Row:
         self._generator: torch.Generator | None = None
 
     def take(self, token: int, ends: frozenset[int]) -> None:
-        """One more token; ``ends`` are those that end an answer."""
+        """Add one token; ``ends`` are those that end an answer."""
         self.tokens.append(token)
         if self.cancelled:
             self.finish = "cancelled"
@@ -96,17 +96,17 @@ class Row:
             self._changed(self)
 
     def end(self) -> None:
-        """Finish an answer that the model ended by itself, whatever made it."""
+        """Finish an answer that the model ended, for whatever reason."""
         if self.finish is None:
             self.finish = "stop"
             self.text, _ = cut_at(words_of(self._processor, self.tokens), self._stops)
             self._changed(self)
 
     def draw(self, scores: Tensor, ends: frozenset[int]) -> Tensor:
-        """Scores of the next token, (vocabulary,), whose largest is the token drawn.
+        """Scores of the next token, (vocabulary,), whose largest is the sampled token.
 
-        Gumbel noise makes the largest score a draw from their softmax. The noise is of this row alone, so a
-        row draws the same tokens in any batch, and on any device.
+        With Gumbel noise, the largest score is a sample from their softmax. The noise depends on this row
+        alone. So a row samples the same tokens in any batch, and on any device.
         """
         scores = scores.float()
         if self.sampling.ignore_eos:
@@ -123,7 +123,7 @@ class Row:
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Scores with those masked that are not among the likeliest, which have a share ``top_p`` together."""
+    """Scores with all tokens masked except the likeliest, which have a share ``top_p`` together."""
     if top_p >= 1:
         return scores
     ordered, order = scores.softmax(-1).sort(descending=True)
@@ -138,7 +138,7 @@ def cut_at(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 
 def without_begun(text: str, stops: Sequence[str]) -> str:
-    """The text without an end that may be the beginning of a stop."""
+    """The text without an ending that may be the beginning of a stop."""
     longest = max(
         (size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])), default=0
     )
@@ -146,13 +146,13 @@ def without_begun(text: str, stops: Sequence[str]) -> str:
 
 
 class RowSampler:
-    """Has every row draw its own token; decoding is greedy otherwise."""
+    """Lets every row sample its own token. Decoding is otherwise greedy."""
 
     def __init__(self, rows: Sequence[Row], ends: frozenset[int]) -> None:
         self._rows, self._ends = rows, ends
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores, (rows, vocabulary), whose largest are the tokens drawn."""
+        """Scores, (rows, vocabulary), whose largest are the sampled tokens."""
         drawn = [
             scores[number].float() if row.finish else row.draw(scores[number], self._ends)
             for number, row in enumerate(self._rows)
@@ -161,13 +161,13 @@ class RowSampler:
 
 
 class RowKeeper:
-    """Hands every row its tokens, and ends it when it says so."""
+    """Gives every row its tokens, and ends it when the row decides so."""
 
     def __init__(self, rows: Sequence[Row], ends: frozenset[int]) -> None:
         self._rows, self._ends = rows, ends
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Which rows are finished, (rows,)."""
+        """Whether each row is finished, (rows,)."""
         for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
             if row.finish is None:
                 row.take(token, self._ends)

@@ -1,4 +1,4 @@
-"""The server of the application."""
+"""Runs the server of the application."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from adatp.session import Session
 from adatp.signals import stopping
 
 HEAD_SECONDS = 20.0
-"""In which a request has to say what it wants, after its connection is opened."""
+"""Seconds that a connection has to send its request's head."""
 
 MOST_CONNECTIONS = 1024
-"""Connections at once; of more a request gets 503."""
+"""Most connections at once; a request beyond gets 503."""
 
 _LAST_WORDS = 5.0
-"""Seconds in which those are told whose answers take too long when the server is stopped."""
+"""Seconds to answer the clients whose answers take too long when the server is stopped."""
 
 
 def serve(session: Session, settings: Settings, listener: socket.socket, ready: Callable[[], object]) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is being answered, clean up and return.
+    """Serve until SIGINT or SIGTERM, then finish running answers, clean up and return.
 
     Args:
-        session: of the model, with its weights loaded.
-        settings: of the server.
-        listener: a socket that listens.
+        session: holds the model, with its weights loaded.
+        settings: settings of the server.
+        listener: a listening socket.
         ready: called once requests are accepted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -47,7 +47,7 @@ def serve(session: Session, settings: Settings, listener: socket.socket, ready: 
 
 
 def build_server(session: Session, settings: Settings) -> uvicorn.Server:
-    """A server that waits for its ``run``."""
+    """A server that does nothing until its ``run``."""
     desk = Desk(session, settings)
     config = uvicorn.Config(
         build_app(desk),
@@ -64,28 +64,28 @@ def build_server(session: Session, settings: Settings) -> uvicorn.Server:
 
 
 class _Server(uvicorn.Server):
-    """A server that tells those it gives up."""
+    """A server that answers the clients that it gives up."""
 
     def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
         super().__init__(config)
         self._desk = desk
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is answered, as far as there is time."""
+        """Finish running answers, as far as there is time."""
         late = asyncio.get_running_loop().call_later(self._desk.settings.shutdown_seconds, self._desk.stop)
         await super().shutdown(sockets)
         late.cancel()
 
 
 class _Protocol(H11Protocol):
-    """HTTP, where a connection that does not say what it wants is closed."""
+    """HTTP that closes connections which send no request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the head of a request."""
+        """Start waiting for the head of a request."""
         super().connection_made(transport)
         self.loop.call_later(HEAD_SECONDS, self._check_head, transport)
 
     def _check_head(self, transport: asyncio.Transport) -> None:
-        begun: Any = self.cycle  # None before the first request, in spite of its type
+        begun: Any = self.cycle  # None before the first request, despite its type
         if begun is None:
             transport.close()

@@ -1,4 +1,4 @@
-"""What whoever runs the server decides."""
+"""The settings of the person who runs the server."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ MOST_PIXELS = 4096 * 2304
 """Largest frame or image, width times height: 4K."""
 
 MOST_FRAME_BYTES = 1 << 30
-"""Bytes of all decoded frames and images of one request, three a pixel."""
+"""Bytes of all decoded frames and images of one request, three per pixel."""
 
 MOST_VIDEOS, MOST_IMAGES, MOST_MESSAGES = 8, 32, 256
 """Videos, images and messages of one request."""
 
 MOST_STOPS, LONGEST_STOP = 16, 256
-"""Strings that end an answer, and characters of one."""
+"""Number of strings that end an answer, and the length of one."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What whoever runs the server decides.
+    """The settings of the person who runs the server.
 
     Attributes:
-        name: of the model, as requests call it.
-        method: that prunes where a request names none.
-        frames: sampled from a video where a request says nothing.
-        most_frames: that a request may ask for.
-        max_new_tokens: longest answer in tokens, where a request says nothing.
-        most_new_tokens: that a request may ask for.
-        max_batch: answers that are written together.
-        batch_wait: seconds that a request waits for others that are being read, to be answered with them.
-        max_requests: requests that are read, waited for or answered at once; one more is refused (429).
-        most_body: bytes of a request.
-        body_seconds: in which a request has to arrive.
-        most_media: bytes of a video or image that is fetched from an address.
-        media_seconds: in which the videos of a request have to be fetched and decoded.
-        most_video_seconds: length of a video.
+        name: name of the model in requests.
+        method: method that prunes if a request names none.
+        frames: frames sampled from a video if a request gives no number.
+        most_frames: most frames that a request may ask for.
+        max_new_tokens: longest answer in tokens if a request gives none.
+        most_new_tokens: longest answer that a request may ask for.
+        max_batch: number of answers that are generated together.
+        batch_wait: seconds that a request waits for others that are being read, to share a batch.
+        max_requests: requests that are read, waiting or answered at once; one more is refused (429).
+        most_body: largest size of a request in bytes.
+        body_seconds: time for a request to arrive.
+        most_media: largest size in bytes of a video or image that is fetched from an address.
+        media_seconds: time to fetch and decode the videos of a request.
+        most_video_seconds: longest duration of a video.
         local_media: folder whose files requests may name; None: none.
         remote_media: whether requests may name addresses on the web.
-        keys: of the API; empty: nobody is asked for one.
-        hosts: names of the server that a request may use; None: any.
-        shutdown_seconds: that running requests are given when the server is stopped.
+        keys: keys of the API; empty: no key is needed.
+        hosts: host names of the server that a request may use; None: any.
+        shutdown_seconds: time for running requests when the server is stopped.
     """
 
     name: str

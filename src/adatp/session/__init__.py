@@ -1,4 +1,4 @@
-"""A session: load a Video LLM, prepare prompts, have them answered while a method prunes."""
+"""A session loads a Video LLM, prepares prompts, and answers them while a method prunes."""
 
 import adatp.torchvision_guard  # noqa: F401  # before transformers
 

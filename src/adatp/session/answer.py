@@ -1,4 +1,4 @@
-"""Has the model answer one prompt or a batch, while a method prunes."""
+"""Lets the model answer one prompt or a batch while a method prunes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from adatp.session.prompt import Prompt
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the model said, and what that took.
+    """The model's answer and its cost.
 
     Attributes:
         text: the answer.
         token_ids: the tokens generated, the end-of-turn token included.
-        milliseconds: all of ``generate``; of a batch, for all its prompts together.
-        report: what the method did; of a batch, in all its prompts.
-        layout: where the prompt's visual tokens are.
-        row: which row of the report's batch this is.
+        milliseconds: time of ``generate``; for a batch, of all its prompts together.
+        report: what the method did; for a batch, in all its prompts.
+        layout: positions of the prompt's visual tokens.
+        row: index of this prompt in the report's batch.
     """
 
     text: str
@@ -46,12 +46,14 @@ class Answer:
 
     @property
     def flops_ratio(self) -> float:
-        """Real FLOPs of the decoder's prefill of this prompt over vanilla's, whatever stands in the batch."""
+        """Real FLOPs of the decoder's prefill of this prompt over vanilla's, independent of the rest of
+        the batch.
+        """
         spent, vanilla = self.report.prompt_flops[self.row]
         return spent / vanilla
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dictionaries."""
+        """The answer as plain numbers, strings, lists and dictionaries."""
         return {
             "answer": self.text,
             "new_tokens": self.new_tokens,
@@ -71,18 +73,18 @@ def generate(
     strict: bool = False,
     watch: Callable[[Run], object] | None = None,
 ) -> list[Answer]:
-    """Answer prompts that stand in one batch.
+    """Answer the prompts of one batch.
 
     Args:
         model: a Video LLM of a supported family.
         processor: its processor.
-        prompts: whose inputs fit together (see `batches`).
+        prompts: prompts whose inputs fit together (see `batches`).
         method: the pruning method.
         max_new_tokens: longest answer, in tokens.
         settings: more arguments of ``generate``.
         reuse_frames: see `adatp.methods.Method.__call__`.
         strict: see there.
-        watch: called with what the method does, before the model reads the prompts.
+        watch: called with the run before the model reads the prompts.
 
     Raises:
         PromptError: the settings ask for several answers to a prompt, or for prompts in chunks.
@@ -115,7 +117,9 @@ def generate(
 
 
 def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """What ``model.generate`` returns; settings that it refuses, also the checkpoint's own, are one line."""
+    """The output of ``model.generate``. Settings that it refuses, also the checkpoint's own, raise one
+    line.
+    """
     try:
         return model.generate(**inputs, **settings)
     except (ValueError, ImportError) as error:
@@ -126,7 +130,7 @@ def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any
 
 @torch.no_grad()
 def read(model: Any, processor: Any, prompt: Prompt, method: Method) -> Answer:
-    """Have the model read a prompt without a word of answer."""
+    """Let the model read a prompt without answering it."""
     inputs = collate([prompt], 0, model.device)
     with method(model, processor, question=prompt.question) as run:
         begun = time.perf_counter()
@@ -141,21 +145,21 @@ def words_of(processor: Any, tokens: Sequence[int]) -> str:
 
 
 def until_end(tokens: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
-    """Tokens up to the first that ends a turn, it included. In a batch, what follows it is padding."""
+    """Tokens up to and including the first that ends a turn. In a batch, padding follows it."""
     stops = {ends} if isinstance(ends, int) else {*(ends or ())}
     last = next((number for number, token in enumerate(tokens) if token in stops), len(tokens))
     return list(tokens[: last + 1])
 
 
 def pad_token(model: Any, processor: Any) -> int:
-    """The token that pads the rows of a batch; it is masked, so that any will do."""
+    """The token that pads the rows of a batch. It is masked, so any token will do."""
     tokenizer = getattr(processor, "tokenizer", processor)
     found = getattr(tokenizer, "pad_token_id", None)
     return int(found) if found is not None else int(model.generation_config.pad_token_id or 0)
 
 
 def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The numbers of the prompts, those together whose frames can stand in one batch."""
+    """Indices of the prompts, grouped so that the frames of each group fit into one batch."""
     groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
         groups.setdefault(kind_of(prompt), []).append(number)
@@ -163,19 +167,19 @@ def batches(prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def kind_of(prompt: Prompt) -> Hashable:
-    """What prompts that can stand in one batch have in common."""
+    """A key that is equal for prompts that fit into one batch."""
     of_text, others = _split(prompt)
     shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in others.items()))
     return tuple(sorted(of_text)), shapes
 
 
 def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> dict[str, Any]:
-    """The inputs of several prompts as those of one batch, padded on the left, on a device.
+    """Combine the inputs of several prompts into one batch, padded on the left, on a device.
 
     Args:
-        prompts: whose frames fit together: of one group of `batches`.
+        prompts: prompts whose frames fit together: one group of `batches`.
         pad: the token to pad with.
-        device: where the model is.
+        device: device of the model.
     """
     if len(prompts) == 1:
         return prompts[0].to(device).inputs
@@ -192,7 +196,7 @@ def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> 
 
 
 def _split(prompt: Prompt) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs with a number for every token of the prompt, and the others: of its frames and images."""
+    """Split inputs into those with one value per token of the prompt, and those of its frames and images."""
     tokens = prompt.inputs["input_ids"].shape
     of_text = {name: value for name, value in prompt.inputs.items() if value.shape == tokens}
     return of_text, {name: value for name, value in prompt.inputs.items() if name not in of_text}

@@ -1,4 +1,4 @@
-"""What a session refuses."""
+"""The errors that a session raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When each frame of a video was shown, and how processors of transformers are told."""
+"""The time of each frame of a video, and its form for the processors of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adatp.video import Video
 
 
 def times_of(video: Video) -> NDArray[np.float64]:
-    """(F,) seconds, ascending: when each frame was shown.
+    """(F,) seconds, ascending: the time of each frame.
 
     Raises:
         PromptError: the video has no frame, or not one time for each.
@@ -28,10 +28,10 @@ def times_of(video: Video) -> NDArray[np.float64]:
 
 
 def of_frames(video: Video, fewest: int) -> Video:
-    """A video of so many frames or more: of a shorter one, the last frame is shown again, with a warning.
+    """A video with at least ``fewest`` frames. A shorter one repeats its last frame, with a warning.
 
     Raises:
-        PromptError: as of `times_of`.
+        PromptError: as `times_of`.
     """
     times, frames = times_of(video), len(video.frames)
     if frames >= fewest:
@@ -46,10 +46,10 @@ def of_frames(video: Video, fewest: int) -> Video:
 
 
 def metadata(video: Video) -> dict[str, Any]:
-    """What a processor takes as ``video_metadata`` for frames that are sampled already.
+    """The ``video_metadata`` of a processor for frames that are sampled already.
 
-    A processor divides the number of each frame by the frame rate to get its time. At one frame a second the
-    number is the time itself, so that frames may stand at uneven distances.
+    A processor divides the number of each frame by the frame rate to get its time. At one frame per second,
+    the number is the time itself. So frames may have uneven distances.
     """
     times = times_of(video)
     return {
@@ -61,7 +61,7 @@ def metadata(video: Video) -> dict[str, Any]:
 
 
 def seconds_a_frame(video: Video) -> float:
-    """Mean distance of neighbouring frames, seconds; of a lone frame, how long it is shown."""
+    """Mean distance of neighbouring frames in seconds. For a single frame, how long it is shown."""
     times = times_of(video)
     span = float(times[-1] - times[0])
     return span / (len(times) - 1) if span else video.duration / len(times) or 1.0

@@ -36,14 +36,14 @@ from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.models import UnsupportedModelError, allow_general_rule, family_of
 from adatp.session.errors import LoadError
 
-# Its import also makes AutoProcessor know the embedded models' processor.
+# Importing it also registers the embedded models' processor with AutoProcessor.
 from adatp.tiny import CHECKPOINT, EMBEDDED, embedded_folder
 
 
 def source_of(source: str | os.PathLike[str] | None) -> str:
     """The checkpoint that a request names: a folder, an id on the hub, or the name of an embedded model.
 
-    None is the first embedded model.
+    None means the first embedded model.
     """
     if source is None:
         return str(CHECKPOINT)
@@ -53,7 +53,7 @@ def source_of(source: str | os.PathLike[str] | None) -> str:
 
 @contextmanager
 def _loading(source: str, what: str) -> Iterator[None]:
-    """Turn what goes wrong amid loading into one line that begins with ``source``."""
+    """Turn errors during loading into one line that begins with ``source``."""
     try:
         yield
     except CheckpointError as error:
@@ -62,7 +62,7 @@ def _loading(source: str, what: str) -> Iterator[None]:
         raise
     except (
         BaseException
-    ) as error:  # safetensors, the hub's client, transformers and json raise each their own
+    ) as error:  # safetensors, the hub's client, transformers and json all raise different ones
         # A panic in the Rust of a library is no Exception.
         if is_out_of_memory(error) or not (isinstance(error, Exception) or _is_panic(error)):
             raise
@@ -79,7 +79,7 @@ def _is_panic(error: BaseException) -> bool:
 
 
 def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
-    """Read a checkpoint's config, nothing else, and refuse what can't be pruned.
+    """Read only a checkpoint's config, and refuse models that can't be pruned.
 
     Args:
         source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model; None:
@@ -88,7 +88,7 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
 
     Raises:
         LoadError: there is no such checkpoint, or its config is broken or implausible.
-        UnsupportedModelError: no family file knows the model (a text model, for one).
+        UnsupportedModelError: no family file knows the model (a text model, for example).
     """
     source = source_of(source)
     local = bool(source) and os.path.isdir(source)
@@ -111,7 +111,7 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     except UnsupportedModelError as error:
         if not (trust_remote_code and raw.get("auto_map")):
             raise UnsupportedModelError(f"{source}: {error}") from None
-        allow_general_rule(raw["model_type"])  # tried on what the checkpoint's own code makes of videos
+        allow_general_rule(raw["model_type"])  # checked on the videos that the checkpoint's own code encodes
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_config(config)
@@ -180,7 +180,7 @@ def load_model(
 
 
 def _auto_class(source: str, trust_remote_code: bool) -> Any:
-    """The class that loads it: the one that a checkpoint's own code stands for, or that transformers has."""
+    """The class that loads it: from the checkpoint's own code, or from transformers."""
     if not trust_remote_code:
         return AutoModelForImageTextToText
     raw, _ = PreTrainedConfig.get_config_dict(source)
@@ -194,7 +194,7 @@ def _without_weights(config: Any) -> Any:
 
 
 def pick_device(device: str) -> str:
-    """The device that a request for ``device`` ("auto": CUDA where there is one) is run on.
+    """The device for a request of ``device`` ("auto": CUDA if available).
 
     Raises:
         LoadError: there is no such device here.
@@ -208,7 +208,7 @@ def pick_device(device: str) -> str:
         raise
     except Exception as error:  # torch asserts that it was built for it; some devices import a package
         said = first_line(error)
-        # Of some devices torch says which of its operators exist, in a thousand characters.
+        # For some devices torch lists which of its operators exist, in a thousand characters.
         reason = f" ({said})" if len(said) <= 200 and "\n" not in str(error).strip() else ""
         raise LoadError(f"no device {device!r} here{reason}") from error
     return device

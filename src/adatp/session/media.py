@@ -1,4 +1,4 @@
-"""Videos and images as users give them, and what a model's processor shows the model of them."""
+"""Videos and images as users give them, and the part of them that a model's processor shows the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from adatp.video import Fit, Video, read_source
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | torch.Tensor"
 """One video: a file, a folder of frame images or an address on the web (see `adatp.video.read_source`); a
-`Video`; or frames (F, H, W, 3), uint8, RGB. Frames without times count as one a second."""
+`Video`; or frames (F, H, W, 3), uint8, RGB. Frames without times count as one per second.
+"""
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor | Any"
 """One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""
@@ -29,8 +30,8 @@ def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int, fit: Fit | 
 
     Args:
         videos: one `VideoLike`; a list of them; a list of frames (H, W, 3), which is one video; or None.
-        frames: how many to sample from a file. Frames that are read already are taken as they are.
-        fit: how large the frames of a file are kept (see `read_video`).
+        frames: how many to sample from a file. Arrays of frames are used as they are.
+        fit: decides the size at which the frames of a file are kept (see `read_video`).
 
     Raises:
         VideoError: a file can't be read as a video.
@@ -75,7 +76,7 @@ def image_of(image: ImageLike) -> NDArray[np.uint8]:
                 return np.array(file.convert("RGB"))
         except OSError as error:
             raise PromptError(f"{image}: can't be read as an image ({first_line(error)})") from error
-    if hasattr(image, "convert"):  # pillow's
+    if hasattr(image, "convert"):  # an image of pillow
         return np.array(image.convert("RGB"))
     return _pixels(image, 3, "an image is", "(H, W, 3)")
 
@@ -95,14 +96,14 @@ def _pixels(pixels: Any, axes: int, what: str, shape: str) -> NDArray[np.uint8]:
 
 
 def visible_part(processor: Any, video: Video) -> Video:
-    """What the model is shown of a video's frames, to draw on: some processors cut out the middle.
+    """The part of a video's frames that the model receives, to draw on: some processors cut out the middle.
 
     Args:
         processor: the checkpoint's processor.
         video: frames (F, H, W, 3), as they are put into a prompt.
 
     Returns:
-        The video, its frames cropped, or padded with black, as the processor does it; not resized.
+        The video with its frames cropped, or padded with black, as the processor does it; not resized.
     """
     reader = getattr(processor, "video_processor", None)
     if not getattr(reader, "do_center_crop", False):

@@ -33,7 +33,7 @@ The content is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``
 """
 
 _LONG = 50
-"""A processor that refuses frames so many times as long as wide, or more, refuses them for that."""
+"""If a processor refuses frames this many times longer than wide, their shape is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,12 @@ class Prompt:
     """A question about videos, ready for the model.
 
     Attributes:
-        question: the question; of a chat, the text of its last message. Its relevance to the frames is
+        question: the question; for a chat, the text of its last message. Its relevance to the frames is
             measured.
-        text: what the chat template makes of it.
+        text: output of the chat template.
         videos: the frames of each video, in the order of the prompt.
         inputs: arguments of the model's ``generate``, for a batch of one.
-        milliseconds: time of ``video`` (reading files) and of ``preprocess`` (what the processor does).
+        milliseconds: time of ``video`` (reading files) and of ``preprocess`` (the processor).
     """
 
     question: str
@@ -62,7 +62,7 @@ class Prompt:
 
 @dataclass
 class _Chat:
-    """Messages as a chat template takes them, and the media that they name, in order."""
+    """Messages in the form of a chat template, and the media that they name, in order."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     videos: list[Video] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Chat:
     fewest_frames: int = 1
 
     def add_video(self, video: Video) -> list[dict[str, Any]]:
-        """Note a video; returns what stands for it in a message."""
+        """Add a video; returns the parts that represent it in a message."""
         video = of_frames(video, self.fewest_frames)
         self.videos.append(video)
         if not self.frames_are_images:
@@ -80,7 +80,7 @@ class _Chat:
         return [{"type": "image"} for _ in video.frames]
 
     def add_image(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Note an image; returns what stands for it in a message."""
+        """Add an image; returns the parts that represent it in a message."""
         self.images.append(image)
         return [{"type": "image"}]
 
@@ -96,12 +96,12 @@ def build_prompt(
     every_token: bool = False,
     strange: bool = False,
 ) -> Prompt:
-    """Read what is to be shown and write the prompt (see ``Session.prepare``).
+    """Read the media and write the prompt (see ``Session.prepare``).
 
     Args:
-        processor: of the checkpoint.
-        config: of the checkpoint.
-        videos: see there, as all that follow.
+        processor: processor of the checkpoint.
+        config: config of the checkpoint.
+        videos: see there, as for the next four.
         question: see there.
         images: see there.
         frames: see there.
@@ -141,10 +141,10 @@ def build_prompt(
 
 
 def try_processor(processor: Any, config: Any) -> None:
-    """Try a stranger's template and tokenizer out with some question about a video.
+    """Try a stranger's template and tokenizer with some question about a video.
 
     Raises:
-        PromptError: they take all time or memory.
+        PromptError: they take too much time or memory.
     """
     kind = "video" if family_of(config.model_type).takes_videos(processor) else "image"
     parts = [{"type": kind}, {"type": "text", "text": "What happens in the video?"}]
@@ -152,7 +152,7 @@ def try_processor(processor: Any, config: Any) -> None:
 
 
 def _try_out(processor: Any, messages: list[dict[str, Any]]) -> None:
-    """Refuse a chat template or a tokenizer that takes all time or memory for these messages."""
+    """Refuse a chat template or a tokenizer that takes too much time or memory for these messages."""
 
     def work() -> None:
         for message in messages:
@@ -171,16 +171,16 @@ def _try_out(processor: Any, messages: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _processing(videos: Sequence[Video] = ()) -> Iterator[None]:
-    """Turn what a checkpoint's processor, tokenizer or template raises into one line.
+    """Turn errors of a checkpoint's processor, tokenizer or template into one line.
 
     Args:
-        videos: those that it is given.
+        videos: the videos that it processes.
     """
     try:
         yield
     except AdaTPError:
         raise
-    except Exception as error:  # of any kind: its settings are the checkpoint's
+    except Exception as error:  # any kind: its settings are the checkpoint's
         if is_out_of_memory(error):
             raise
         refused = "the processor refuses this video or question"
@@ -192,7 +192,7 @@ def _processing(videos: Sequence[Video] = ()) -> Iterator[None]:
 
 
 def _check_ids(config: Any, ids: Any) -> None:
-    """Refuse tokens that the model has no embedding of: another model's tokenizer makes them."""
+    """Refuse tokens that the model has no embedding for: they come from another model's tokenizer."""
     known, largest = config.get_text_config().vocab_size, int(ids.max())
     if largest >= known:
         raise PromptError(
@@ -201,7 +201,7 @@ def _check_ids(config: Any, ids: Any) -> None:
 
 
 def _processor_options(processor: Any, text: str, videos: Sequence[Video]) -> dict[str, Any]:
-    """Keywords of a processor's call beside its text, videos and images."""
+    """Keyword arguments of a processor's call besides text, videos and images."""
     options: dict[str, Any] = {}
     if videos:
         options |= {"do_sample_frames": False, "video_metadata": [metadata(video) for video in videos]}
@@ -218,10 +218,10 @@ def _write(
     images: list[NDArray[np.uint8]],
     read: Callable[[Any], Video],
 ) -> str:
-    """Fill ``chat`` with the messages; returns the text of the last one.
+    """Fill ``chat`` with the messages. Returns the text of the last one.
 
-    Videos and images that come beside the messages take the places that the messages leave empty for them
-    (``{"type": "video"}``). Without such places they stand before the first user's text.
+    Videos and images given separately fill the empty places in the messages (``{"type": "video"}``). Without
+    such places they come before the first user's text.
     """
     contents = [_parts(message) for message in messages]
     if not contents or messages[-1]["role"] != "user":
@@ -256,7 +256,7 @@ def _write(
 
 
 def _parts(message: Message) -> list[Mapping[str, Any]]:
-    """The parts of one message, a text as one part."""
+    """The parts of one message. A text is one part."""
     if not {"role", "content"} <= set(message):
         raise PromptError("every message of a chat has a role and a content")
     content = message["content"]
@@ -270,7 +270,7 @@ def _parts(message: Message) -> list[Mapping[str, Any]]:
 
 
 def _empty(part: Mapping[str, Any]) -> bool:
-    """Whether a part names a place for a video or an image, and none itself."""
+    """Whether a part marks the place of a video or an image without naming one."""
     return part.get(part["type"], part.get("path")) is None
 
 
@@ -314,7 +314,7 @@ def check_prompt(
 
 
 def prompt_layouts(config: Any, prompt: Prompt) -> list[VideoLayout]:
-    """Where the prompt's visual tokens are, by its inputs alone.
+    """Layouts of the prompt's visual tokens, from its inputs alone.
 
     Raises:
         LayoutError: the prompt's videos can't be laid out.

@@ -23,23 +23,23 @@ from adatp.tiny import CHECKPOINT
 from adatp.video import Video, read_video
 
 MAX_NEW_TOKENS = 64
-"""Longest answer, in tokens, where nothing else is said."""
+"""Default length of the longest answer, in tokens."""
 
 
 class Session:
     """A Video LLM with its processor, loaded once and asked many questions.
 
-    The config and the processor are read at once. The weights are loaded when they are first needed, so that
-    a prompt can be prepared and checked before. One thread at a time may ask.
+    The config and the processor are read at once, the weights when they are first needed. So a prompt can be
+    prepared and checked before. Only one thread at a time may ask.
 
     >>> session = Session("Qwen/Qwen2.5-VL-7B-Instruct")
     >>> print(session.ask("holiday.mp4", "What does the dog fetch?").text)
 
     Attributes:
         source: the model's folder or its id on the Hugging Face hub.
-        config: the model's.
-        processor: the model's.
-        device: where the model runs.
+        config: the model's config.
+        processor: the model's processor.
+        device: the device that the model runs on.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Session:
         Args:
             source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model
                 (`adatp.tiny.EMBEDDED`); None: the first embedded model.
-            device: a torch device, or "auto": CUDA where there is one.
+            device: a torch device, or "auto": CUDA if available.
             dtype: a torch dtype or its name, or "auto": the checkpoint's own.
-            trust_remote_code: whether Python code and pickled weights of the checkpoint may run. Nobody is
-                asked: without it such a checkpoint is refused, or loaded without its code.
+            trust_remote_code: whether Python code and pickled weights of the checkpoint may run. If not,
+                such a checkpoint is refused, or loaded without its code. Nobody is asked at a terminal.
 
         Raises:
             LoadError: there is no such checkpoint, device or dtype, or the processor can't be loaded.
@@ -77,7 +77,7 @@ class Session:
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> Session:
-        """A session of a model that is loaded already.
+        """Make a session from a loaded model.
 
         Args:
             model: a Video LLM of transformers, of a supported family.
@@ -122,14 +122,14 @@ class Session:
 
         Args:
             videos: one video or a list of them, each a file, a folder of frame images, an address on the web,
-                a `Video`, or frames (F, H, W, 3) uint8; None where a chat names all its videos itself. Frames
-                without times count as one a second.
-            question: a text; or a chat, a list of messages with ``role`` and ``content``, of which the last
-                is the user's. The content is a text, or a list of parts of the types "text", "video" and
-                "image"; a part of type "video" names a video under "video", or leaves it to ``videos``. Where
-                no part does, videos and images stand before the first text of the user.
-            images: shown beside the videos, each a file, pixels (H, W, 3) uint8, or an image of pillow. No
-                token of an image is dropped.
+                a `Video`, or frames (F, H, W, 3) uint8. None if a chat names all its videos itself. Frames
+                without times count as one per second.
+            question: a text, or a chat. A chat is a list of messages with ``role`` and ``content``; the last
+                one is the user's. The content is a text, or a list of parts of the types "text", "video" and
+                "image". A part of type "video" names a video under "video", or leaves it to ``videos``. If no
+                part does either, videos and images come before the first text of the user.
+            images: further images, each a file, pixels (H, W, 3) uint8, or an image of pillow. Their tokens
+                are never dropped.
             frames: how many to sample, uniformly, from a file.
             every_token: whether the processor has to keep tokens that it would leave out because nothing
                 moved (VideoLLaMA3).
@@ -153,7 +153,7 @@ class Session:
         return prompt
 
     def try_out(self) -> None:
-        """Refuse, by `PromptError`, a stranger's template or tokenizer that takes all time or memory."""
+        """Refuse, by `PromptError`, a stranger's template or tokenizer that takes too much time or memory."""
         if self._strange:
             try_processor(self.processor, self.config)
 
@@ -165,9 +165,9 @@ class Session:
         most_seconds: float = math.inf,
         most_pixels: float = math.inf,
     ) -> Video:
-        """Read a video file for `prepare`, as that does it itself.
+        """Read a video file in the same way as `prepare`.
 
-        Frames that have more than 2^27 pixels together (64 of 1920 x 1080) are scaled down as they come.
+        Frames with more than 2^27 pixels together (64 of 1920 x 1080) are scaled down while being read.
 
         Args:
             path: the file.
@@ -176,8 +176,8 @@ class Session:
             most_pixels: see there.
 
         Raises:
-            VideoError: the file can't be read as a video, or is beyond a limit.
-            PromptError: so many frames don't fit into the model's context.
+            VideoError: the file can't be read as a video, or exceeds a limit.
+            PromptError: this number of frames does not fit into the model's context.
         """
         fit = fit_for(self.processor, self.config)
         return read_video(path, frames, most_seconds=most_seconds, most_pixels=most_pixels, fit=fit)
@@ -190,13 +190,13 @@ class Session:
         max_new_tokens: int = MAX_NEW_TOKENS,
         strict: bool = True,
     ) -> None:
-        """Refuse what would fail once the model runs. Needs no weights.
+        """Refuse a prompt that would fail once the model runs. Needs no weights.
 
         Args:
             prompt: from `prepare`.
             method: the pruning method.
             max_new_tokens: longest answer, in tokens.
-            strict: whether a FLOPs target out of reach is refused too.
+            strict: whether a FLOPs target that is out of reach is refused too.
 
         Raises:
             PromptError: the prompt and the answer don't fit into the model's context.
@@ -207,7 +207,7 @@ class Session:
         check_prompt(self.config, prompt, method, max_new_tokens, strict)
 
     def visible_part(self, video: Video) -> Video:
-        """What the model is shown of a video's frames, to draw on: some processors cut out the middle."""
+        """The part of a video's frames that the model receives: some processors cut out the middle."""
         return visible_part(self.processor, video)
 
     # Answers.
@@ -230,10 +230,10 @@ class Session:
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
-            generation: more arguments of ``model.generate``. Decoding is greedy without them.
+            generation: more arguments of ``model.generate``. Without them, decoding is greedy.
 
         Raises:
-            PromptError, BudgetError, GridError, LayoutError: as of `check`.
+            PromptError, BudgetError, GridError, LayoutError: as in `check`.
             LoadError: the weights can't be loaded.
             EncoderError: the method's text-relevance encoder can't be loaded.
             PruningError: the model can't be pruned this way, or is being pruned already.
@@ -259,27 +259,27 @@ class Session:
         watch: Callable[[Run], object] | None = None,
         **generation: Any,
     ) -> list[Answer]:
-        """Answer several prompts together, each as it is answered alone.
+        """Answer several prompts together, with the same results as one by one.
 
-        The prompts are padded on the left. Those whose frames don't fit into one batch (another number of
-        frames or another size, where the model's inputs have an axis for it) are answered in several.
+        The prompts are padded on the left. If their frames don't fit into one batch (another number or size,
+        and an axis for it in the model's inputs), they are answered in several.
 
         Args:
             prompts: from `prepare`.
-            method: the pruning method; None: as of `answer`, for all prompts together.
+            method: the pruning method for all prompts; None: `AdaTP`.
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
-            watch: called with each batch's `Run` before the model reads it: what the method did can be read
-                there while answers are still written.
+            watch: called with each batch's `Run` before the model reads it. The run shows what the method did
+                while answers are still being generated.
             generation: more arguments of ``model.generate``.
 
         Returns:
-            One answer a prompt, in their order. Answers of one batch share their report; ``row`` says which
-            of its rows is theirs.
+            One answer per prompt, in their order. Answers of one batch share their report; ``row`` is the
+            prompt's index in it.
 
         Raises:
-            AdaTPError: as of `answer`.
+            AdaTPError: as in `answer`.
         """
         method = self._chosen(prompts, method, max_new_tokens, strict)
         answers: dict[int, Answer] = {}
@@ -309,22 +309,22 @@ class Session:
         strict: bool = False,
         **generation: Any,
     ) -> Stream:
-        """Answer a prompt, and give the text piece by piece as it comes.
+        """Answer a prompt, and give the text piece by piece while it is generated.
 
         Args:
             prompt: from `prepare`.
-            method: the pruning method; None: as of `answer`.
+            method: the pruning method; None: `AdaTP`.
             max_new_tokens: longest answer, in tokens.
             reuse_frames: see `adatp.methods.Method.__call__`.
             strict: see `adatp.methods.Method.__call__`.
             generation: more arguments of ``model.generate``; without beams.
 
         Returns:
-            An iterator of pieces of text; joined, they are the answer's text. Its ``answer`` is what `answer`
-            returns.
+            An iterator of pieces of text; joined, they are the answer's text. Its ``answer`` is the result of
+            `answer`.
 
         Raises:
-            AdaTPError: as of `answer`; what fails while the model runs is raised by the iterator.
+            AdaTPError: as in `answer`; errors while the model runs are raised by the iterator.
         """
         method = self._chosen([prompt], method, max_new_tokens, strict)
         model = self.model
@@ -352,39 +352,39 @@ class Session:
         """Answer a question about videos: `prepare` and `answer` in one call.
 
         Args:
-            videos: as of `prepare`.
-            question: as of `prepare`.
-            method: as of `answer`.
-            images: as of `prepare`.
+            videos: as in `prepare`.
+            question: as in `prepare`.
+            method: as in `answer`.
+            images: as in `prepare`.
             frames: how many to sample, uniformly, from a file.
             max_new_tokens: longest answer, in tokens.
-            generation: more arguments of `answer`, ``model.generate``'s among them.
+            generation: more arguments of `answer`, including those of ``model.generate``.
 
         Raises:
-            AdaTPError: as of `prepare` and `answer`.
+            AdaTPError: as in `prepare` and `answer`.
         """
         prompt = self.prepare(videos, question, images=images, frames=frames)
         return self.answer(prompt, method, max_new_tokens=max_new_tokens, **generation)
 
     def chat(self, messages: Sequence[Message], method: Method | None = None, **options: Any) -> Answer:
-        """Answer the last message of a chat that names its videos itself; otherwise as `ask`."""
+        """Answer the last message of a chat that names its videos itself; otherwise the same as `ask`."""
         return self.ask(None, messages, method, **options)
 
     def read(self, prompt: Prompt, method: Method) -> Answer:
-        """Have the model read a prompt while a method prunes, without a word of answer.
+        """Let the model read a prompt while a method prunes, without answering it.
 
         Returns:
             An answer without text, for its report and layout.
 
         Raises:
-            AdaTPError: as of `answer`.
+            AdaTPError: as in `answer`.
         """
         self.check(prompt, method, max_new_tokens=0, strict=False)
         return read(self.model, self.processor, prompt, method)
 
     def warm_up(self, prompt: Prompt, method: Method) -> None:
-        """Answer once in two tokens, for what only a first run costs."""
-        with warnings.catch_warnings():  # the run that follows says it again
+        """Generate two tokens once, so that the costs of a first run are paid."""
+        with warnings.catch_warnings():  # the run that follows repeats them
             warnings.simplefilter("ignore")
             self.answer(prompt, method, max_new_tokens=2)
 

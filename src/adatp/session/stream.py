@@ -13,7 +13,7 @@ from adatp.session.answer import Answer, words_of
 class Stream(Iterator[str]):
     """An iterator of the pieces of an answer's text; joined, they are the answer.
 
-    The model answers in a thread of its own from the first piece on. Leaving the stream before its end
+    From the first piece on, the model answers in its own thread. Leaving the stream before its end
     (``close``, or dropping it) stops the model.
     """
 
@@ -28,12 +28,12 @@ class Stream(Iterator[str]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """Stop the model."""
+        """Stop the model before its end."""
         self._pieces.close()
 
     @property
     def answer(self) -> Answer:
-        """The answer, for which the rest of the stream is waited.
+        """The answer; waits for the rest of the stream.
 
         Raises:
             RuntimeError: the stream was closed before its end.
@@ -53,7 +53,7 @@ class Stream(Iterator[str]):
                 queue.put(self._generate(feed))
             except _AbandonedError:
                 pass
-            except BaseException as error:  # handed on to who reads the stream
+            except BaseException as error:  # passed on to the reader of the stream
                 queue.put(error)
 
         thread = Thread(target=work, name="adatp-stream", daemon=True)
@@ -78,7 +78,7 @@ class Stream(Iterator[str]):
 
 
 def settled_words(processor: Any, tokens: Sequence[int]) -> str:
-    """The text of an answer's tokens so far, without what the next token may still change."""
+    """The text of an answer's tokens so far, without the part that the next token may change."""
     text = words_of(processor, tokens).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
     tokenizer = getattr(processor, "tokenizer", processor)
     if getattr(tokenizer, "clean_up_tokenization_spaces", False):  # moves the end of the last word
@@ -91,7 +91,7 @@ class _AbandonedError(Exception):
 
 
 class _Feed:
-    """What ``model.generate`` calls a streamer: hands every new token on, the prompt's not."""
+    """A streamer for ``model.generate`` that passes on every new token, but not the prompt's."""
 
     def __init__(self, queue: SimpleQueue[Any]) -> None:
         self.queue = queue
@@ -99,7 +99,7 @@ class _Feed:
         self._prompt = True
 
     def put(self, value: Any) -> None:
-        """Take tokens; the first that come are the prompt."""
+        """Take tokens. The first ones are the prompt."""
         if self.left:
             raise _AbandonedError
         if not self._prompt:
@@ -108,4 +108,4 @@ class _Feed:
         self._prompt = False
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Mark the end of the tokens."""

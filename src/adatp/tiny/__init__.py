@@ -17,7 +17,7 @@ CLIP: Path = Path(__file__).parent / "clip.mp4"
 """A 16-frame clip of the world, from the validation split."""
 
 QUESTION: str = "what colour is the star ?"
-"""A question on `CLIP`."""
+"""A question about the clip `CLIP`."""
 
 __all__ = ["CHECKPOINT", "CLIP", "EMBEDDED", "QUESTION", "TinyProcessor", "embedded_folder", "load"]
 

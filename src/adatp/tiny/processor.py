@@ -36,7 +36,7 @@ def word_tokenizer(known: Iterable[str]) -> PreTrainedTokenizerFast:
     """A world's word-level tokenizer: lower-cased, left-padded, unknown words become <unk>.
 
     Args:
-        known: the world's words; their order is that of the embeddings.
+        known: the world's words, in the order of the embeddings.
     """
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys((*SPECIAL, *known)))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -76,7 +76,7 @@ def pixel_values(video: Video) -> torch.Tensor:
 
 
 def _resized(frames: torch.Tensor) -> torch.Tensor:
-    """Frames (F, H, W, 3), uint8, as float32 (F, 3, 96, 96). As floats they take four times the memory."""
+    """Frames (F, H, W, 3), uint8, as float32 (F, 3, 96, 96). Floats take four times the memory."""
     pixels = frames.permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] == (SIZE, SIZE):
         return pixels
@@ -84,10 +84,10 @@ def _resized(frames: torch.Tensor) -> torch.Tensor:
 
 
 class TinyVideoProcessor:
-    """The part of `TinyProcessor` that reads videos, as Hugging Face's processors have one.
+    """The part of `TinyProcessor` that reads videos, as in Hugging Face's processors.
 
     Attributes:
-        size: What frames are scaled to, pixels.
+        size: The size that frames are scaled to, pixels.
     """
 
     size = SizeDict(height=SIZE, width=SIZE)
@@ -115,14 +115,14 @@ class TinyVideoProcessor:
 
 
 class TinyProcessor:
-    """The embedded model's processor: Hugging Face's `LlavaOnevisionProcessor` as far as video and text go.
+    """The embedded model's processor: Hugging Face's `LlavaOnevisionProcessor` for video and text.
 
-    It takes the keywords of Hugging Face's processors, and `AutoProcessor.from_pretrained` finds it, once
-    this module is imported.
+    It takes the keywords of Hugging Face's processors. `AutoProcessor.from_pretrained` finds it once this
+    module is imported.
 
     Attributes:
         tokenizer: The world's word-level tokenizer, unless another with `<video>` among its tokens was given.
-        video_processor: What reads videos.
+        video_processor: The part that reads videos.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast | None = None):
@@ -144,8 +144,8 @@ class TinyProcessor:
             tokenize: Must be False: pass the prompt and its videos to the processor instead.
 
         Returns:
-            The prompt, or one for each conversation. Unlike Qwen's it has no newline tokens: words are all
-            that the tokenizer knows.
+            The prompt, or one for each conversation. Unlike Qwen's it has no newline tokens, since the
+            tokenizer only knows words.
 
         Raises:
             ValueError: If `tokenize` is set or a content type is neither "video" nor "text".
@@ -188,10 +188,10 @@ class TinyProcessor:
             images: Must be None: the model knows videos only.
             text: One prompt or several, with one `<video>` for each video.
             videos: In the order of the `<video>` in the prompts; all with the same number of frames F.
-            padding: As for a tokenizer; on the left.
-            add_special_tokens: As for a tokenizer.
+            padding: As in a tokenizer; on the left.
+            add_special_tokens: As in a tokenizer.
             do_sample_frames: Must be False: every frame is used.
-            video_metadata: Not needed: the model knows no time.
+            video_metadata: Ignored: the model uses no times.
             return_tensors: Must be "pt".
 
         Returns:
@@ -224,11 +224,11 @@ class TinyProcessor:
         return BatchFeature({**words, **pixels})
 
     def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
-        """The tokenizer's `batch_decode`."""
+        """Decode sequences with the tokenizer's `batch_decode`."""
         return list(self.tokenizer.batch_decode(sequences, **kwargs))
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
-        """The tokenizer's `decode`."""
+        """Decode tokens with the tokenizer's `decode`."""
         return str(self.tokenizer.decode(token_ids, **kwargs))
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -239,7 +239,7 @@ class TinyProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **_: Any) -> TinyProcessor:
-        """Read what `save_pretrained` wrote. What else `AutoProcessor` passes on concerns the hub.
+        """Read the files of `save_pretrained`. Other arguments from `AutoProcessor` concern the hub.
 
         Raises:
             ValueError: If the folder holds another class's processor.
@@ -252,7 +252,7 @@ class TinyProcessor:
 
 
 def _as_list(videos: Any) -> list[Any]:
-    """One video or several, as a list of videos: an array of 4 axes, or a list of frames, is one."""
+    """One video or several, as a list of videos. An array of 4 axes, or a list of frames, is one video."""
     if videos is None:
         return []
     if isinstance(videos, np.ndarray | torch.Tensor):
@@ -262,7 +262,9 @@ def _as_list(videos: Any) -> list[Any]:
 
 
 class _TinyProcessorConfig(PreTrainedConfig):  # type: ignore[misc]
-    """No model's config: `AutoProcessor` finds processors by name among those registered with a config."""
+    """A config without a model: `AutoProcessor` finds processors by name among those registered with a
+    config.
+    """
 
     model_type = "adatp_tiny_processor"
 

@@ -9,4 +9,4 @@ TOKENS_PER_FRAME: int = (SIZE // PATCH // 2) ** 2
 """Visual tokens of a frame: 12 x 12 patches, pooled 2 x 2."""
 
 TEXT_LENGTH: int = 24
-"""Positions of SigLIP's text tower. Texts are padded to it on the left, as it pools the last position."""
+"""Positions of SigLIP's text tower. Texts are padded to it on the left, since it pools the last position."""

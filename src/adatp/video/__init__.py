@@ -1,12 +1,12 @@
-"""Opens, checks and samples videos. The only package that touches PyAV.
+"""Opens, checks and samples videos. Only this package uses PyAV.
 
 `read_source` takes a file, a folder of frame images or an address on the web. `read_video` takes a file.
 
-`scanning` lists every packet first, without decoding, so that frames are counted and picked exactly,
-whatever the container says of itself (variable frame rate, no stored frame count, B-frames, edit lists).
-Then `decoding` decodes only the stretches from a keyframe to a picked frame, and checks that the packets
-told the truth. A file whose packets do not tell which frame they hold, or tell it wrong, is decoded through,
-twice: to count, then to pick. Either way only the picked frames are ever held.
+`scanning` lists every packet first, without decoding. So frames are counted and picked exactly, even if the
+container is wrong or silent about them (variable frame rate, no stored frame count, B-frames, edit lists).
+Then `decoding` decodes only the stretches from a keyframe to a picked frame, and checks that the packets were
+right. If the packets do not give their frames, or give them wrong, the complete file is decoded twice: to
+count, then to pick. In both cases only the picked frames are held.
 """
 
 from adatp.video.decoding import Fit

@@ -1,4 +1,4 @@
-"""Where an address on the web leads: names are resolved once, and what they resolve to is judged."""
+"""Resolves an address on the web: names are resolved once, and the resulting machine is checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from adatp.video.errors import VideoError
 
 LONGEST = 8192
-"""Characters of the longest address."""
+"""Length of the longest accepted address in characters."""
 
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -19,15 +19,15 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class Place:
-    """A host that an address names, and the machine that it is.
+    """A host named by an address, and the machine it resolves to.
 
     Attributes:
-        secure: whether it is spoken to over TLS.
+        secure: whether the connection uses TLS.
         host: the name, for the certificate and the request.
-        port: of the machine.
+        port: port on the machine.
         target: path and query, for the request.
         machine: the numeric address to connect to.
-        public: whether that is a machine of the public internet.
+        public: whether it is a machine of the public internet.
     """
 
     secure: bool
@@ -46,7 +46,7 @@ def is_address(source: object) -> bool:
 def locate(address: str) -> Place:
     """Resolve an address.
 
-    Of several machines the first one is taken, and all of them have to be public for it to count as public.
+    If a host has several machines, the first is used. The host counts as public only if all of them are.
 
     Raises:
         VideoError: It is no address of http or https, names a user, or its host can't be found.
@@ -80,9 +80,9 @@ def _resolved(host: str, port: int, shown: str) -> list[str]:
 
 
 def is_public(machine: str) -> bool:
-    """Whether a numeric address is one of the public internet: not of this machine, nor of its network.
+    """Whether a numeric address is on the public internet, not on this machine or its network.
 
-    An IPv6 address that stands for an IPv4 address counts as that.
+    An IPv6 address that stands for an IPv4 address counts as the latter.
     """
     try:
         address = ipaddress.ip_address(machine.partition("%")[0])

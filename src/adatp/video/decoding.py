@@ -1,4 +1,4 @@
-"""Decodes a stream through, or only the stretches that lead to picked frames."""
+"""Decodes a complete stream, or only the stretches that lead to picked frames."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from adatp.video.scanning import Packets
 from adatp.video.upright import orientation
 
 Fit = Callable[[int, int, int], tuple[int, int]]
-"""Takes the number of frames, their height and width; returns the height and width that they are kept in."""
+"""Maps the number of frames, their height and width to the height and width that they are kept in."""
 
 _OLD, _BT601 = int(av.__version__.split(".")[0]) < 17, 5
 
 
 class UntrueError(Exception):
-    """The packets of a file do not hold what they say. It never leaves the package."""
+    """The packets of a file differ from what they announce. This error never leaves the package."""
 
 
 def decode_all(file: str, stream_index: int, most_pixels: float) -> Iterator[VideoFrame]:
-    """Every frame that decodes, in the order they are shown.
+    """Every frame that decodes, in the order of presentation.
 
     Raises:
         UnreadableError: A frame has more than `most_pixels`.
@@ -44,10 +44,10 @@ def decode_all(file: str, stream_index: int, most_pixels: float) -> Iterator[Vid
 
 
 def decode_to(file: str, packets: Packets, picks: list[int], most_pixels: float) -> Iterator[VideoFrame]:
-    """Decodes the packets at positions `picks`, each from its keyframe on.
+    """Decode the packets at positions `picks`, each from its keyframe on.
 
-    That is the last keyframe stored before it and not shown after it: in an open GOP, the GOP before's.
-    Frames come in the order they are shown.
+    Its keyframe is the last one stored before it and not shown after it: in an open GOP, that of the GOP
+    before. Frames come in the order of presentation.
 
     Raises:
         UntrueError: A stretch does not begin with a keyframe, its packets are not those that were listed, or
@@ -107,17 +107,17 @@ def _decode_stretch(
 def _checked(
     frames: Iterable[VideoFrame], packets: Packets, start: int, stop: int, most_pixels: float
 ) -> Iterator[VideoFrame]:
-    """`frames` from the keyframe at `start` on, if they are those of the packets up to `stop`."""
+    """`frames` from the keyframe at `start` on, if they match the packets up to `stop`."""
     begin = int(packets.pts[start])
     shown = np.zeros(stop - start, bool)
     shown[packets.shown[(packets.shown >= start) & (packets.shown < stop)] - start] = True
     missing = {time for time in packets.pts[start:stop][shown].tolist() if time >= begin}
-    hidden = begin not in missing  # an edit begins after the keyframe: it is decoded and not shown
+    hidden = begin not in missing  # an edit begins after the keyframe, which is decoded but not shown
     for frame in frames:
         measured = _measured(frame, most_pixels)
         if frame.pts is None or frame.is_corrupt:
             raise UntrueError
-        if frame.pts < begin:  # in an open GOP, frames that are shown before the keyframe
+        if frame.pts < begin:  # in an open GOP, frames shown before the keyframe
             continue
         if not hidden and begin in missing and (frame.pts != begin or not frame.key_frame):
             raise UntrueError
@@ -130,10 +130,10 @@ def _checked(
 def collect(
     labelled: Iterable[tuple[int | None, VideoFrame]], wanted: list[int], fit: Fit | None = None
 ) -> np.ndarray:
-    """The frames labelled as `wanted`: one array, shape (F, H, W, 3), uint8 RGB, upright.
+    """The frames labelled `wanted` in one array, shape (F, H, W, 3), uint8 RGB, upright.
 
-    A stream may change its size or its orientation on the way. Its frames are scaled to the size of the first
-    one then. `fit` is asked once, before the first frame is kept.
+    If a stream changes its size or orientation, its frames are scaled to the size of the first one. `fit` is
+    called once, before the first frame is kept.
 
     Raises:
         UntrueError: One is missing, or the labels do not ascend.
@@ -168,7 +168,7 @@ def _measured(frame: VideoFrame, most_pixels: float) -> VideoFrame:
 
 
 def _check_refusal(error: av.FFmpegError, stream: VideoStream, most_pixels: float) -> None:
-    """Raises where the decoder did not allocate a frame that is too large, whatever it calls the error."""
+    """Raise if the decoder refused to allocate a frame that is too large, whatever its error says."""
     if most_pixels >= NO_LIMIT:
         return
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -182,6 +182,6 @@ def _rgb(
     reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int], scaling: Interpolation
 ) -> np.ndarray:
     """A frame's pixels (H, W, 3), resized to ``size`` (width, height)."""
-    # Before 17 PyAV takes the colours of every frame for those of BT.601, where nothing is said.
+    # Before version 17, PyAV assumes BT.601 colours for every frame that does not declare them.
     said = {"src_colorspace": frame.colorspace, "dst_colorspace": _BT601} if _OLD else {}
     return reformatter.reformat(frame, *size, format="rgb24", interpolation=scaling, **said).to_ndarray()

@@ -20,7 +20,7 @@ from adatp.video.errors import VideoError
 from adatp.video.opening import Check
 
 Progress = Callable[[int, int | None], object]
-"""Called with the bytes that have come, and how many there are where the server says so."""
+"""Called with the number of bytes received, and the total if the server gives it."""
 
 MOST_REDIRECTS = 5
 _CONNECT_SECONDS = 10.0
@@ -30,12 +30,12 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What a download may take.
+    """Limits of a download.
 
     Attributes:
-        most_bytes: of the file.
-        most_seconds: from the first look at the address to the last byte.
-        public_only: whether only machines of the public internet are asked. Otherwise the address may name a
+        most_bytes: largest size of the file.
+        most_seconds: from the first look-up of the address to the last byte.
+        public_only: whether only machines of the public internet are allowed. If not, the address may name a
             machine of a private network, but a public one can't redirect there.
     """
 
@@ -52,20 +52,20 @@ def download(
     progress: Progress | None = None,
     check: Check | None = None,
 ) -> None:
-    """Write what is at an address into a file.
+    """Download an address into a file.
 
-    Every redirect is followed by this function itself, and each of its addresses is judged. A connection goes
-    to the very machine that was judged: names are not resolved twice. Proxies are not used.
+    This function follows every redirect itself and checks each address. It connects to exactly the machine
+    that was checked: names are not resolved twice. Proxies are not used.
 
     Args:
         address: of http or https.
         file: open for writing.
         limits: of size, time and place.
         progress: see `Progress`.
-        check: called several times a second; what it raises ends the download.
+        check: called several times a second; an error that it raises ends the download.
 
     Raises:
-        VideoError: there is nothing to have at the address, or it is beyond a limit.
+        VideoError: there is nothing at the address, or it exceeds a limit.
     """
     deadline = time.monotonic() + limits.most_seconds
     public = limits.public_only
@@ -121,7 +121,7 @@ class _Guard:
                     raise self._late
                 if self._check is not None:
                     self._check()
-            except BaseException as error:  # handed on to the thread that downloads
+            except BaseException as error:  # passed on to the thread that downloads
                 self.reason = self.reason or error
                 if self.socket is not None:
                     with suppress(OSError):  # of the base class: that of TLS forgets its state at once
@@ -130,7 +130,7 @@ class _Guard:
 
 @contextmanager
 def _said(address: str, guard: _Guard) -> Iterator[None]:
-    """Turn what goes wrong on the way into one line."""
+    """Turn an error during the download into one line."""
     try:
         yield
     except VideoError:
@@ -173,7 +173,7 @@ def _asked(connection: http.client.HTTPConnection, place: Place) -> http.client.
 
 
 def _redirect(response: http.client.HTTPResponse, asked: str) -> str | None:
-    """The address that an answer redirects to; None if it does not."""
+    """The address that a response redirects to; None if it does not."""
     if response.status not in (301, 302, 303, 307, 308):
         return None
     onward = response.headers.get("Location", "")

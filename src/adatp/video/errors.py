@@ -1,4 +1,4 @@
-"""What is said of a file that cannot be read as a video."""
+"""The errors of files that can't be read as a video."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NO_MEMORY = "not enough memory for its frames; ask for fewer frames or scale the
 
 
 class VideoError(AdaTPError, ValueError):
-    """A file that cannot be read as a video. The message is one line that says what to do."""
+    """A file that can't be read as a video. The message is one line that says what to do."""
 
 
 class UnreadableError(Exception):
-    """Why a file is refused, without its name. It never leaves the package."""
+    """The reason why a file is refused, without its name. This error never leaves the package."""
 
 
 def too_large(width: int, height: int, most_pixels: float) -> UnreadableError:

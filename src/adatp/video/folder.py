@@ -18,10 +18,10 @@ from adatp.video.opening import NO_LIMIT, Check
 from adatp.video.reading import Video
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""How the names of frame images end, in small or capital letters. Other files are not looked at."""
+"""Endings of the names of frame images, in lower or upper case. Other files are ignored."""
 
 _KINDS = {b"\xff\xd8\xff": "jpeg_pipe", b"\x89PNG": "png_pipe", b"BM": "bmp_pipe", b"RIFF": "webp_pipe"}
-"""What image files begin with, and the name of FFmpeg's reader of one such image."""
+"""First bytes of image files, with the name of FFmpeg's reader for one such image."""
 
 
 def read_folder(
@@ -33,17 +33,17 @@ def read_folder(
     fit: Fit | None = None,
     check: Check | None = None,
 ) -> Video:
-    """Reads `frames` images spread uniformly over a folder, as `read_video` picks frames of a file.
+    """Read `frames` images spread uniformly over a folder, as `read_video` picks frames of a file.
 
-    The order is that of the names, where numbers count as numbers. Hidden files, folders, and files whose
-    names end otherwise than `SUFFIXES` are left out. Images of other sizes are scaled to the first one's.
+    Images are ordered by name; numbers in names count as numbers. Hidden files, folders, and files with other
+    endings than `SUFFIXES` are left out. Images of other sizes are scaled to the first one's.
 
     Args:
         folder: A folder of images.
         frames: How many to return, at least 1. A folder with fewer gives every image once.
-        rate: Images a second: images have no times of their own.
+        rate: Images per second: images have no times of their own.
         most_pixels: Larger images are refused: width times height.
-        fit: As of `read_video`.
+        fit: As in `read_video`.
         check: Called before every image.
 
     Raises:
@@ -58,7 +58,7 @@ def read_folder(
         pixels = collect(enumerate(decoded), list(range(len(picks))), fit)
     except MemoryError as error:
         raise VideoError(f"{folder}: {NO_MEMORY}") from error
-    except UntrueError:  # of no file that is left: `_decoded` gives one frame a file
+    except UntrueError:  # only if files changed: `_decoded` gives one frame per file
         raise VideoError(f"{folder}: its images can't be read") from None
     return Video(pixels, picks / rate, duration=len(images) / rate, fps=rate)
 
@@ -84,7 +84,7 @@ def images_of(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def natural(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """A key that sorts names with the numbers in them as numbers, and otherwise as a reader would."""
+    """A key that sorts names with their numbers as numbers, and otherwise as a reader would."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     key = tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part.lower()) for part in parts)
     return key, name

@@ -1,4 +1,4 @@
-"""Opens a container with the formats and protocols that are allowed, and names its video streams."""
+"""Opens a container with the allowed formats and protocols, and finds its video streams."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from av.video.stream import VideoStream
 from adatp.video.errors import CUT_SHORT, ENCRYPTED, NO_DECODER, NO_STREAM, UnreadableError
 from adatp.video.structure import declares_encryption
 
-# FFmpeg also opens playlists, which name other files and hosts, and text, which it draws: no videos.
+# FFmpeg also opens playlists, which name other files and hosts, and text, which it draws. They are no videos.
 _CONTAINERS = (
     "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,wtv,ivf,h264,hevc,obu,m4v,yuv4mpegpipe,"
     "rm,dv,nut,mp3,wav,flac,aac"
 )
 NO_LIMIT = 2**30  # pixels; FFmpeg refuses larger frames by itself
 Check = Callable[[], object]
-"""Called again and again while a video is fetched or read; what it raises ends that."""
+"""Called repeatedly while a video is fetched or read. An error that it raises ends that."""
 
 _CHECK: ContextVar[Check | None] = ContextVar("adatp-check", default=None)
 _THREADS: ContextVar[int] = ContextVar("adatp-threads", default=0)
@@ -31,7 +31,7 @@ _ENCRYPTED_KEYS = {"enc_key_id", "asf_protection_type", "asf_key_id"}  # metadat
 
 @contextmanager
 def open_container(file: str) -> Iterator[InputContainer]:
-    """Opens a local file.
+    """Open a local file with the allowed formats.
 
     Raises:
         UnreadableError: It has no streams.
@@ -48,10 +48,10 @@ def open_container(file: str) -> Iterator[InputContainer]:
 def open_stream(
     file: str, index: int, most_pixels: float = float("inf")
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file to decode the video stream at `index`.
+    """Open a file to decode the video stream at `index`.
 
-    The decoder allocates no frame that is far above `most_pixels`: it raises `av.ArgumentError` instead. It
-    counts padding too, so the frames that it lets through are still to be measured.
+    The decoder allocates no frame far above `most_pixels`: it raises `av.ArgumentError` instead. It counts
+    padding too, so the caller still has to measure the frames that come through.
     """
     with open_container(file) as container:
         stream = container.streams[index]
@@ -65,7 +65,7 @@ def open_stream(
 
 
 def candidates(container: InputContainer) -> list[VideoStream]:
-    """The video streams that can be decoded and are no cover art, in the order of the file.
+    """The video streams that can be decoded and are not cover art, in the order of the file.
 
     Raises:
         UnreadableError: There is none, or the file declares that it is encrypted.
@@ -75,7 +75,7 @@ def candidates(container: InputContainer) -> list[VideoStream]:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise UnreadableError(NO_STREAM)
-    contexts: list[object] = [stream.codec_context for stream in streams]  # None, in spite of its type
+    contexts: list[object] = [stream.codec_context for stream in streams]  # may be None, despite its type
     decodable = [stream for stream, context in zip(streams, contexts, strict=True) if context is not None]
     if not decodable:
         raise UnreadableError(ENCRYPTED if declares_encryption(container.name) else NO_DECODER)
@@ -83,13 +83,13 @@ def candidates(container: InputContainer) -> list[VideoStream]:
 
 
 def is_encrypted(stream: VideoStream) -> bool:
-    """Whether the container says of the stream that it is encrypted. Packets may say it all the same."""
+    """Whether the container declares the stream as encrypted. Its packets may declare it nevertheless."""
     return bool(_ENCRYPTED_KEYS & {key.lower() for key in stream.metadata})
 
 
 @contextmanager
 def checked_by(check: Check | None) -> Iterator[None]:
-    """Calls `check` at every packet that is read, in this thread; None: nothing is called."""
+    """Call `check` at every packet that is read in this thread; None: nothing is called."""
     token = _CHECK.set(check)
     try:
         yield
@@ -118,5 +118,5 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream
             if check is not None:
                 check()
             yield packet
-    except IndexError:  # PyAV's own, after the last packet, where a stream appears later than the header
+    except IndexError:  # raised by PyAV after the last packet, if a stream appears later than the header
         return

@@ -1,4 +1,4 @@
-"""Reads frames from a video file, and says in one line why one cannot be read."""
+"""Reads frames from a video file, and explains in one line why one can't be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from adatp.video.structure import is_scrambled
 from adatp.video.timeline import is_loss, longest_hole, steady
 
 _MATROSKA = b"\x1aE\xdf\xa3"  # how MKV and WebM begin
-_RECOVERING = {"h264", "hevc"}  # codecs whose decoder shows nothing before a picture is complete
+_RECOVERING = {"h264", "hevc"}  # their decoders show nothing before a frame is complete
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Video:
         frames: uint8 RGB, shape (F, H, W, 3), upright: turned and mirrored as the file's metadata asks.
         timestamps: float64, shape (F,), seconds from the first frame of the stream to each frame returned.
         duration: Seconds from the start of the stream's first frame to the end of its last.
-        fps: Average frame rate of the stream, frames per second; 0 if a lone frame's cannot be told.
+        fps: Average frame rate of the stream, frames per second; 0 if unknown, for a single frame.
     """
 
     frames: np.ndarray
@@ -55,24 +55,24 @@ def read_video(
     fit: Fit | None = None,
     check: Check | None = None,
 ) -> Video:
-    """Reads `frames` frames spread uniformly from the first to the last frame of a video file.
+    """Read `frames` frames spread uniformly from the first to the last frame of a video file.
 
-    Frames are picked at `linspace(0, total - 1, frames)` rounded down, in presentation order: the rule of the
-    field's evaluations. A video with fewer frames than asked gives every frame once. Of several video streams
-    that one is read that has most frames, then the one that the file calls the default, then one in colour.
-    Cover art is no stream. Where the size changes on the way, frames are scaled to the first one's.
+    Frames are picked at `linspace(0, total - 1, frames)` rounded down, in presentation order, as evaluations
+    of the field do. A video with fewer frames gives every frame once. Of several video streams, the one with
+    most frames is read; ties go to the file's default, then to one in colour. Cover art does not count. If
+    the size changes within the stream, frames are scaled to the first one's.
 
     Args:
         path: A local file: MP4, MOV, MKV, WebM, AVI, GIF or another container that FFmpeg knows.
         frames: How many frames to return, at least 1.
         most_seconds: A longer video is refused before anything is decoded.
-        most_pixels: So is one with larger frames: width times height. A stream whose frames grow beyond the
-            limit on the way is refused at the first such frame.
-        fit: Asked once, before a frame is kept: takes the number of frames, their height and width, and
+        most_pixels: A video with larger frames (width times height) is refused too. If frames grow beyond the
+            limit within the stream, it is refused at the first such frame.
+        fit: Called once, before a frame is kept: takes the number of frames, their height and width, and
             returns the height and width to keep them in. Frames are scaled as they are decoded, so only one
-            of full size is held. What it raises is raised on.
-        check: Called at every packet that is read or decoded. What it raises ends the reading: a limit of
-            time, or a request that nobody waits for any more.
+            of full size is held. Its errors are passed on.
+        check: Called at every packet that is read or decoded. An error that it raises ends the reading: a
+            limit of time, or a request that nobody waits for any more.
 
     Raises:
         VideoError: `frames` is below 1, or the file is missing, no video, cut short, encrypted, beyond a
@@ -108,7 +108,9 @@ def read_video(
 
 
 _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Images (F, H, W, 3); seconds of all frames of the stream from the first; which of these are picked (F,)."""
+"""Images (F, H, W, 3); seconds of all frames of the stream from the first; indices of the picked frames
+(F,).
+"""
 
 
 def _read(file: str, frames: int, most_seconds: float, most_pixels: float, fit: Fit | None) -> Video:
@@ -135,7 +137,9 @@ def _uniform(total: int, frames: int) -> np.ndarray:
 def by_seeking(
     file: str, packets: Packets, frames: int, most_pixels: float = math.inf, fit: Fit | None = None
 ) -> _Sample | None:
-    """Decodes from keyframes to picked frames only; None where the packets do not tell, or tell wrong."""
+    """Decode only from keyframes to picked frames. None if the packets do not give their frames, or give
+    them wrong.
+    """
     if not len(packets.shown):
         return None
     pts = packets.pts[packets.shown]
@@ -151,7 +155,7 @@ def by_seeking(
 def by_decoding(
     file: str, packets: Packets, frames: int, most_pixels: float = math.inf, fit: Fit | None = None
 ) -> _Sample:
-    """Decodes everything, once to count the frames that come out and once to pick."""
+    """Decode everything, once to count the frames that come out and once to pick."""
     times, keys = [], []
     for frame in decode_all(file, packets.stream, most_pixels):
         times.append(frame.pts)
@@ -179,19 +183,19 @@ def by_decoding(
 
 
 def _undecodable(packets: Packets, keys: list[bool]) -> int:
-    """How many frames at the start are rubbish: a recording that begins in the middle of a GOP.
+    """Number of unusable frames at the start of a recording that begins in the middle of a GOP.
 
-    Most decoders show them, over grey. Those of H.264 and HEVC wait for a picture that is complete.
+    Most decoders show them, over grey. Those of H.264 and HEVC wait for a complete frame.
     """
     begins_amid = len(packets.keys) and packets.keys[0] > 0 and packets.codec not in _RECOVERING
     return keys.index(True) if begins_amid and True in keys else 0
 
 
 def _check_holes(packets: Packets, came: np.ndarray) -> None:
-    """Refuses a video of which too much does not decode.
+    """Refuse a video of which too much does not decode.
 
-    What comes before the first keyframe does not count: a recording may begin anywhere. Packets of a few
-    bytes do not count either: they say that the frame before stays.
+    Packets before the first keyframe do not count: a recording may begin anywhere. Packets of a few bytes do
+    not count either: they say that the frame before stays.
     """
     shown = packets.shown[packets.sizes[packets.shown] > 10]
     begins = packets.pts[packets.keys[0]] if len(packets.keys) else -math.inf

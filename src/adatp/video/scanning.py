@@ -19,12 +19,12 @@ from adatp.video.opening import candidates, demux, is_encrypted, open_container
 from adatp.video.structure import declares_encryption, is_cut_matroska, is_fragmented, is_scrambled
 from adatp.video.timeline import JUMP, is_loss, shown_seconds, steady
 
-_DECLARING = {"mov", "matroska", "avi"}  # containers that store how long they should be
+_DECLARING = {"mov", "matroska", "avi"}  # containers that store their duration
 _JOINED = {"mpegts", "mpeg"}  # files of these are joined and cut anywhere, so their clocks jump
 _NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 GUESSED_RATE = 25  # frames per second, FFmpeg's own guess
 
-# PyAV 15, which lmms-eval asks for, tells neither what lies beside a packet nor the index of a file.
+# PyAV 15, which lmms-eval requires, gives neither the side data of a packet nor the index of a file.
 _SIDE_DATA = hasattr(Packet, "has_sidedata")
 
 
@@ -39,13 +39,13 @@ class Packets:
         seeks: int64 ticks, shape (N,): times that seek to a packet or before it.
         sizes: int64 bytes, shape (N,).
         keys: Positions of the packets that the container calls keyframes, shape (K,), ascending.
-        shown: Positions of frames in the order they are shown, shape (S,); empty where pts don't tell it.
+        shown: Positions of frames in the order of presentation, shape (S,); empty where pts don't give it.
         jumps: Whether the stream's clock jumps.
-        seconds: About how long the stream is.
+        seconds: Approximate length of the stream.
         last: Duration of the last frame in seconds, 0 if unknown.
         tick: Seconds.
-        rate: Frames per second in the container's word, 0 if it has none.
-        size: Width and height in the container's word.
+        rate: Frames per second that the container declares, 0 if it declares none.
+        size: Width and height that the container declares.
     """
 
     stream: int
@@ -76,9 +76,9 @@ class _Listing:
     clock: float | None = None  # seconds
 
     def add(self, packet: Packet[Stream], latest: float | None) -> None:
-        """Appends `packet`.
+        """Append `packet` to the list.
 
-        `latest` is when the packet stored before it, of any stream, is decoded; None if that does not tell.
+        `latest` is the decoding time of the packet stored before it, of any stream; None if unknown.
         """
         pts, dts = packet.pts, packet.dts
         times = [time for time in (pts, dts) if time is not None] or [0]
@@ -94,7 +94,7 @@ class _Listing:
             self.clock = clock
 
     def rank(self) -> tuple[int, bool, bool]:
-        """Higher for the stream that people mean: most frames, then `default`, then not grey."""
+        """Higher for the stream that people mean: most frames, then `default`, then colour."""
         pixels: VideoFormat | None = (
             self.stream.codec_context.format
         )  # PyAV 17 crashes on an unknown `pix_fmt`
@@ -103,18 +103,18 @@ class _Listing:
 
 
 @dataclass
-class _Whole:
-    """What the packets of all streams say together."""
+class _Streams:
+    """What the packets of all streams give together."""
 
     ends: dict[int, float] = field(default_factory=dict)  # seconds, the end of each stream
     corrupt: bool = False  # the last packet is incomplete
-    latest: float | None = None  # seconds, when the last packet of picture or sound is decoded
+    latest: float | None = None  # seconds, when the last packet of video or audio is decoded
 
 
 def scan(file: str) -> Packets:
-    """Lists the packets of the stream to read.
+    """List the packets of the stream to read.
 
-    That is the one with most frames, then the one that the file calls the default, then one in colour.
+    It is the stream with most frames; ties go to the file's default, then to one in colour.
 
     Raises:
         UnreadableError: The file ends before it should, is encrypted or has no stream that can be decoded.
@@ -124,9 +124,9 @@ def scan(file: str) -> Packets:
         listings = {
             stream.index: _Listing(stream, float(stream.time_base or 0)) for stream in candidates(container)
         }
-        broken, whole = False, _Whole()
+        broken, together = False, _Streams()
         try:
-            _list_packets(container, listings, whole)
+            _list_packets(container, listings, together)
         except av.FFmpegError:
             broken = True
         kind = set(container.format.name.split(","))
@@ -137,13 +137,13 @@ def scan(file: str) -> Packets:
         packets, pause = _packets(chosen, kind)
         declared = (container.duration or 0) / av.time_base
         if kind & _DECLARING and (
-            whole.corrupt or _is_cut(file, chosen, packets, declared, whole.ends, pause)
+            together.corrupt or _is_cut(file, chosen, packets, declared, together.ends, pause)
         ):
             raise UnreadableError(CUT_SHORT)
     return packets
 
 
-def _list_packets(container: InputContainer, listings: dict[int, _Listing], whole: _Whole) -> None:
+def _list_packets(container: InputContainer, listings: dict[int, _Listing], together: _Streams) -> None:
     streams = {stream.index: stream for stream in container.streams}
     ticks = {index: float(stream.time_base or 0) for index, stream in streams.items()}
     clocks: set[int] = set()
@@ -155,12 +155,12 @@ def _list_packets(container: InputContainer, listings: dict[int, _Listing], whol
             continue
         time = pts if pts is not None else dts if dts is not None else 0
         end = (time + (packet.duration or 0)) * ticks.get(owner, 0.0)
-        whole.ends[owner] = max(whole.ends.get(owner, 0.0), end)
-        whole.corrupt = packet.is_corrupt
+        together.ends[owner] = max(together.ends.get(owner, 0.0), end)
+        together.corrupt = packet.is_corrupt
         if owner in listings:
-            listings[owner].add(packet, whole.latest)
+            listings[owner].add(packet, together.latest)
         if owner in clocks and dts is not None:
-            whole.latest = dts * ticks[owner]
+            together.latest = dts * ticks[owner]
 
 
 def _check_encryption(file: str, chosen: _Listing, kind: set[str]) -> None:
@@ -172,11 +172,11 @@ def _check_encryption(file: str, chosen: _Listing, kind: set[str]) -> None:
 
 
 def _packets(chosen: _Listing, kind: set[str]) -> tuple[Packets, float]:
-    """What is listed of the chosen stream, and the longest pause between two frames in seconds."""
+    """The packets of the chosen stream, and the longest pause between two frames in seconds."""
     stream = chosen.stream
     tick, rate = chosen.tick, float(stream.average_rate or 0)
     pts, seeks, durations, sizes, keys, hidden = np.frombuffer(chosen.rows, np.int64).reshape(-1, 6).T
-    # AVI stores no pts, and those that FFmpeg makes up for reordered H.264 follow the order of decoding.
+    # AVI stores no pts. Those that FFmpeg makes up for reordered H.264 follow the order of decoding.
     made_up = "avi" in kind and stream.codec_context.has_b_frames
     jumps = bool(kind & _JOINED) and chosen.jumps
     shown = np.flatnonzero(hidden == 0)
@@ -212,11 +212,11 @@ def _packets(chosen: _Listing, kind: set[str]) -> tuple[Packets, float]:
 def _is_cut(
     file: str, chosen: _Listing, packets: Packets, declared: float, ends: dict[int, float], pause: float
 ) -> bool:
-    """Whether the file ends before it should: at `declared` seconds, while its streams end at `ends`."""
+    """Whether the file ends too early: it declares `declared` seconds, and its streams end at `ends`."""
     name = chosen.stream.container.format.name
     index = getattr(chosen.stream, "index_entries", None)
     if "mov" in name and index is not None and not is_fragmented(file):
-        # The header lists every sample. What it says of time is not to be trusted: an edit may last longer.
+        # The header lists every sample. Its times can't be trusted: an edit may last longer.
         stop = max((entry.pos + entry.size for entry in index), default=0)
         return stop > os.path.getsize(file)
     if "matroska" in name and len(packets.shown) and is_cut_matroska(file):

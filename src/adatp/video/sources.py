@@ -1,4 +1,4 @@
-"""One way to the frames of a video: of a file, a folder of frame images, or an address on the web."""
+"""Reads the frames of a video from any source: a file, a folder of frame images, or an address on the web."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adatp.video.opening import Check
 from adatp.video.reading import Video, read_video
 
 MOST_CACHED = 20 << 30
-"""Bytes of all downloads that are kept; of more the ones that were not used for the longest time go."""
+"""Bytes of all downloads that are kept. Beyond this, the least recently used are removed."""
 
 
 def read_source(
@@ -37,20 +37,20 @@ def read_source(
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Video:
-    """Reads frames of a video, wherever it is.
+    """Read frames of a video, wherever it is.
 
     Args:
         source: A video file; a folder of frame images; an address of http or https, which is downloaded once
             and kept (`cache_folder`).
         frames: How many to return, spread uniformly.
-        rate: Images a second, of a folder.
-        most_seconds, most_pixels, fit: As of `read_video`.
-        check: As of `read_video`; called during the download too.
-        limits: Of a download.
-        progress: Of a download, see `download`.
+        rate: Images per second of a folder.
+        most_seconds, most_pixels, fit: As in `read_video`.
+        check: As in `read_video`; also called during the download.
+        limits: Limits of a download.
+        progress: Progress of a download, see `download`.
 
     Raises:
-        VideoError: It can't be had or read. The message begins with the source.
+        VideoError: It can't be fetched or read. The message begins with the source.
     """
     with local_file(source, limits=limits, check=check, progress=progress) as path:
         if os.path.isdir(path):
@@ -73,14 +73,14 @@ def local_file(
     check: Check | None = None,
     progress: Progress | None = None,
 ) -> Iterator[str]:
-    """The path of a source on this machine, for as long as it is read.
+    """The path of a source on this machine, valid while it is read.
 
-    A download that turns out to be no video is not kept: a `VideoError` raised inside removes it, and names
-    the address in the place of the file.
+    If a download turns out to be no video, it is not kept: a `VideoError` raised inside removes it, and then
+    names the address instead of the file.
 
     Args:
-        source: As of `read_source`; a path is given back as it is.
-        limits, check, progress: As of `read_source`.
+        source: As in `read_source`; a path is returned as it is.
+        limits, check, progress: As in `read_source`.
 
     Raises:
         VideoError: It can't be downloaded.
@@ -99,12 +99,12 @@ def local_file(
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `adatp/videos` in $XDG_CACHE_HOME, which is ~/.cache if it is not set."""
+    """Folder of downloads: `adatp/videos` in $XDG_CACHE_HOME, which is ~/.cache if it is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adatp" / "videos"
 
 
 def _cached(address: str, limits: Limits, check: Check | None, progress: Progress | None) -> Path:
-    """The file that an address was, or is now, downloaded to."""
+    """The file of an address, downloaded now if it is not cached."""
     suffix = os.path.splitext(urlsplit(address).path)[1]
     name = hashlib.sha256(address.encode()).hexdigest()[:32]
     path = cache_folder() / (name + (suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", suffix) else ""))
@@ -130,7 +130,7 @@ def _cached(address: str, limits: Limits, check: Check | None, progress: Progres
 
 
 def _prune(newest: Path) -> None:
-    """Remove the downloads that were not used for the longest time, until the others fit."""
+    """Remove the least recently used downloads until the others fit."""
     found = []
     for path in newest.parent.iterdir():
         with suppress(OSError):

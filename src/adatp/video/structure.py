@@ -1,4 +1,4 @@
-"""Reads the outer structure of a file for what FFmpeg does not tell: whether bytes are missing."""
+"""Reads the outer structure of a file for a fact that FFmpeg hides: whether bytes are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_fragmented(file: str) -> bool:
 
 
 def declares_encryption(file: str) -> bool:
-    """Whether the header of an MP4 or MOV names a kind of sample that is encrypted."""
+    """Whether the header of an MP4 or MOV names an encrypted kind of sample."""
     for kind, start, size in _boxes(file):
         if kind == b"moov":
             with open(file, "rb") as stream:
@@ -43,7 +43,7 @@ def _boxes(file: str) -> Iterator[tuple[bytes, int, int]]:
 
 
 def is_cut_matroska(file: str) -> bool:
-    """Whether the elements of a Matroska file do not fill it as they declare: it was cut, or overwritten.
+    """Whether the elements of a Matroska file do not fill it as declared: it was cut, or overwritten.
 
     False where a live stream declares no size.
     """
@@ -55,7 +55,7 @@ def is_cut_matroska(file: str) -> bool:
             if kind == _SEGMENT:
                 break
             if kind != _EBML or size < 0:
-                return False  # no Matroska that this can follow
+                return False  # not a Matroska that this code can follow
             at = body + size
         if size == _UNKNOWN:
             return False
@@ -74,7 +74,7 @@ def is_cut_matroska(file: str) -> bool:
 
 
 def _element(stream: BinaryIO, at: int) -> tuple[bytes, int, int]:
-    """The name, the size and the start of the content of the EBML element at `at`; no name where none is."""
+    """Name, size and start of the content of the EBML element at `at`; an empty name if there is none."""
     stream.seek(at)
     head = stream.read(12)
     width = 9 - head[0].bit_length() if head else 9
@@ -93,7 +93,7 @@ def _element(stream: BinaryIO, at: int) -> tuple[bytes, int, int]:
 def is_scrambled(file: str, pid: int | None = None) -> bool:
     """Whether most packets of stream `pid` of an MPEG-TS are scrambled, as conditional access does it.
 
-    Without `pid`, of all its streams.
+    Without `pid`, it looks at all streams.
     """
     with open(file, "rb") as stream:
         data = stream.read(1 << 21)

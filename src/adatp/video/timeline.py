@@ -1,4 +1,4 @@
-"""Clocks that jump, and time that is missing."""
+"""Handles clocks that jump, and missing time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ JUMP = 10.0  # seconds; a longer step of a broadcast clock is no pause (FFmpeg's
 
 
 def steady(times: np.ndarray, tick: float, rate: float) -> np.ndarray:
-    """The times of frames in the order they are shown, as if the clock had never jumped.
+    """The times of frames in the order of presentation, as if the clock had never jumped.
 
-    Where the clock runs back, stands still, or runs ahead by more than `JUMP` and by far more than it
-    usually does, what follows begins one frame after what came before.
+    The clock has jumped if it runs back, stands still, or runs ahead by more than `JUMP` and far more than
+    usual. What follows then begins one frame after what came before.
 
     Args:
         times: int64 ticks, shape (F,).
-        tick: Seconds.
+        tick: Seconds per tick.
         rate: Frames per second, for a clock that only jumps.
     """
     steps = np.diff(times)
@@ -27,15 +27,15 @@ def steady(times: np.ndarray, tick: float, rate: float) -> np.ndarray:
 
 
 def is_loss(missing: float, total: float, pause: float = 0.0) -> bool:
-    """Whether `missing` seconds of `total` are more than rounding and padding, and than a `pause`."""
+    """Whether `missing` seconds of `total` exceed rounding and padding, and also a `pause`."""
     return missing > max(0.15, 0.02 * total, pause)
 
 
 def shown_seconds(times: np.ndarray, last: float) -> float:
-    """How long the frames at `times` (seconds, ascending) are shown, of which the last ones may be missing.
+    """How long the frames at `times` (seconds, ascending) are shown, if the last ones may be missing.
 
-    Frames are stored before those that are shown before them: in a file that is cut, pauses among the last
-    frames are holes. No codec reorders by more than 16 frames.
+    Frames are stored before those that are shown before them. So in a file that was cut, pauses among the
+    last frames are holes. No codec reorders by more than 16 frames.
     """
     steps = np.diff(times)
     if not len(steps):
@@ -45,7 +45,7 @@ def shown_seconds(times: np.ndarray, last: float) -> float:
 
 
 def longest_hole(expected: np.ndarray, came: np.ndarray, last: float) -> float:
-    """The longest time, in seconds, for which two or more `expected` frames in a row did not come.
+    """The longest time, in seconds, for which two or more consecutive `expected` frames are missing.
 
     A single lost frame never counts, however long it is shown.
 

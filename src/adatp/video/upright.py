@@ -26,11 +26,11 @@ class Orientation:
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """How `frame` is to be laid, by its display matrix; as stored if it has none."""
-    # frame.side_data would make a cycle: frames of 4K would stay in memory until a garbage collection.
+    """Orientation of `frame` by its display matrix; as stored if it has none."""
+    # frame.side_data would make a cycle: 4K frames would stay in memory until a garbage collection.
     try:
         data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    except ValueError:  # PyAV knows no name for what stands beside the matrix: EXIF, of a JPEG
+    except ValueError:  # PyAV has no name for data beside the matrix, such as a JPEG's EXIF
         return of_rotation(frame.rotation)
     if not isinstance(data, Buffer) or data.buffer_size < 36:
         return Orientation()
@@ -38,7 +38,7 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 
 def of_rotation(degrees: int) -> Orientation:
-    """The orientation that a turn by some degrees, counterclockwise, is nearest to."""
+    """The orientation nearest to a turn by some degrees, counterclockwise."""
     quarters = round(degrees / 90) % 4
     return Orientation(quarters % 2 == 1, left_right=quarters in (2, 3), top_bottom=quarters in (1, 2))
 
@@ -48,7 +48,7 @@ def of_matrix(matrix: np.ndarray) -> Orientation:
 
     A point (x, y), with y pointing down, is shown at (a x + c y, b x + d y), where (a, b) and (c, d) are the
     first two numbers of the first two rows. Scale and position don't matter. A matrix that maps the frame to
-    a line or a point, all zero for example, says nothing.
+    a line or a point (for example, all zeros) is ignored.
     """
     a, b, c, d = (float(number) for number in matrix[:2, :2].ravel())
     if a * d == b * c:

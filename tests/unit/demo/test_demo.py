@@ -20,7 +20,7 @@ import pytest
 from adatp import PromptError, Session
 from adatp.cli import main
 from adatp.demo import results
-from adatp.demo.asking import PRUNING, Comparison, RefusedError, compare, told
+from adatp.demo.asking import PRUNING, Comparison, RefusedError, compare, error_text
 from adatp.demo.examples import KINDS, write_examples
 from adatp.methods import METHODS, AdaTP, Vanilla
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION
@@ -115,8 +115,8 @@ def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
 
 
 def test_what_is_told_names_the_clip_and_not_its_place() -> None:
-    assert told(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
-    assert told(RefusedError("no clip"), None) == "no clip"
+    assert error_text(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
+    assert error_text(RefusedError("no clip"), None) == "no clip"
 
 
 def test_nothing_said_becomes_markup(comparison: Comparison) -> None:
@@ -265,16 +265,16 @@ def test_a_user_uploads_asks_moves_sliders_and_sees(opened: Visit, tmp_path: Pat
 
     gallery = page.frame_locator("iframe.adatp-gallery")
     slider = gallery.locator("input[type=range]")
-    told = gallery.locator("output")
-    last = told.inner_text()
+    shown = gallery.locator("output")
+    last = shown.inner_text()
     slider.fill("0")
-    assert told.inner_text() != last
-    assert re.search(r"of 576 tokens kept by adatp", told.inner_text())
+    assert shown.inner_text() != last
+    assert re.search(r"of 576 tokens kept by adatp", shown.inner_text())
     assert gallery.locator("figure").count() == 16
     assert gallery.locator("svg text", has_text="text relevance").count() == 1
     all_of_the_gallery_is_shown(page)
     gallery.get_by_role("radio").nth(1).check()
-    assert "576 of 576 tokens kept by vanilla" in told.inner_text()
+    assert "576 of 576 tokens kept by vanilla" in shown.inner_text()
 
     assert opened.outside == []
     assert opened.errors == []

@@ -305,7 +305,8 @@ def test_an_unfinished_run_is_no_row(shipped: tuple[Any, Any], tmp_path: Path) -
         (lambda data: b"garbage\n" + data, "line 1 "),
         (lambda data: data + b"[]\n", "line"),
         (lambda data: data + b"{}\n", "line"),
-        (lambda data: data + b'{"pin": "limit", "value": 5}\n', "line"),
+        (lambda data: data + b'{"pin": "split", "value": "test"}\n', "line"),
+        (lambda data: data + b'{"pin": "limit", "value": "many"}\n', "line"),
         (lambda data: b"a letter to a friend", "line 1 "),
     ],
 )
@@ -322,6 +323,16 @@ def test_a_damaged_file_is_refused_and_left_alone(
     assert work.read_bytes() == before
 
 
+def test_a_later_run_may_ask_more(shipped: tuple[Any, Any], tmp_path: Path) -> None:
+    run(shipped, tmp_path / "grown", limit=2)
+    run(shipped, tmp_path / "grown", limit=3)
+    run(shipped, tmp_path / "once", limit=3)
+    with Results(tmp_path / "grown") as grown, Results(tmp_path / "once") as once:
+        assert grown.pins["limit"] == 3
+        assert grown.answers == once.answers
+        assert summarise(grown) == summarise(once)
+
+
 def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = shipped
     work = tmp_path / "work"
@@ -334,7 +345,7 @@ def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any
         assert "\n" not in str(error.value)
         assert work.read_bytes() == before
 
-    refused("limit", limit=3)
+    refused("limit", limit=1)
     refused("split", split="test")
     changed = replace(PAIR[1], method=replace(PAIR[1].method, tau_s=0.5))  # type: ignore[type-var]
     refused("tau_s.*0.95.*tau_s.*0.5", [PAIR[0], changed])

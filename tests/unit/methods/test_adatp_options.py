@@ -56,6 +56,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"ranking": "both"},
     {"ranking": "random"},
     {"first_layers": 2, "start": 3},
+    {"every": 3},
     {"prior": "video"},
     {"shares": "distinct", "early": "off", "tau_d": 0.5},
     {"merge": 0.5},
@@ -166,6 +167,32 @@ def test_extra_layers_are_paid_for_and_are_those_before_the_first_cut() -> None:
     assert AdaTP(first_layers=9, start=1).extra_cuts(SHAPE) == ()
 
 
+# --- fewer cuts ---
+
+
+def test_tokens_are_dropped_before_one_layer_in_so_many() -> None:
+    counts = PromptCounts(576, 20, 16)
+    for early in ("off", "on"):
+        every, third = (AdaTP(flops=0.4, early=early, start=2, end=9, every=step) for step in (1, 3))
+        assert third.cuts(SHAPE) == (0, 2, 5, 8)
+        assert list(third.scored_layers(SHAPE)) == [1, 4, 7]
+        one, three = every.schedule(SHAPE, counts), third.schedule(SHAPE, counts)
+        assert 0.99 * 0.4 * three.vanilla_flops < three.flops <= 0.4 * three.vanilla_flops
+        assert len(set(three.visual)) == 4 < len(set(one.visual))
+        assert three.visual[2] == three.visual[4] > three.visual[5]
+
+
+def test_less_that_survives_leaves_more_to_the_decoder() -> None:
+    counts = PromptCounts(576, 20, 16)
+    half, quarter = (
+        AdaTP(flops=0.1, early="on", survive=share).schedule(SHAPE, counts) for share in (0.5, 0.25)
+    )
+    assert quarter.visual[0] > half.visual[0]
+    assert quarter.visual[-1] < half.visual[-1]
+    assert quarter.visual[-1] / quarter.visual[0] == pytest.approx(0.25, abs=0.03)
+    assert 0.99 * 0.1 * quarter.vanilla_flops < quarter.flops <= 0.1 * quarter.vanilla_flops
+
+
 # --- the paper's method, and segments by the head ---
 
 
@@ -220,6 +247,8 @@ def test_a_head_that_can_not_be_had(model: Any) -> None:
         {"duplicates": "frame"},
         {"ranking": "luck"},
         {"first_layers": 0},
+        {"every": 0},
+        {"survive": 0},
         {"prior": "black"},
         {"shares": "all"},
         {"merge": 2},

@@ -81,7 +81,7 @@ def test_invariants(method: Any, videos: list[Grid], target: float, seed: int) -
 
 
 @pytest.mark.parametrize(
-    "method", [peer for peer in PEERS if not peer.whole_frames], ids=lambda method: method.name
+    "method", [peer for peer in PEERS if not peer.complete_frames], ids=lambda method: method.name
 )
 @given(
     videos=st.lists(grids, min_size=1, max_size=3),

@@ -151,7 +151,7 @@ def test_tokens_that_videollama3s_processor_leaves_out() -> None:
     layouts = layouts_of(VideoLlama3, inputs)
     for b, (layout, changes) in enumerate(zip(layouts, CHANGES, strict=True)):
         assert layout.grids == ((5, 3, 5),)
-        assert not layout.whole
+        assert not layout.complete
         runs = [[*range(15)], *([*cells] or [0] for cells in changes)]  # of a still frame the first stays
         assert layout.cell.tolist() == [15 * frame + cell for frame, run in enumerate(runs) for cell in run]
         assert layout.tokens_by_frame.tolist() == list(map(len, runs))

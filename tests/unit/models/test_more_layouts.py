@@ -43,7 +43,7 @@ def test_layouts_of_real_processors(family: Any) -> None:
         [grid] = layout.grids
         assert grid[0] == (2 if family.name in POOLED_IN_TIME else COUNT // family.step)
         assert grid[2] > grid[1] or family.name in SQUARES  # frames are wider than high
-        assert layout.whole
+        assert layout.complete
         assert torch.equal(layout.frame.unique(), torch.arange(grid[0]))
         words = processor.tokenizer.decode(ids[layout.question]).split()
         assert questions[b] in " ".join(words)

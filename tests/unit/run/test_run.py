@@ -24,7 +24,9 @@ from adatp.run import run as run_job
 from adatp.run.folder import Folder
 from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
-from adatp.run.workers import Workers
+from adatp.run.workers import Workers, decoder_threads
+from adatp.video.opening import decoded_by, open_stream
+from adatp.tiny import CLIP
 from run_clips import write_rows
 from run_kills import lines_in
 from run_rows import FRAMES, answers
@@ -45,6 +47,27 @@ def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
     assert main(["run", str(rows), "--out", str(out), *map(str, QUICK), "--rows-per-file", "4"]) == 1
     return out
+
+
+@pytest.mark.filterwarnings("ignore:the prompt takes .* the least that adatp can do")
+def test_a_target_out_of_reach_is_met_as_far_as_it_goes(run: Run, tmp_path: Path) -> None:
+    """Of each row, whoever names the target, and the row says so; as an error where that is asked for."""
+    good = {"video": str(CLIP), "question": "what colour is the star ?"}
+    asked = [good, {**good, "flops": 0.9}, {**good, "strict": True}, {**good, "strict": "yes"}]
+    rows = write_rows(tmp_path / "rows.jsonl", asked[:3])
+    code, _, _ = run("run", rows, "--out", tmp_path / "out", "--flops", 0.0001, *QUICK)
+    assert code == 1
+    low, reached, refused = answers(tmp_path / "out")
+    assert low["answer"]
+    assert low["flops_target"] == 0.0001 < low["flops_ratio"] < 0.1
+    assert low["out_of_reach"]
+    assert reached["flops_ratio"] <= 0.9
+    assert reached["out_of_reach"] is None
+    assert "0.0001 of vanilla FLOPs is out of reach" in refused["error"]
+    assert run("run", rows, "--out", tmp_path / "all", "--flops", 0.0001, "--strict", *QUICK)[0] == 1
+    assert [each["answer"] is None for each in answers(tmp_path / "all")] == [True, False, True]
+    code, _, err = run("run", write_rows(tmp_path / "bad.jsonl", asked), "--out", tmp_path / "bad", *QUICK)
+    assert (code, "strict is true or false, not 'yes'" in err) == (2, True)
 
 
 def test_every_row_is_answered_as_a_session_answers_it(whole: Path, rows: Path, session: Session) -> None:
@@ -253,6 +276,22 @@ def test_a_batch_that_fails_is_divided(rows: Path, session: Session, monkeypatch
     assert found[1]["error"].startswith("unexpected KeyError")
     assert found[0]["error"] is None
     assert found[2]["answer"]
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(2, 1, 1), (16, 8, 1), (16, 1, 8), (1, 1, 1)])
+def test_workers_decode_with_their_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr("adatp.run.workers.cores", lambda: cores)
+    assert decoder_threads(workers) == threads
+
+
+def test_a_decoder_has_the_threads_that_it_is_given(rows: Path) -> None:
+    clip = str(rows.parent / "clips" / "0000.mp4")
+    with decoded_by(1), open_stream(clip, 0) as (_, stream):
+        assert stream.codec_context.thread_count == 1
+    with open_stream(clip, 0) as (_, stream):
+        assert stream.codec_context.thread_count == 0  # as many as there are cores
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -245,13 +245,25 @@ def test_seeds_draw_equal_answers_and_others_do_not(address: str, clip: str) -> 
     assert len(free) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the prompt takes .* the least that adatp can do")
+def test_a_target_out_of_reach_is_met_as_far_as_it_goes(address: str, clip: str) -> None:
+    """As `adatp ask` does it, whether a request names the target or the server has it; the usage says so."""
+    low = post(address, question(clip, flops=1e-4)).json()["usage"]
+    assert 1e-4 < low["flops_ratio"] < 0.1
+    assert "out of reach" not in low["out_of_reach"]
+    assert low["out_of_reach"]
+    assert post(address, question(clip)).json()["usage"]["out_of_reach"] is None
+
+
 # What goes wrong.
 
 
 def test_errors_are_those_of_the_official_client(client: openai.OpenAI, clip: str) -> None:
     messages: Any = question(clip)["messages"]
     with pytest.raises(openai.BadRequestError, match=r"0\.0001 of vanilla FLOPs is out of reach"):
-        client.chat.completions.create(model="adatp-embedded", messages=messages, extra_body={"flops": 1e-4})
+        client.chat.completions.create(
+            model="adatp-embedded", messages=messages, extra_body={"flops": 1e-4, "strict": True}
+        )
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-5' here"):
         client.chat.completions.create(model="gpt-5", messages=messages)
     with pytest.raises(openai.BadRequestError, match="no method 'nothing'; there are adatp, vanilla"):

@@ -1,1 +1,1 @@
-"""What commands print, a file for each command that prints much."""
+"""The printed output of commands, one file per command with much output."""

@@ -1,4 +1,4 @@
-"""What ``adatp ask`` prints."""
+"""The printed output of ``adatp ask``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_comparison(console: Console, request: Request, result: Answer, vanilla: Answer | None) -> None:
-    """Print an answer and what it took; beside it vanilla's, where that was run."""
+    """Print an answer and its cost, with vanilla's next to it if that was run."""
     runs = [result] if vanilla is None else [vanilla, result]
     show_answers(console, request, runs)
     if vanilla is not None:

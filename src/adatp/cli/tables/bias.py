@@ -1,4 +1,4 @@
-"""What ``adatp bias`` prints."""
+"""The printed output of ``adatp bias``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adatp.cli.console import table_of, wide_console
 
 
 def show_bias(facts: dict[str, Any]) -> None:
-    """Print the two statistics before and after debiasing, and what the controls say."""
+    """Print the two statistics before and after debiasing, and the results of the controls."""
     console = wide_console()
     end = max(1, facts["frames"] // 8)
     clips = f"{facts['clips']} clip{'s' if facts['clips'] > 1 else ''}"

@@ -1,4 +1,4 @@
-"""What ``adatp eval`` and ``adatp ablate`` print."""
+"""The printed output of ``adatp eval`` and ``adatp ablate``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from adatp.cli.console import table_of, wide_console
 
 
 def show_rows(rows: Sequence[dict[str, Any]], limit: int) -> None:
-    """Print an evaluation: for each number of frames accuracy and what it took, then where it lies.
+    """Print an evaluation. For each number of frames: accuracy, cost, and accuracy by place of the evidence.
 
-    Where clips have several lengths, the accuracies of all lengths stand side by side at the end.
+    If clips have several lengths, the accuracies of all lengths are printed side by side at the end.
     """
     console = wide_console()
     reference = "full" if any(row.get("variant") == "full" for row in rows) else "vanilla"
@@ -72,7 +72,7 @@ def _row_name(row: dict[str, Any]) -> str:
 
 
 def _compared(row: dict[str, Any]) -> list[str]:
-    """A row's comparison with its reference; nothing where it is that itself."""
+    """A row's comparison with its reference; empty for the reference itself."""
     if row["delta"] is None:
         return ["", "", ""]
     p = "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"

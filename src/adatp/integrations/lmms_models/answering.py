@@ -1,4 +1,4 @@
-"""Answers what requests ask of the model: as one batch where it can be, while the method prunes."""
+"""Answers the model calls of requests while the method prunes, as one batch where possible."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Call:
     """One call of ``generate``.
 
     Attributes:
-        number: of the request in its batch.
-        prompt: what is asked.
-        settings: of ``generate``.
+        number: number of the request in its batch.
+        prompt: the prompt.
+        settings: arguments of ``generate``.
     """
 
     number: int
@@ -36,12 +36,12 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What the model made of it.
+    """The model's reply to a call.
 
     Attributes:
         sequence: prompt and answer, (1, L + answer), int64.
-        counts: tokens, and what pruning did where there was a video.
-        milliseconds: of ``generate``; of a batch this prompt's share.
+        counts: tokens, and the pruning figures if there was a video.
+        milliseconds: time of ``generate``; in a batch, this prompt's share.
     """
 
     sequence: torch.Tensor
@@ -52,16 +52,16 @@ class Reply:
 def answer_calls(
     session: Session, calls: Sequence[Call], method: Method, reuse_frames: float | None
 ) -> list[Reply | Exception]:
-    """Answer calls together; where that fails each alone, so that only its own fault costs a document.
+    """Answer calls together. If that fails, answer each alone, so that an error only costs its own document.
 
     Args:
-        session: whose model is asked.
-        calls: with the same settings or others.
-        method: how prompts with a video are pruned.
+        session: holds the model.
+        calls: calls with equal or different settings.
+        method: the pruning method for prompts with a video.
         reuse_frames: see `Method.__call__`.
 
     Returns:
-        A reply for each call, or why there is none.
+        A reply for each call, or the error.
     """
     replies: dict[int, Reply | Exception] = {}
     for group in _groups(session, calls):
@@ -77,7 +77,7 @@ def answer_calls(
 
 
 def _groups(session: Session, calls: Sequence[Call]) -> list[list[Call]]:
-    """Calls of the same settings; those that can't be pruned alone."""
+    """Calls grouped by settings. Those that can't be pruned are alone."""
     groups: dict[object, list[Call]] = {}
     for call in calls:
         key = repr(sorted(call.settings.items())) if has_video(session, call.prompt) else call.number
@@ -88,8 +88,8 @@ def _groups(session: Session, calls: Sequence[Call]) -> list[list[Call]]:
 def has_video(session: Session, prompt: Prompt) -> bool:
     """Whether a prompt has a video whose tokens can be dropped.
 
-    There are prompts of images or text alone. And where a family takes images for the frames of a video,
-    other images beside them can't be distinguished from them.
+    Some prompts have only images or text. If a family takes images as the frames of a video, other images in
+    the prompt can't be distinguished from frames.
     """
     kind = family_of(session.config.model_type).encoded_as
     if not any("video" in name if kind == "video" else "pixel" in name for name in prompt.inputs):
@@ -105,7 +105,7 @@ def has_video(session: Session, prompt: Prompt) -> bool:
 def _answer(
     session: Session, calls: Sequence[Call], method: Method, reuse_frames: float | None
 ) -> list[Reply]:
-    # A session is greedy where nothing is said; lmms-eval's models leave it to the checkpoint then.
+    # A session is greedy by default; lmms-eval's models use the checkpoint's settings then.
     settings = {"do_sample": bool(session.model.generation_config.do_sample), **calls[0].settings}
     longest = max(call.prompt.inputs["input_ids"].shape[1] for call in calls)
     room = session.config.get_text_config().max_position_embeddings - longest
@@ -130,7 +130,7 @@ def _answer(
 
 
 def _without_video(session: Session, prompt: Prompt, wanted: int, settings: dict[str, Any]) -> Reply:
-    """Nothing is pruned: adatp drops tokens of videos."""
+    """Answer without pruning: adatp only drops tokens of videos."""
     begun = time.perf_counter()
     inputs = prompt.to(session.device).inputs
     sequence = session.model.generate(**inputs, max_new_tokens=wanted, **settings)

@@ -1,4 +1,4 @@
-"""What ``--model_args`` says: the checkpoint, the method with its settings, and options of the prompts."""
+"""Reads ``--model_args``: the checkpoint, the method with its settings, and options of the prompts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Arguments:
 
     @property
     def source(self) -> str | None:
-        """What a `Session` loads."""
+        """The source for `Session` to load."""
         return None if self.pretrained == "embedded" else self.pretrained
 
 
@@ -122,7 +122,7 @@ def check_own(arguments: Arguments, taker: type | None) -> None:
 
 
 def own_parameters(taker: type) -> set[str]:
-    """The names of the arguments of lmms-eval's own model, with those that it passes on to its bases."""
+    """The names of the arguments of lmms-eval's own model, including those that it passes on to its bases."""
     known: set[str] = set()
     for kind in taker.__mro__:
         if "__init__" not in vars(kind):

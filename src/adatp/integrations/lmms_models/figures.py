@@ -16,19 +16,19 @@ from adatp.session import Answer
 
 @dataclass
 class PrunedCounts(TokenCounts):  # type: ignore[misc]
-    """What lmms-eval counts of one document, and what adatp did; all of it stands in the samples file.
+    """lmms-eval's counts of one document, and adatp's figures. All of them are in the samples file.
 
     ``input_tokens`` are the tokens of the prompt that the decoder processes after pruning: the mean of its
     layers, rounded.
 
     Attributes:
-        figures: more of it, see `figures_of`.
+        figures: adatp's figures, see `figures_of`.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As lmms-eval writes it."""
+        """The counts in lmms-eval's form."""
         return {**super().to_dict(), **self.figures}
 
 
@@ -36,15 +36,19 @@ def figures_of(answer: Answer, together: int) -> dict[str, float]:
     """The figures of one document.
 
     Args:
-        answer: of a prompt with a video.
+        answer: answer to a prompt with a video.
         together: how many documents were answered in its batch. Time, and the FLOPs of all but the prefill,
-            are known of a batch, and each of its documents is given its share.
+            are only known per batch. Each document gets its share.
 
     Returns:
-        ``prompt_tokens`` and ``prompt_visual_tokens``; ``visual_tokens``, mean of the layers after pruning,
-        and ``visual_tokens_last``, in the last layer; ``flops_ratio``, real FLOPs of the decoder's prefill
-        over vanilla's; ``prefill_tflops``, ``prefill_tflops_vanilla``, ``vision_tflops``, ``request_tflops``:
-        real FLOPs, in units of 10^12; ``milliseconds`` of ``generate``.
+        A dictionary with:
+
+        - ``prompt_tokens`` and ``prompt_visual_tokens``;
+        - ``visual_tokens``, mean of the layers after pruning, and ``visual_tokens_last``, in the last layer;
+        - ``flops_ratio``, real FLOPs of the decoder's prefill over vanilla's;
+        - ``prefill_tflops``, ``prefill_tflops_vanilla``, ``vision_tflops``, ``request_tflops``: real FLOPs,
+          in units of 10^12;
+        - ``milliseconds`` of ``generate``.
     """
     report, row, flops = answer.report, answer.row, answer.report.flops
     visual = [layer[row] for layer in report.visual_tokens]
@@ -76,14 +80,14 @@ def counts_of(answer: Answer, together: int) -> PrunedCounts:
 
 @dataclass
 class Tally:
-    """What one process answered.
+    """The totals of one process.
 
     Attributes:
-        documents: how many.
-        failed: of them without an answer.
-        new_tokens: generated.
-        seconds: of ``generate``.
-        figures: of the documents with a video, by task.
+        documents: number of documents.
+        failed: number of documents without an answer.
+        new_tokens: number of generated tokens.
+        seconds: time of ``generate``.
+        figures: figures of the documents with a video, by task.
     """
 
     documents: int = 0
@@ -105,9 +109,10 @@ class Tally:
 
 
 def log_tallies(tallies: Sequence[Tally]) -> None:
-    """Have lmms-eval write the figures of all processes into its results, as ``throughput``.
+    """Write the figures of all processes into lmms-eval's results, as ``throughput``.
 
-    Each figure is a mean over the documents; of several tasks also of each, as ``task/figure``.
+    Each figure is a mean over the documents. With several tasks, each task also has its own, as
+    ``task/figure``.
     """
     from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
@@ -138,7 +143,7 @@ def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """The most memory that this process held, in GB: of its GPU where it uses one."""
+    """The peak memory of this process in GB: of its GPU, if it uses one."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 1e9
     return peak_resident() / 1e9

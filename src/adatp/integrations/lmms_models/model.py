@@ -29,8 +29,8 @@ from adatp.session import Prompt, Session
 class AdaTPSimple(lmms):  # type: ignore[misc]
     """A Video LLM of any family that adatp supports, pruned by any of its methods.
 
-    Requests come as text and media. Where lmms-eval has a model of the family, that writes the prompts and
-    reads the answers (see `adatp.integrations.lmms_models.own`).
+    Requests come as text and media. If lmms-eval has its own model of the family, that model writes the
+    prompts and reads the answers (see `adatp.integrations.lmms_models.own`).
     """
 
     is_simple = True
@@ -68,14 +68,14 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
             logger.info(f"the prompts are those of lmms-eval's own {self.prompts.kind.name}")
 
     def _place(self) -> str:
-        """This process's device: with several processes each has a GPU of its own, where there are any."""
+        """This process's device. With several processes each has its own GPU, if there are any."""
         device = self.arguments.device
         if self._world_size > 1 and device.split(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.accelerator.local_process_index}"
         return "auto" if device == "cuda" and not torch.cuda.is_available() else device
 
     def _taker(self) -> type | None:
-        """lmms-eval's own model of the family, if it is to write the prompts."""
+        """lmms-eval's own model of the family, if it should write the prompts."""
         arguments, kind = self.arguments, self.session.config.model_type
         wanted = arguments.prompts
         if wanted == "adatp" or self.session.embedded:
@@ -94,11 +94,11 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
             raise RefusedError(f"prompts=own: lmms-eval has no model for {kind} that shows videos")
         return taker
 
-    # What lmms-eval asks of a model.
+    # The interface that lmms-eval requires of a model.
 
     @property
     def device(self) -> torch.device:
-        """Where this process's model is."""
+        """Device of this process's model."""
         return torch.device(self.session.device)
 
     @property
@@ -107,7 +107,7 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
         return self.arguments.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer requests; one that can't be is answered with nothing, and the log says which and why.
+        """Answer requests. If one fails, its answer is empty, and the log names it and the reason.
 
         Raises:
             RuntimeError: none could be answered.
@@ -122,11 +122,11 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
                     if isinstance(result, Exception):
                         failures.append(self._failed(request, result))
                         result = GenerationResult(text="")
-                    if not request.metadata.get("__padding_only__"):  # a copy, so that processes keep step
+                    if not request.metadata.get("__padding_only__"):  # a copy, so that processes stay in step
                         tally.add(str(request.task_name), result.token_counts, milliseconds)
                     results.append(result)
                 bar.update(len(batch))
-        tallies = gather_object([tally])  # all processes take part, whatever became of their shares
+        tallies = gather_object([tally])  # all processes take part, whatever their results
         documents = sum(each.documents for each in tallies)
         if documents and documents == sum(each.failed for each in tallies):
             last = f"; the last: {failures[-1]}" if failures else ""
@@ -135,22 +135,22 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
         return results
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
-        """Not possible: no benchmark of video tokens asks for it."""
+        """Not supported, since no benchmark of video tokens needs it."""
         raise NotImplementedError("the model adatp answers single questions: no tasks of several rounds")
 
     def loglikelihood(self, requests: list[Instance]) -> list[Any]:
-        """Not possible, as with lmms-eval's own models of these families."""
+        """Not supported, as in lmms-eval's own models of these families."""
         raise NotImplementedError("the model adatp generates answers: no tasks that ask for likelihoods")
 
     def clean(self) -> None:
-        """Let go of the model, so that a judge has room."""
+        """Release the model, so that a judge has memory."""
         self.session = self.prompts = None
         super().clean()
 
-    # How it answers.
+    # Answering requests.
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[list[Instance]]:
-        """Requests in their order, those together that ask for the same settings of ``generate``."""
+        """Requests in their order, grouped by equal settings of ``generate``."""
         place = 1 if self.is_simple else 2
         for _, group in groupby(requests, key=lambda each: repr(each.arguments[place])):
             same = list(group)
@@ -184,7 +184,7 @@ class AdaTPSimple(lmms):  # type: ignore[misc]
         return [_outcome(text, reply) for text, reply in zip(texts, replies, strict=True)]
 
     def _failed(self, request: Instance, error: Exception) -> str:
-        """Log that a request has no answer; returns what was logged."""
+        """Log that a request has no answer. Returns the logged text."""
         names = ", ".join(media_of(request, self.task_dict, self.is_simple))
         line = f"{request.task_name}, document {request.doc_id} ({names}): no answer: {first_line(error)}"
         logger.error(line)

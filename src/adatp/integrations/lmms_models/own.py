@@ -1,7 +1,7 @@
-"""lmms-eval's own model of a family: it writes the prompts and reads the answers, adatp's session generates.
+"""Uses lmms-eval's own model of a family: it writes prompts and reads answers; adatp's session generates.
 
-So the prompt, the frames, the settings of ``generate`` and what is cut off an answer are lmms-eval's by
-construction, with its habits and its faults.
+So the prompt, the frames, the settings of ``generate`` and the trimming of answers are lmms-eval's by
+construction, with all their peculiarities.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class OwnModel:
     Attributes:
         name: its name in lmms-eval.
         frames: its argument for the number of frames.
-        whole_videos: whether its chat model hands every frame of a video to the processor, whatever
-            ``frames`` says.
+        every_frame: whether its chat model passes every frame of a video to the processor, whatever
+            ``frames`` is.
     """
 
     name: str
     frames: str = "max_num_frames"
-    whole_videos: bool = False
+    every_frame: bool = False
 
 
 OWN_MODELS = {
-    "llava_onevision": OwnModel("llava_hf", "max_frames_num", whole_videos=True),
+    "llava_onevision": OwnModel("llava_hf", "max_frames_num", every_frame=True),
     "qwen2_vl": OwnModel("qwen2_vl"),
     "qwen2_5_vl": OwnModel("qwen2_5_vl"),
     "qwen3_vl": OwnModel("qwen3_vl"),
@@ -83,7 +83,7 @@ class OwnPrompts:
     """One of lmms-eval's models around a session.
 
     Attributes:
-        kind: what the harness calls it.
+        kind: its name in the harness.
         model: the instance, whose weights are the session's.
     """
 
@@ -110,7 +110,7 @@ class OwnPrompts:
             self.model._image_processor = _WithoutEmptyLists(self.model._image_processor)
 
     def run(self, request: Any, tasks: Mapping[str, Any], generate: Generate) -> str:
-        """Have one request answered.
+        """Let the model answer one request.
 
         Args:
             request: lmms-eval's ``Instance``.
@@ -127,7 +127,7 @@ class OwnPrompts:
         request.arguments = tuple(
             copy.deepcopy(each) if isinstance(each, dict) else each for each in request.arguments
         )
-        if self.kind.whole_videos and not own.is_simple:
+        if self.kind.every_frame and not own.is_simple:
             request.arguments = (request.arguments[0], self._sampled(own, request), *request.arguments[2:])
         own._model.question = _question_of(own, request, tasks)
         [answer] = own.generate_until([request])
@@ -135,7 +135,7 @@ class OwnPrompts:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Keep its figures of single requests out of the harness's."""
+        """Keep its figures of single requests out of the harness's results."""
         modules = _modules(type(self.model))
         with ExitStack() as stack:
             for module in modules:
@@ -159,7 +159,7 @@ class OwnPrompts:
 
 
 class _Placed:
-    """A model that is where it belongs, and stays there."""
+    """A model that stays on its device."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -178,7 +178,7 @@ class _Placed:
 
 
 class _WithoutEmptyLists:
-    """A processor that gets None where there are no images: it refuses llava_hf's empty list."""
+    """A processor that gets None if there are no images, because it refuses llava_hf's empty list."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -191,7 +191,7 @@ class _WithoutEmptyLists:
 
 
 class _Generates:
-    """A model whose ``generate`` is answered by somebody else."""
+    """A model whose ``generate`` is answered by another object."""
 
     def __init__(self, model: Any, generate: Generate) -> None:
         self._model, self._generate = model, generate
@@ -218,13 +218,13 @@ def _question_of(own: Any, request: Any, tasks: Mapping[str, Any]) -> str:
 
 
 def _modules(taker: type) -> list[Any]:
-    """The modules that a class of lmms-eval is written in, its bases' included."""
+    """The modules that define a class of lmms-eval and its bases."""
     names = dict.fromkeys(each.__module__ for each in taker.__mro__)
     return [sys.modules[name] for name in names if name.startswith("lmms_eval.models")]
 
 
 class _OneProcess:
-    """What lmms-eval's models ask of accelerate, for a model that is on its device already."""
+    """The part of accelerate that lmms-eval's models need, for a model that is already on its device."""
 
     num_processes, process_index = 1, 0
     is_main_process = is_local_main_process = False
@@ -239,7 +239,9 @@ class _OneProcess:
 
 @contextmanager
 def _weights_of(session: Session, taker: type) -> Iterator[None]:
-    """Inside, transformers gives the session's model instead of loading one; accelerate knows one process."""
+    """Inside, transformers gives the session's model instead of loading one. accelerate reports one
+    process.
+    """
     placed, accelerator = _Placed(session.model), _OneProcess(session.device)
     with ExitStack() as stack:
         stack.enter_context(patch.object(PreTrainedModel, "from_pretrained", lambda *_, **__: placed))

@@ -1,7 +1,7 @@
 """Runs several requests up to the point where each calls the model, and answers these calls as one batch.
 
 lmms-eval's own models prepare a prompt, call ``generate`` and read the answer in one long function, and some
-take one request at a time only. Each request runs that function in a thread of its own, which waits in
+take one request at a time only. Each request runs that function in its own thread, which waits in
 ``generate`` until all others wait there too. The model itself runs in the calling thread.
 """
 
@@ -34,10 +34,10 @@ class Together(Generic[Call, Reply, Result]):
         """Run all requests to their ends.
 
         Args:
-            requests: each is given the function by which it calls the model, as often as it likes.
+            requests: each receives the function that calls the model, and may use it any number of times.
 
         Returns:
-            What each returns or raises, in their order.
+            The return value or error of each, in their order.
         """
         going = set(range(len(requests)))
         waiting: dict[int, tuple[Call, Future[Reply]]] = {}
@@ -64,7 +64,7 @@ class Together(Generic[Call, Reply, Result]):
 
         try:
             return request(call_model)
-        except Exception as error:  # of any kind: it is this request's alone
+        except Exception as error:  # any kind: it belongs to this request alone
             return error
         finally:
             self._events.put(number)
@@ -72,7 +72,7 @@ class Together(Generic[Call, Reply, Result]):
     def _reply(self, waiting: Sequence[tuple[Call, Future[Reply]]]) -> None:
         try:
             replies = self._answer([call for call, _ in waiting])
-        except BaseException as error:  # else the threads would wait for ever
+        except BaseException as error:  # otherwise the threads would wait for ever
             for _, reply in waiting:
                 reply.set_exception(error)
             raise

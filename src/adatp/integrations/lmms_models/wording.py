@@ -1,4 +1,4 @@
-"""What a task says to a model of a certain name, and which media a request names."""
+"""Adapts requests to a task's wording for a certain model, and finds the media of a request."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def worded(request: Any, tasks: Mapping[str, Any], name: str | None, simple: bool) -> Any:
-    """A request in the words that its task has for lmms-eval's own model.
+    """A request with its task's wording for lmms-eval's own model.
 
-    Some tasks word their questions, or set ``generate``, by the name of the model. They see the name "adatp"
-    and would fall back to what they have for all.
+    Some tasks word their questions, or set ``generate``, by the name of the model. For the name "adatp" they
+    would fall back to their default.
 
     Args:
         request: lmms-eval's ``Instance``.
         tasks: its ``task_dict``.
-        name: of lmms-eval's own model; None: the request stays as it is.
+        name: name of lmms-eval's own model; None: the request stays as it is.
         simple: whether it comes as text and media.
 
     Returns:
@@ -46,7 +46,7 @@ def worded(request: Any, tasks: Mapping[str, Any], name: str | None, simple: boo
 
 
 def _of(by_name: Any, name: str) -> Mapping[str, Any] | None:
-    """What a task has for one model, or None."""
+    """A task's settings for one model, or None."""
     found = by_name.get(name) if isinstance(by_name, Mapping) else None
     return found if isinstance(found, Mapping) else None
 
@@ -63,7 +63,7 @@ def media_of(request: Any, tasks: Mapping[str, Any], simple: bool) -> list[str]:
             shown = [
                 part.get("url") for each in messages for part in each["content"] if part["type"] != "text"
             ]
-    except Exception:  # of any kind: this may be what made the request fail
+    except Exception:  # any kind: this may be the reason why the request failed
         return ["its media can't be named"]
     names = [str(each) if isinstance(each, str) else type(each).__name__ for each in shown]
     return names or ["no media"]

@@ -1,4 +1,4 @@
-"""Prompts that adatp writes itself, of families for which lmms-eval has no model of its own."""
+"""Prompts that adatp writes itself, for families that lmms-eval has no model of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Generate = Callable[[Prompt, Mapping[str, Any]], torch.Tensor]
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 MAX_NEW_TOKENS = 128
-"""Longest answer where a task says nothing."""
+"""Default length of the longest answer."""
 
 
 class WrittenPrompts:
@@ -32,7 +32,7 @@ class WrittenPrompts:
         self._session, self._frames, self._simple = session, frames, simple
 
     def run(self, request: Any, tasks: Mapping[str, Any], generate: Generate) -> str:
-        """Have one request answered.
+        """Let the model answer one request.
 
         Args:
             request: lmms-eval's ``Instance``.
@@ -71,7 +71,7 @@ def generation_settings(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cut_at(answer: str, until: str | Sequence[str] | None) -> str:
-    """An answer up to the first of the texts at which a task has it end."""
+    """An answer up to the first of the texts at which its task ends it."""
     for end in [until] if isinstance(until, str) else until or []:
         answer = answer.split(end)[0] if end else answer
     return answer
@@ -90,7 +90,7 @@ def _is_image(medium: Any) -> bool:
 
 
 def _parts(content: Any) -> Any:
-    """The parts of lmms-eval's messages as `Session.prepare` takes them."""
+    """The parts of lmms-eval's messages in the form of `Session.prepare`."""
     if isinstance(content, str):
         return content
     parts = []

@@ -1,6 +1,7 @@
 """A plugin of vLLM: video tokens are dropped before the language model, to a number known in advance.
 
-Installed beside vLLM it is found by itself, and does nothing until ``--additional-config`` names it:
+If adatp is installed together with vLLM, vLLM finds the plugin. It does nothing until ``--additional-config``
+names it:
 
     vllm serve Qwen/Qwen2.5-VL-7B-Instruct --video-pruning-rate 0.75 --additional-config '{"adatp": {}}'
 """

@@ -1,4 +1,4 @@
-"""The question's words in a prompt as vLLM has it before media are put in: one placeholder a video."""
+"""Finds the question's words in a prompt before vLLM inserts media: one placeholder per video."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from adatp.question import QuestionFinder
 
 
 def question_words(processor: Any, prompt: Sequence[int], video_token: int, image_token: int) -> list[int]:
-    """Ids of the words of the last user turn; of no prompt with videos none.
+    """Ids of the words of the last user turn; empty for a prompt without videos.
 
     Args:
-        processor: Hugging Face's, whose chat template says where turns are.
+        processor: Hugging Face's processor, whose chat template marks the turns.
         prompt: token ids.
-        video_token: stands for a video.
-        image_token: stands for an image.
+        video_token: the placeholder of a video.
+        image_token: the placeholder of an image.
     """
     ids = torch.tensor([list(prompt)], dtype=torch.int64)
     videos = int((ids == video_token).sum())

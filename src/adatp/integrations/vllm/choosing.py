@@ -1,4 +1,4 @@
-"""What the models share: which tokens of a video stay, and the embeddings of whole videos."""
+"""Chooses which tokens of a video stay, and caches the embeddings of unpruned videos, for all models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VideoPruning:
 
     @classmethod
     def of(cls, vllm_config: Any, embed: Callable[[Tensor], Tensor]) -> VideoPruning | None:
-        """For the model of a config; None where the plugin has no settings."""
+        """For the model of a config; None if the plugin has no settings there."""
         settings = settings_of(vllm_config.model_config)
         if settings is None:
             return None
@@ -47,7 +47,7 @@ class VideoPruning:
 
     @contextmanager
     def asked(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Take the plugin's own fields out of what a model is given, and know them for the block."""
+        """Take the plugin's own fields out of a model's input, and use them during the block."""
         self._words = [words[words >= 0] for words in inputs.pop(QUESTION, ())]
         self._media = [bytes(medium.tolist()) for medium in inputs.pop(MEDIUM, ())]
         try:
@@ -56,7 +56,9 @@ class VideoPruning:
             self._words, self._media = [], []
 
     def whole(self, encode: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Embeddings of the block's videos, (n, d) each; encoded only if one of them is not remembered."""
+        """Embeddings of the block's unpruned videos, (n, d) each. The tower only runs if one of them is
+        not cached.
+        """
         remembered = [self.cache.get(medium) for medium in self._media]
         found = [each for each in remembered if each is not None]
         if found and len(found) == len(remembered):
@@ -68,12 +70,12 @@ class VideoPruning:
         return videos
 
     def choose(self, number: int, tokens: Tensor, frames: int) -> Tensor:
-        """(k,) int64 ascending: which tokens of the block's video ``number`` stay.
+        """(k,) int64 ascending: the tokens of the block's video ``number`` that stay.
 
         Args:
-            number: among the block's videos.
+            number: index among the block's videos.
             tokens: (n, d) all of its embeddings, frame by frame.
-            frames: T; all have as many tokens.
+            frames: T; all have the same number of tokens.
         """
         with full_precision(tokens.device):
             return choose_before_layers(

@@ -1,4 +1,4 @@
-"""Hands the plugin's settings to the places of vLLM that see a model's config and nothing else."""
+"""Passes the plugin's settings to the parts of vLLM that only receive a model's config."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class _ReadsSettings:
 
 
 def read_settings_of(architecture: str) -> None:
-    """Have vLLM read the plugin's settings whenever it settles the config of a model.
+    """Let vLLM read the plugin's settings whenever it finishes the config of a model.
 
-    What vLLM itself does there for the architecture goes on being done.
+    vLLM's own work there for the architecture is still done.
     """
     before = MODELS_CONFIG_MAP.get(architecture, VerifyAndUpdateConfig)
     if issubclass(before, _ReadsSettings):
@@ -47,16 +47,16 @@ def _attach(vllm_config: Any) -> None:
 
 
 def settings_of(model_config: Any) -> Settings | None:
-    """The settings that a model's config was given; None: the model is to be vLLM's own."""
+    """The settings in a model's config; None: the model stays vLLM's own."""
     settings: Settings | None = getattr(model_config, "adatp", None)
     return settings
 
 
 def refuse_what_loses_positions(vllm_config: Any) -> None:
-    """Refuse ways of running under which a model can't put its tokens' positions right.
+    """Refuse modes in which a model can't correct its tokens' positions.
 
     Raises:
-        SettingsError: one of them is asked for.
+        SettingsError: one of them is requested.
     """
     parallel, graphs = vllm_config.parallel_config, vllm_config.compilation_config.cudagraph_mode
     lost = {

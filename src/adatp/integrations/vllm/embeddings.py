@@ -1,4 +1,6 @@
-"""Embeddings of whole videos, so that another question about a video does not run its tower again."""
+"""Caches embeddings of unpruned videos, so that another question about a video does not run its tower
+again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from torch import Tensor
 
 
 class EmbeddingCache:
-    """The embeddings used last, up to a limit of memory; they stay on their device.
+    """The most recently used embeddings, up to a limit of memory. They stay on their device.
 
     Args:
         limit: bytes.
@@ -19,18 +21,18 @@ class EmbeddingCache:
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def get(self, key: bytes) -> Tensor | None:
-        """The embeddings of a video, which then count as used last; None if they are not there."""
+        """The embeddings of a video, marked as used; None if they are not cached."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def put(self, key: bytes, embeddings: Tensor) -> None:
-        """Remember a video. What was used longest ago makes room; a video beyond the limit is not kept."""
+        """Cache a video. The least recently used ones make room. A video beyond the limit is not cached."""
         size = embeddings.nbytes
         if key in self._kept or size > self.limit:
             return
         while self.held + size > self.limit:
             self.held -= self._kept.popitem(last=False)[1].nbytes
-        self._kept[key] = embeddings.clone()  # not a view of a batch, which would be held whole
+        self._kept[key] = embeddings.clone()  # not a view, which would keep the complete batch
         self.held += size

@@ -1,4 +1,6 @@
-"""Numbers a prompt as if its videos were whole, for families whose tokens keep their original positions."""
+"""Numbers a prompt as if its videos were unpruned, for families whose tokens keep their original
+positions.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,16 @@ from vllm.multimodal.inputs import (
 )
 
 Number = Callable[[list[int], list[Any]], tuple[Tensor, int]]
-"""vLLM's own numbering of tokens with media: (3, n) positions, and what to add to numbers of later tokens."""
+"""vLLM's own numbering of tokens with media: (3, n) positions, and the number to add for later tokens."""
 
 
 def offsets_of(number: Number, tokens: list[int], **fields: Any) -> Tensor:
-    """(n, 3) int64: how far each token of a whole video is from the video's first position.
+    """(n, 3) int64: distance of each token of an unpruned video from the video's first position.
 
     Args:
         number: vLLM's numbering.
-        tokens: (n,) that stand for the whole video.
-        fields: of the video, as vLLM's processor made them.
+        tokens: (n,) the tokens of the unpruned video.
+        fields: fields of the video from vLLM's processor.
     """
     field = MultiModalFieldConfig.batched("video").field
     data = {name: MultiModalFieldElem(data=value, field=field) for name, value in fields.items()}
@@ -36,20 +38,21 @@ def offsets_of(number: Number, tokens: list[int], **fields: Any) -> Tensor:
 
 
 def number_whole(
-    number: Number, tokens: Sequence[int], features: Sequence[Any], whole: Callable[[Any], list[int]]
+    number: Number, tokens: Sequence[int], features: Sequence[Any], unpruned: Callable[[Any], list[int]]
 ) -> tuple[Tensor, int]:
-    """Positions (3, n) of a prompt whose videos are pruned, and what to add to numbers of later tokens.
+    """Positions (3, n) of a prompt whose videos are pruned, and the number to add for later tokens.
 
-    Text and images have the positions that they have beside whole videos; rows of a video have its first one.
+    Text and images have the positions that they have next to unpruned videos. Rows of a video have its first
+    one.
 
     Args:
         number: vLLM's numbering.
-        tokens: (n,) of the prompt.
+        tokens: (n,) tokens of the prompt.
         features: its media.
-        whole: the tokens that stand for a video if nothing of it is dropped.
+        unpruned: maps a feature to the tokens of its unpruned video.
     """
-    every: list[int] = []  # the prompt with whole videos
-    where: list[int] = []  # of each of the prompt's tokens its place there
+    every: list[int] = []  # the prompt with unpruned videos
+    where: list[int] = []  # the place there of each of the prompt's tokens
     moved, done = [], 0
     for feature in sorted(features, key=lambda each: each.mm_position.offset):
         if feature.modality != "video":
@@ -59,7 +62,7 @@ def number_whole(
         begin, length = feature.mm_position.offset, feature.mm_position.length
         where += range(len(every), len(every) + begin - done)
         every += tokens[done:begin]
-        stands = whole(feature)
+        stands = unpruned(feature)
         where += [len(every)] * length
         moved.append(_moved(feature, len(every), len(stands)))
         every += stands
@@ -71,6 +74,6 @@ def number_whole(
 
 
 def _moved(feature: Any, offset: int, length: int) -> Any:
-    """The same medium at another place."""
+    """The same medium at another place in the prompt."""
     place = replace(feature.mm_position, offset=offset, length=length)
     return replace(feature, mm_position=place)

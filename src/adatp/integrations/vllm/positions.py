@@ -1,9 +1,9 @@
-"""Rotary positions of what is left of a video, carried beside its embeddings.
+"""Rotary positions of the tokens left of a video, appended to their embeddings.
 
-vLLM numbers a prompt before it knows which tokens of a video stay. So every row of a pruned video is given
-the video's first position at first, and carries beside its embedding how far from there it was in the whole
-video. As a row is read, that is added. Text has its final positions from the beginning. So nothing depends
-on what a prefix cache or an earlier chunk has read already, and nothing waits for a GPU.
+vLLM numbers a prompt before it knows which tokens of a video stay. So at first every row of a pruned video
+gets the video's first position. Its distance from there in the unpruned video is appended to its embedding,
+and is added when the row is read. Text has its final positions from the beginning. So nothing depends on what
+a prefix cache or an earlier chunk has read already, and nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 _BASE = 256
-"""bfloat16 holds the integers up to here, so a number below 65536 takes two columns."""
+"""bfloat16 represents all integers up to this, so a number below 65536 takes two columns."""
 
 CHANNELS = 6
 """Columns that are appended: two for each of three offsets."""
 
 
 def attach(rows: Tensor, offsets: Tensor) -> Tensor:
-    """Append to each row how far it is from the video's first position.
+    """Append to each row its distance from the video's first position.
 
     Args:
-        rows: (n, d) what stays of a video.
+        rows: (n, d) the rows that stay of a video.
         offsets: (n, 3) int64, below 65536.
 
     Returns:
@@ -35,7 +35,7 @@ def attach(rows: Tensor, offsets: Tensor) -> Tensor:
 
 
 def detach(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The rows (n, width) alone, and their offsets (n, 3) int64; zeros where they carry none."""
+    """The rows (n, width) alone, and their offsets (n, 3) int64; zeros for rows without offsets."""
     if rows.shape[1] == width:
         return rows, torch.zeros(len(rows), 3, dtype=torch.int64, device=rows.device)
     digits = rows[:, width:].long().view(-1, 3, 2)
@@ -43,7 +43,7 @@ def detach(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 class Offsets:
-    """What is to be added to the positions of the tokens that are about to be read.
+    """The offsets to add to the positions of the tokens that are about to be read.
 
     vLLM merges embeddings into a batch's tokens, and then reads the batch.
     """
@@ -54,12 +54,12 @@ class Offsets:
     def take(
         self, media: Sequence[Tensor] | None, is_media: Tensor | None, width: int
     ) -> list[Tensor] | None:
-        """The embeddings alone; their offsets wait for the batch to be read.
+        """Return the embeddings alone. Their offsets wait until the batch is read.
 
         Args:
             media: embeddings (n, width or more) of each medium in the batch, or of parts of them.
-            is_media: (tokens,) bool, which tokens of the batch they stand for, in order.
-            width: of embeddings alone.
+            is_media: (tokens,) bool, which tokens of the batch they belong to, in order.
+            width: width of embeddings alone.
         """
         self._waiting = None
         if not media or is_media is None:
@@ -72,7 +72,7 @@ class Offsets:
         return [rows for rows, _ in parts]
 
     def add_to(self, positions: Tensor) -> None:
-        """Put right the positions (3, tokens or more) of the batch, in place: graphs read where they are."""
+        """Correct the positions (3, tokens or more) of the batch, in place: graphs read them there."""
         if self._waiting is not None:
             positions[:, : self._waiting.shape[1]] += self._waiting.to(positions.dtype)
             self._waiting = None

@@ -1,4 +1,4 @@
-"""What vLLM's processors do otherwise: the number of a video's placeholders, and the question in its hash."""
+"""Changes to vLLM's processors: the number of a video's placeholders, and the question in its hash."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from adatp.integrations.vllm.configuration import settings_of
 from adatp.integrations.vllm.settings import Settings
 
 QUESTION, MEDIUM = "adatp_question", "adatp_medium"
-"""Fields of a video beside its pixels: ids of the question's words, and a name of the video by itself."""
+"""Fields of a video besides its pixels: ids of the question's words, and a name of the video alone."""
 
 
 class PrunedVideos:
-    """In front of a processor of vLLM: without settings everything is left to it."""
+    """Mixed in before a processor of vLLM. Without settings, vLLM's own processor does everything."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,15 +29,15 @@ class PrunedVideos:
 
     @property
     def adatp(self) -> Settings | None:
-        """The plugin's settings."""
+        """The plugin's settings, if it has any."""
         return settings_of(self.info.ctx.model_config)  # type: ignore[attr-defined]
 
     def kept(self, tokens: int) -> int:
-        """How many tokens of a video stay."""
+        """Number of tokens of a video that stay."""
         return kept_tokens(tokens, 1 - self.info.ctx.get_mm_config().video_pruning_rate)  # type: ignore[attr-defined]
 
     def with_videos_of(self, updates: Sequence[Any], length: Callable[[int], int], token: int) -> list[Any]:
-        """vLLM's updates of a prompt, with as many placeholders of each video as ``length`` says."""
+        """vLLM's updates of a prompt, with ``length`` placeholders for each video."""
         return [
             replace(update, replacement=lambda number: [token] * length(number))
             if update.modality == "video"
@@ -48,7 +48,7 @@ class PrunedVideos:
     # The question of the request at hand, for what vLLM calls deeper down.
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Process a request."""
+        """Process a request with its question."""
         config = self.info.get_hf_config()  # type: ignore[attr-defined]
         if self.adatp is not None and self.adatp.question:
             self._request.words = tuple(
@@ -62,7 +62,9 @@ class PrunedVideos:
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """What decides which tokens stay is part of a video's name in vLLM's caches."""
+        """Hashes of the media. All that decides which tokens stay is part of a video's hash in vLLM's
+        caches.
+        """
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
         if self.adatp is None or "video" not in hashes:
             return hashes
@@ -73,11 +75,11 @@ class PrunedVideos:
 
     def _apply_hf_processor(self, inputs: Any, timing_ctx: Any) -> Any:
         if self.adatp is not None:
-            self._get_mm_hashes(inputs)  # vLLM asks for them only later
+            self._get_mm_hashes(inputs)  # vLLM asks for them later
         return super()._apply_hf_processor(inputs, timing_ctx)  # type: ignore[misc]
 
     def _get_cache_missing_items(self, *args: Any, **kwargs: Any) -> Any:
-        """Of the media that vLLM has processed before only the others are processed."""
+        """Of the media, process only those that vLLM has not processed before."""
         cached, missing = super()._get_cache_missing_items(*args, **kwargs)  # type: ignore[misc]
         if self.adatp is not None:
             known = cached.get("video", [])
@@ -103,7 +105,7 @@ class PrunedVideos:
 
 
 def _name(medium: str) -> torch.Tensor:
-    """(16,) uint8 that stand for a medium's hash."""
+    """(16,) uint8 that represent a medium's hash."""
     return torch.tensor(list(blake2b(medium.encode(), digest_size=16).digest()), dtype=torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What ``--additional-config '{"adatp": {...}}'`` may say."""
+"""The settings in ``--additional-config '{"adatp": {...}}'``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class SettingsError(AdaTPError, ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the plugin. How many tokens are dropped is vLLM's own ``--video-pruning-rate``.
+    """Settings of the plugin. vLLM's own ``--video-pruning-rate`` sets how many tokens are dropped.
 
     Attributes:
-        question: whether the question decides what stays. The video of each question is then a medium of its
-            own to vLLM's caches.
+        question: whether the question decides what stays. For vLLM's caches, the video of each question is
+            then a medium of its own.
         tau_s: see `adatp.adatp_steps.before_layers.Thresholds`.
         tau_d: see there.
         tau_r: see there.
-        cache_mib: with ``question`` the memory, in MiB, for embeddings of whole videos, so that another
+        cache_mib: with ``question``, the memory in MiB for embeddings of unpruned videos, so that another
             question about the same video does not run the vision tower again. 0: none are kept.
     """
 
@@ -53,7 +53,7 @@ class Settings:
 
     @classmethod
     def read(cls, additional_config: object) -> Settings | None:
-        """The settings in vLLM's additional config; None where it does not name the plugin.
+        """The settings in vLLM's additional config; None if it does not name the plugin.
 
         Raises:
             SettingsError: an unknown setting, or a value that makes no sense.
@@ -72,7 +72,7 @@ class Settings:
 
     @property
     def thresholds(self) -> Thresholds:
-        """For the choice of tokens."""
+        """Thresholds for the choice of tokens."""
         return Thresholds(self.tau_s, self.tau_d, self.tau_r)
 
     def digest(self, rate: float, words: tuple[int, ...]) -> str:

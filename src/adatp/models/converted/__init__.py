@@ -1,1 +1,1 @@
-"""Models that transformers has no classes for: classes of ours, and what makes their checkpoints."""
+"""Models without classes in transformers: our classes for them, and the converters of their checkpoints."""

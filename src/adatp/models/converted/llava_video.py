@@ -21,17 +21,19 @@ from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOn
 from adatp.errors import RefusedError
 
 LEAST = (5, 18)
-"""The first transformers whose LLaVA-OneVision ends a video's features itself, which is undone here."""
+"""From this version of transformers on, LLaVA-OneVision itself ends a video's features; this is undone
+here.
+"""
 
 
 class LlavaVideoConfig(LlavaOnevisionConfig):  # type: ignore[misc]
-    """LLaVA-OneVision's."""
+    """LLaVA-OneVision's config under LLaVA-Video's model type."""
 
     model_type = "llava_video"
 
 
 class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]
-    """LLaVA-OneVision with other newlines."""
+    """LLaVA-OneVision with a newline after every row."""
 
     config_class = LlavaVideoConfig
 
@@ -42,13 +44,13 @@ class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]
         vision_feature_select_strategy: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Encode videos.
+        """Encode videos, with a newline after each row of each frame.
 
         Args:
             pixel_values_videos: (videos, frames, channels, height, width).
             vision_feature_layer: see LLaVA-OneVision.
             vision_feature_select_strategy: see LLaVA-OneVision.
-            kwargs: of the vision tower.
+            kwargs: further arguments of the vision tower.
 
         Returns:
             The tower's output; its ``pooler_output`` is (videos, frames * rows * (columns + 1), d).
@@ -66,7 +68,7 @@ class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]
 
 
 class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
-    """LLaVA-Video that generates text."""
+    """LLaVA-Video with a head that generates text."""
 
     config_class = LlavaVideoConfig
 
@@ -78,7 +80,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
 
 
 class LlavaVideoProcessor(LlavaOnevisionProcessor):  # type: ignore[misc]
-    """LLaVA-OneVision's, which counts a newline for every row of a frame."""
+    """LLaVA-OneVision's processor, with a newline counted for every row of a frame."""
 
     def replace_video_token(self, video_inputs: dict[str, Any], video_idx: int, **kwargs: Any) -> str:
         """The placeholders of one video."""
@@ -102,8 +104,8 @@ def with_newlines(tokens: Tensor, frames: int, newline: Tensor) -> Tensor:
 
     Args:
         tokens: (videos, frames * side * side, d).
-        frames: of each video.
-        newline: (d,).
+        frames: number of frames of each video.
+        newline: (d,) embedding of the newline.
 
     Returns:
         (videos, frames * side * (side + 1), d).

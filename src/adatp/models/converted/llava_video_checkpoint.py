@@ -1,4 +1,4 @@
-"""Official checkpoints of LLaVA-Video as checkpoints that transformers' own classes read."""
+"""Converts official checkpoints of LLaVA-Video to checkpoints that transformers' own classes read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXPECTED = {
     "mm_vision_select_layer": -2,
     "add_faster_video": False,
 }
-"""What an official config says, and is the only thing that the converted model does."""
+"""Values of an official config that the converted model implements. Others are refused."""
 _STRIDE = 2
 _TOWER, _PROJECTOR, _NEWLINE = (
     "model.vision_tower.vision_tower.",
@@ -56,11 +56,11 @@ TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The conversation `qwen_1_5` of the official code."""
+"""The conversation template `qwen_1_5` of the official code."""
 
 
 def convert(source: Path, dest: Path, tower: Path | None = None) -> None:
-    """Convert one checkpoint. Nothing is left at ``dest`` if that fails.
+    """Convert one checkpoint. If that fails, nothing is left at ``dest``.
 
     Args:
         source: folder of the official checkpoint: config, tokenizer, weights in safetensors.
@@ -68,7 +68,7 @@ def convert(source: Path, dest: Path, tower: Path | None = None) -> None:
         tower: folder of its SigLIP, if that is not so400m-patch14-384 or the checkpoint lacks its weights.
 
     Raises:
-        RefusedError: the folder holds no such checkpoint, or one that differs from what is converted.
+        RefusedError: the folder has no such checkpoint, or one that differs from what can be converted.
     """
     register_with_transformers()
     if dest.exists():
@@ -133,7 +133,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _vision_config(weights: Mapping[str, Tensor], tower: Path | None) -> SiglipVisionConfig:
-    """Sizes by the weights; what these do not say by the tower's own config. No pooling head."""
+    """Sizes from the weights; the rest from the tower's own config. No pooling head."""
     inside = {name.removeprefix(_TOWER).removeprefix("vision_model."): part for name, part in weights.items()}
     layers = {int(name.split(".")[2]) for name in inside if name.startswith("encoder.layers.")}
     own = dict(_SO400M)
@@ -166,7 +166,7 @@ def _config(raw: dict[str, Any], vision: SiglipVisionConfig, tokenizer: Any, tie
         vision_config=vision,
         image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE),
         video_token_index=tokenizer.convert_tokens_to_ids(_VIDEO),
-        vision_feature_layer=-1,  # the official tower has lost its last layer
+        vision_feature_layer=-1,  # the official tower lacks its last layer
         vision_feature_select_strategy="full",
         image_grid_pinpoints=raw.get("image_grid_pinpoints")
         if isinstance(raw.get("image_grid_pinpoints"), list)
@@ -210,7 +210,7 @@ def _new_name(name: str, wanted: Mapping[str, Tensor]) -> str:
 
 
 def _processor(vision: SiglipVisionConfig, tokenizer: Any) -> LlavaVideoProcessor:
-    """Frames are resized to the square, whatever their shape; pixels lie between -1 and 1."""
+    """Frames are resized to the square, whatever their shape. Pixels lie between -1 and 1."""
     look: dict[str, Any] = {
         "size": {"height": vision.image_size, "width": vision.image_size},
         "image_mean": [0.5] * 3,

@@ -1,4 +1,4 @@
-"""Frames, rows and columns of videos from their tokens, their placeholders and what else was given."""
+"""Derives frames, rows and columns of videos from their tokens, their placeholders and the other inputs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _MERGES = ("spatial_merge_size", "merge_size", "merge_kernel_size", "spatial_poo
 
 
 def by_patches(thw: Sequence[Sequence[int]], tokens: int, config: Any) -> list[Grid]:
-    """Grids of tokens from grids of patches: all videos merge them in the same way.
+    """Grids of tokens from grids of patches, if all videos merge patches in the same way.
 
-    Either so many temporal steps become one everywhere, or all those of a grid do.
+    Either the same number of temporal steps become one everywhere, or all steps of a grid do.
 
     Args:
         thw: temporal steps, rows and columns of each video, in patches.
-        tokens: of all videos together.
-        config: of the model; it may name how many patches on a side are merged.
+        tokens: tokens of all videos together.
+        config: the model's config; it may give how many patches on a side are merged.
 
     Raises:
-        LayoutError: no way of merging gives so many tokens.
+        LayoutError: no way of merging gives this number of tokens.
     """
     patches = sum(math.prod(video) for video in thw)
     ratio, rest = divmod(patches, max(1, tokens))
@@ -39,16 +39,16 @@ def by_patches(thw: Sequence[Sequence[int]], tokens: int, config: Any) -> list[G
 
 
 def by_runs(tokens: int, runs: Sequence[int], frames: int | None, size: tuple[int, int]) -> Grid:
-    """The grid of one video: equal frames, and in them equal rows.
+    """The grid of one video with equal frames and equal rows in them.
 
     Args:
-        tokens: that show a place in the video.
+        tokens: tokens that show a place in the video.
         runs: lengths of its runs of placeholders.
-        frames: that the pixels have; None: every run is a frame.
+        frames: number of frames in the pixels; None: every run is a frame.
         size: height and width of a frame in pixels, or (0, 0).
 
     Raises:
-        LayoutError: the tokens are not so many for each frame.
+        LayoutError: the frames do not have the same number of tokens.
     """
     count = frames if frames and tokens % frames == 0 else len(runs)
     if not count or tokens % count or (count == len(runs) > 1 and len({*runs}) > 1):
@@ -60,11 +60,11 @@ def by_runs(tokens: int, runs: Sequence[int], frames: int | None, size: tuple[in
 
 
 def rectangle(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a frame: of a square number a square, else what is nearest to its shape.
+    """Rows and columns of a frame: a square if the number allows it, else the nearest to the frame's shape.
 
     Args:
-        tokens: of the frame.
-        size: its height and width in pixels, or (0, 0): all tokens are one row then.
+        tokens: tokens of the frame.
+        size: its height and width in pixels; with (0, 0) all tokens are one row.
     """
     side = math.isqrt(tokens)
     if side * side == tokens and (size[0] == size[1] or not size[0]):
@@ -84,7 +84,7 @@ def _parts(config: Any) -> list[Any]:
 
 
 def _side(named: Any) -> int:
-    """Of a number, or of the two of a square."""
+    """The side given by one number, or by the two equal numbers of a square."""
     if isinstance(named, (list, tuple)):
         named = named[0] if len({*named}) == 1 else 0
     return int(named) if isinstance(named, int) else 0

@@ -51,7 +51,7 @@ class Encoded:
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """Total number of encoded tokens."""
         return sum(map(len, self.parts))
 
     @cached_property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adatp.errors import AdaTPError
+from adatp.errors import PruningError
 from adatp.layout import Grid, LayoutError, VideoLayout, build_layouts
 from adatp.models.family import EncoderMethod, Family, TowerCall
 from adatp.models.general.encoded import Encoded, parts_of
@@ -22,7 +22,7 @@ from adatp.tower_flops import plain_tower_flops
 _TOWERS = ("visual", "vision_tower", "vision_model", "video_tower")
 
 
-class GeneralRuleError(AdaTPError, ValueError):
+class GeneralRuleError(PruningError, ValueError):
     """What was asked needs a family file: the general rule does not know it."""
 
 
@@ -78,19 +78,23 @@ class GeneralRule(Family):
 
     def tower(self, model: Any) -> nn.Module:
         """The vision tower under one of its usual names, or all of the model; it is not watched."""
+        found = self.lone_tower(model)
+        return found if found is not None else cast(nn.Module, model.base_model)
+
+    @override
+    def lone_tower(self, model: Any) -> nn.Module | None:
         found = [getattr(model.base_model, name, None) for name in _TOWERS]
-        towers = [module for module in found if isinstance(module, nn.Module)]
-        return towers[0] if towers else cast(nn.Module, model.base_model)
+        return next((module for module in found if isinstance(module, nn.Module)), None)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """Not known."""
+        """Not known without a family file."""
         raise GeneralRuleError(
             "a method that reads the vision tower's attention needs a family file for this model "
             "(CONTRIBUTING.md)"
         )
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Not known."""
+        """Not known without a family file."""
         raise GeneralRuleError("the general rule does not know the vision tower's attention")
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
@@ -98,7 +102,10 @@ class GeneralRule(Family):
         vision = getattr(config, "vision_config", None)
         merge, patch = (getattr(vision, name, None) for name in ("spatial_merge_size", "patch_size"))
         if not isinstance(merge, int) or not isinstance(patch, int):
-            raise LayoutError("the general rule learns how many tokens a frame has from a prompt alone")
+            raise LayoutError(
+                "the general rule learns how many tokens a frame has from a prompt alone: "
+                "`adatp ask` makes one"
+            )
         steps = -(-frames // getattr(vision, "temporal_patch_size", 1))
         rows, columns = (max(1, round(length / (patch * merge))) for length in (height, width))
         return steps, rows, columns

@@ -36,7 +36,7 @@ def grids_of(config: Any, encoded: Encoded, placeholders: Placeholders, images: 
     grids = []
     for number, parts in enumerate(videos):
         if images and len(runs[number]) == 1:
-            raise LayoutError("a lone picture is no video's frame")
+            raise LayoutError("a lone image is no video's frame")
         count = frames[number] if frames is not None and not images else None
         grids.append(by_runs(sum(encoded.shown[p] for p in parts), runs[number], count, encoded.size))
     return grids

@@ -1,4 +1,4 @@
-"""What several model families share: the usual ways to encode a video."""
+"""Base classes for several model families: the usual ways to encode a video."""
 
 from adatp.models.shared.by_convention import ByConvention
 from adatp.models.shared.frames_as_images import FramesAsImages

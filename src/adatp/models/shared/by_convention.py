@@ -16,11 +16,11 @@ from adatp.models.general.rule import GeneralRule
 
 
 class ByConvention(GeneralRule):
-    """What the general rule can't know of a vision tower, its file says."""
+    """The family's file adds the facts about the vision tower that the general rule can't know."""
 
     by_rule = False
     attention: ClassVar[str] = ""
-    """Path of the attention module in the tower's last layer, from the multimodal model; empty: not known."""
+    """Path of the attention module in the tower's last layer, from the multimodal model. Empty: not known."""
 
     @override
     def tower_attention_module(self, model: Any) -> nn.Module:
@@ -33,7 +33,7 @@ class ByConvention(GeneralRule):
 
     @override
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The mean over the patches of a token, which lie next to each other."""
+        """The mean over a token's patches, which are neighbours."""
         assert tower.received is not None
         tokens = [math.prod(grid) for grid in grids]
         return list(torch.split(tower.received.view(sum(tokens), -1).mean(1), tokens))

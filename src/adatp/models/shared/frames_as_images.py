@@ -1,4 +1,4 @@
-"""Frames that the model is given as images, with a run of placeholders for each."""
+"""Families that receive frames as images, with a run of placeholders for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adatp.models.shared.square_frames import SquareFrames, copies
 
 
 class FramesAsImages(SquareFrames):
-    """All the images of a prompt are the frames of its one video. What stands between them is text.
+    """All images of a prompt are the frames of its one video. Tokens between them are text.
 
     An image of one crop looks the same as a frame, so an image beside a video counts as one of its frames.
     """
@@ -19,7 +19,7 @@ class FramesAsImages(SquareFrames):
     encoded_as: ClassVar[Literal["video", "image"]] = "image"
 
     def fewest_frames(self, processor: Any) -> int:
-        """A lone frame looks the same as an image, of which no token is dropped."""
+        """At least two: a lone frame looks the same as an image, whose tokens are never dropped."""
         return 2
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
@@ -27,7 +27,7 @@ class FramesAsImages(SquareFrames):
         side = self.side(config)
         prompts = runs(call["input_ids"], config.image_token_id)
         if any(len(frames) == 1 or {*frames} - {side**2} for frames in prompts):
-            raise LayoutError("a lone picture, or one of several crops, is no video's frame")
+            raise LayoutError("a lone image, or one of several crops, is no video's frame")
         return [
             (len(frames), side, side)
             for frames in prompts[:: copies(sum(map(len, prompts)), tower)]

@@ -1,4 +1,4 @@
-"""Frames of any size, cut into patches that are packed into one sequence and merged, usually two by two."""
+"""Families with frames of any size: patches are packed into one sequence and merged, usually two by two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adatp.models.shared.step_times import place_steps
 
 
 class PatchGrid(Family):
-    """The processor says the grid of each video: (temporal steps, rows, columns) in patches.
+    """The processor gives the grid of each video: (temporal steps, rows, columns) in patches.
 
     A frame of the layout is one temporal step, which may merge several frames of the video.
     """
@@ -25,11 +25,11 @@ class PatchGrid(Family):
         return cast(nn.Module, model.base_model.visual)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the last block, which attends within a temporal step."""
+        """The attention module of the last block, which attends within a temporal step."""
         return cast(nn.Module, model.base_model.visual.blocks[-1].attn)
 
     def merge(self, config: Any) -> int:
-        """Patches on a side of a token."""
+        """Number of patches on a side of a token."""
         return int(config.vision_config.spatial_merge_size)
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
@@ -40,7 +40,7 @@ class PatchGrid(Family):
         return -(-frames // getattr(vision, "temporal_patch_size", 1)), rows, columns
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """As the tower was given them: ``generate`` does not pass them on to the decoder's call."""
+        """The grids that the tower received: ``generate`` does not pass them on to the decoder's call."""
         thw = tower.kwargs.get("grid_thw") if tower is not None else call.get("video_grid_thw")
         if thw is None:
             raise LayoutError(
@@ -50,20 +50,20 @@ class PatchGrid(Family):
         return [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
 
     def in_patches(self, config: Any, grids: Sequence[Grid]) -> list[Grid]:
-        """Grids of tokens as grids of patches."""
+        """Convert grids of tokens to grids of patches."""
         merge = self.merge(config)
         return [(t, h * merge, w * merge) for t, h, w in grids]
 
     def place_in_time(self, config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
-        """Steps stand at their own times where a model takes their distances."""
+        """Give steps their own times, for a model that takes their distances."""
         return place_steps(config, inputs, times)
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Hidden states before the merger. The patches of a token lie next to each other."""
+        """Hidden states before the merger. The patches of a token are neighbours."""
         return split_frames(tower.output.last_hidden_state, grids, self.merge(config) ** 2)
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The mean over the patches of a token, which lie next to each other."""
+        """The mean over a token's patches, which are neighbours."""
         assert tower.received is not None
         merged = tower.received.view(-1, self.merge(config) ** 2).mean(1)
         return list(torch.split(merged, [t * h * w for t, h, w in grids]))

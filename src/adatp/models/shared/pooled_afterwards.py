@@ -1,4 +1,6 @@
-"""SigLIP's patches, projected first and pooled two by two afterwards: LLaVA-OneVision's way."""
+"""Families that project SigLIP's patches first and pool them two by two afterwards, as LLaVA-OneVision
+does.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ class PooledAfterwards(SelectedLayer):
         return math.ceil(self.patches_a_side(config) / 2)
 
     def pool(self, patches: Tensor, side: int) -> Tensor:
-        """Interpolated, as the projected patches are."""
+        """Interpolate in the same way as the projected patches."""
         return F.interpolate(patches, size=(side, side), mode="bilinear")
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """Every patch is projected, and pooled afterwards."""
+        """Every patch is projected, and then pooled."""
         frames = sum(grid[0] for grid in grids)
         tower = siglip_vision_flops(config.vision_config, frames)
         return tower + self.projector_flops(config, frames * self.patches_a_side(config) ** 2)

@@ -1,4 +1,6 @@
-"""Frames that are resized to one square and encoded one by one by a tower such as SigLIP or CLIP."""
+"""Families that resize frames to one square and encode them one by one, with a tower such as SigLIP or
+CLIP.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,16 @@ class SquareFrames(Family):
         """Tokens on a side of a frame."""
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """The frame's size does not matter."""
+        """The same grid for every size of frame."""
         side = self.side(config)
         return frames, side, side
 
     def tower(self, model: Any) -> nn.Module:
-        """The multimodal model's ``vision_tower``."""
+        """The ``vision_tower`` of the multimodal model."""
         return cast(nn.Module, model.base_model.vision_tower)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the last layer."""
+        """The attention module of the last layer."""
         return cast(nn.Module, encoder_layers(self.tower(model))[-1].self_attn)
 
     def features(self, config: Any, tower: TowerCall) -> Tensor:
@@ -46,7 +48,7 @@ class SquareFrames(Family):
         return list(torch.split(patches, [frames for frames, _, _ in grids]))
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Pooled by `pool`."""
+        """Attention by patch, pooled by `pool`."""
         assert tower.received is not None
         frames = [grid[0] for grid in grids]
         patches = without_class_token(tower.received.view(sum(frames), -1))
@@ -55,15 +57,17 @@ class SquareFrames(Family):
         return [video.flatten() for video in torch.split(tokens, frames)]
 
     def pool(self, patches: Tensor, side: int) -> Tensor:
-        """Pool squares of patches, (frames, 1, n, n), to ``side`` x ``side`` tokens. This one takes means."""
+        """Pool squares of patches, (frames, 1, n, n), to ``side`` x ``side`` tokens. The default takes
+        means.
+        """
         return F.avg_pool2d(patches, patches.shape[2] // side)
 
 
 class SelectedLayer(SquareFrames):
-    """LLaVA's way: ``config.vision_feature_layer`` names the hidden states, two linear maps project them."""
+    """LLaVA's way: two linear maps project the hidden states of layer ``config.vision_feature_layer``."""
 
     newlines: ClassVar[int] = 0
-    """Placeholders after each video that show no place in it."""
+    """Number of placeholders after each video that show no place in it."""
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
         """All videos of a batch have the same number of frames."""
@@ -73,7 +77,7 @@ class SelectedLayer(SquareFrames):
         else:
             encoded = call["mm_encoder_outputs"]["video"].pooler_output
             videos, frames = len(encoded), (encoded.shape[1] - self.newlines) // side**2
-            if tower is not None:  # of several return sequences, the tower was given each video once
+            if tower is not None:  # with several return sequences, the tower received each video once
                 videos = len(tower.output.last_hidden_state) // frames
         return [(frames, side, side)] * videos
 
@@ -82,13 +86,13 @@ class SelectedLayer(SquareFrames):
         return [torch.tensor([*range(math.prod(grid)), *[NO_CELL] * self.newlines]) for grid in grids]
 
     def tower_attention_module(self, model: Any) -> nn.Module:
-        """In the layer that leaves the selected hidden states."""
+        """The attention module of the layer that outputs the selected hidden states."""
         layer = _selected_layer(model.config)
         layers = encoder_layers(self.tower(model))
         return cast(nn.Module, layers[layer if layer < 0 else layer - 1].self_attn)
 
     def features(self, config: Any, tower: TowerCall) -> Tensor:
-        """The selected hidden states. Of several layers, those of the last."""
+        """The selected hidden states; with several layers, those of the last."""
         return cast(Tensor, tower.output.hidden_states[_selected_layer(config)])
 
     def patches_a_side(self, config: Any) -> int:
@@ -96,21 +100,21 @@ class SelectedLayer(SquareFrames):
         return int(config.vision_config.image_size // config.vision_config.patch_size)
 
     def projector_flops(self, config: Any, tokens: int) -> int:
-        """Real FLOPs of two linear maps on everything that is projected: patches, or pooled tokens."""
+        """Real FLOPs of two linear maps on all projected patches or pooled tokens."""
         selected = config.vision_feature_layer
         width = config.vision_config.hidden_size * (1 if isinstance(selected, int) else len(selected))
         return linear_flops(tokens, width, config.text_config.hidden_size, config.text_config.hidden_size)
 
 
 def without_class_token(states: Tensor) -> Tensor:
-    """Of (images, tokens, ...) the tokens of patches, which make a square and come last."""
+    """The tokens of patches in (images, tokens, ...). They make a square and come last."""
     return states[:, -(math.isqrt(states.shape[1]) ** 2) :]
 
 
 def copies(frames: int, tower: TowerCall | None) -> int:
-    """How many rows of the batch each prompt has.
+    """Number of rows of the batch per prompt.
 
-    Several return sequences repeat every prompt, but the tower is given each of its videos once.
+    Several return sequences repeat every prompt, but the tower receives each video once.
 
     Args:
         frames: frames of the videos in all rows together.

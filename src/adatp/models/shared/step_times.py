@@ -1,4 +1,4 @@
-"""Temporal steps at uneven distances, for models that place them in time by their rotary position."""
+"""Handles temporal steps at uneven distances, for models that place them in time by rotary position."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MEAN, _SAME = "second_per_grid_ts", "video_second_per_grid"
 
 
 def place_steps(config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) -> dict[str, Any]:
-    """A processor's inputs with the distances of temporal steps, seconds, where a model takes such.
+    """A processor's inputs with the distances of temporal steps in seconds, where a model takes them.
 
-    Processors of Qwen2.5-VL say the mean distance of each video's steps, those of the omni models the same
-    for every video.
+    Processors of Qwen2.5-VL give the mean distance of each video's steps. Those of the omni models give the
+    same for every video.
 
     Args:
-        config: the model's.
-        inputs: what the processor has made of one prompt.
+        config: the model's config.
+        inputs: the processor's output for one prompt.
         times: (frames,) for each video.
     """
     inputs, vision = dict(inputs), getattr(config, "vision_config", None)
@@ -38,16 +38,16 @@ def place_steps(config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) 
 
 
 def step_distances(mean: Tensor, steps: Sequence[Times], positions_a_second: float) -> Tensor:
-    """Seconds that a model multiplies the number of a step by, so that each stands at its own time.
+    """Seconds per step number, so that each step is at its own time.
 
-    Where one distance places no step of any video wrong by more than a position, it stays one. Otherwise
-    every step has its own distance from the first. Older transformers don't take that, nor several videos of
-    different lengths; there the mean distance stays.
+    If one distance places no step of any video wrong by more than a position, one is kept. Otherwise every
+    step has its own distance from the first. Older transformers don't accept that, nor several videos of
+    different lengths. There the mean distance stays.
 
     Args:
         mean: (videos,) the mean distances, seconds.
         steps: for each video the seconds at which its steps begin.
-        positions_a_second: rotary positions.
+        positions_a_second: rotary positions per second.
 
     Returns:
         (videos,) or (videos, steps).
@@ -59,13 +59,13 @@ def step_distances(mean: Tensor, steps: Sequence[Times], positions_a_second: flo
     even = number * mean[:, None] * positions_a_second
     if (own.floor() - even.floor()).abs().max() <= 1:
         return mean
-    # A little more, as models cut to full positions: no rounding leads to the one before.
+    # Slightly more, since models round down to integers: rounding must not give the position before.
     seconds: Tensor = (own + 0.02) / positions_a_second
     return (seconds / number.clamp(min=1)).float()
 
 
 def _takes_each() -> bool:
-    """Whether transformers multiplies step numbers by the distance as it is, not by one rounded number."""
+    """Whether transformers multiplies step numbers by the exact distance, not by one rounded number."""
     from transformers import Qwen2_5_VLModel
 
     interval = inspect.signature(Qwen2_5_VLModel.get_vision_position_ids).parameters["time_interval"]

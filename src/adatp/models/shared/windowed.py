@@ -1,4 +1,4 @@
-"""Towers of packed patches that attend within windows in most layers: Qwen2.5-VL's and its relatives'."""
+"""Families with packed patches that attend within windows in most layers: Qwen2.5-VL and its relatives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from adatp.tower_flops import packed_tower_flops
 
 
 class WindowedPatches(PatchGrid):
-    """The tower runs a frame's patches window by window. Frames stay in order."""
+    """The tower processes a frame's patches window by window. Frames stay in order."""
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Put back from the order of windows."""
+        """Attention put back from the order of windows."""
         window = _window(config.vision_config)
         return [
             video[_window_order(grid, window).argsort().to(video.device)]
@@ -49,12 +49,12 @@ class WindowedPatches(PatchGrid):
 
 
 def _window(vision: Any) -> int:
-    """Tokens on a side of a window."""
+    """Number of tokens on a side of a window."""
     return int(vision.window_size // vision.spatial_merge_size // vision.patch_size)
 
 
 def _window_order(grid: Grid, window: int) -> Tensor:
-    """Numbers (tokens,) int64 of a video's tokens, counted row by row, in the order of the tower."""
+    """Numbers (tokens,) int64 of a video's tokens, counted row by row, in the tower's order."""
     cell = torch.cartesian_prod(*map(torch.arange, grid))
     frame, row, column = cell.unbind(1)
     across = -(-grid[2] // window)

@@ -1,7 +1,7 @@
-"""What lmms-eval asks of the two local tasks; it runs beside their YAML files and knows nothing of adatp.
+"""The functions of the two local tasks for lmms-eval. The module is used from YAML files, without adatp.
 
-The embedded model answers a bare question with a word. So the options, which the documents have as those of
-MVBench and VideoMME do, stand in no prompt, and a word counts as the option that it names.
+The embedded model answers a plain question with one word. So prompts have no options, although the documents
+have them like those of MVBench and VideoMME. A word counts as the option that it names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def videomme_doc_to_visual(doc: Any) -> list[str]:
 
 
 def doc_to_text(doc: Any, lmms_eval_specific_kwargs: Any = None) -> str:
-    """The question alone."""
+    """The question of a document, without options."""
     return str(doc["question"])
 
 
@@ -46,7 +46,7 @@ def videomme_process_results(doc: Any, results: list[str]) -> dict[str, Any]:
 
 
 def aggregate(results: list[dict[str, Any]]) -> float:
-    """Accuracy in per cent."""
+    """Mean accuracy of the results, in per cent."""
     return 100 * float(sum(result["score"] for result in results)) / len(results)
 
 

@@ -1,11 +1,11 @@
 """The embedded model's world: synthetic clips with questions, from a seed (ours, not the paper's).
 
-A clip is a film of moving, textured, coloured shapes: scenes with a background of their own, joined by hard
-cuts or soft changes; *residents* that stay, still or moving, for a whole scene; *movers* that cross the frame
-in a few frames; small *flashes* that last one or two frames anywhere; and distractors that share a colour or
-a shape with something else. Most questions hinge on a few tokens of a few frames, so that what a pruning
-method throws away matters. Everything a question needs is in the metadata (`Clip.things`), so an answer is
-computed, never looked at.
+A clip is a film of moving, textured, coloured shapes. Its scenes have their own backgrounds and are joined by
+hard cuts or soft changes. *Residents* stay, still or moving, for a complete scene. *Movers* cross the frame
+in a few frames. Small *flashes* last one or two frames anywhere. Distractors share a colour or a shape with
+something else. Most questions depend on a few tokens of a few frames, so it matters which tokens a pruning
+method drops. Everything that a question needs is in the metadata (`Clip.things`), so an answer is computed
+from it, not from pixels.
 
 - `vocabulary`: names of colours, shapes and answers; every word of the world.
 - `clip`, `drawing`, `making`: what a clip holds, how it is drawn, how it is made from a seed.

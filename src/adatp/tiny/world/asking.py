@@ -1,4 +1,4 @@
-"""Draws questions: several on one clip for training, or a balanced benchmark with one question a clip."""
+"""Draws questions: several on one clip for training, or a balanced benchmark with one question per clip."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .questions import ANSWERS, QUESTION_TYPES, Question
 def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = None) -> list[Question]:
     """Draw up to n different questions on a clip: a type first, then an answer, then a question that has it.
 
-    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not drown
-    the rest; with `weights`, a type that has one is drawn so many times as often.
+    Types and answers are drawn evenly among those that the clip allows, so that frequent ones do not
+    dominate. With `weights`, a type that has one is drawn that many times as often.
     """
     rng = np.random.default_rng(seed)
     pool: dict[str, dict[str, list[Question]]] = {}
@@ -38,18 +38,18 @@ def ask(clip: Clip, seed: int, n: int, weights: Mapping[str, float] | None = Non
 
 
 def benchmark(split: str, n_frames: int, n: int) -> Iterator[tuple[int, Question]]:
-    """Balanced questions of a split, one a clip: types take turns, and the answers of a type take turns.
+    """Balanced questions of a split, one per clip: types take turns, and so do the answers of a type.
 
     Args:
         split: One of `SPLITS`.
         n_frames: F of every clip.
-        n: How many.
+        n: Number of questions.
 
     Yields:
         (seed, question): the clip is `make_clip(seed, n_frames, split)`.
 
     Raises:
-        ValueError: If the split is unknown, or clips so short cannot hold every question type.
+        ValueError: If the split is unknown, or such short clips can't hold every question type.
     """
     if n_frames < 4:
         raise ValueError(

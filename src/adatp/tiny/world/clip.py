@@ -1,4 +1,4 @@
-"""What a clip holds: things with a life each, the cuts between scenes, and the frames that show them."""
+"""Defines a clip: things with their lifetimes, the cuts between scenes, and the frames that show them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and the truth about it.
+    """A clip with its ground truth.
 
     Attributes:
         n_frames: F.
         things: What is in it, by first frame.
         cuts: First frame of each scene; the first is 0.
-        key: Seed of what is drawn: backgrounds, textures, noise.
+        key: Seed of everything that is drawn: backgrounds, textures, noise.
         shifted: Whether it is drawn outside the training ranges.
     """
 

@@ -19,7 +19,9 @@ SIZE = 96
 
 @cache
 def _mask(shape: str, radius: int) -> NDArray[np.float32]:
-    """Coverage of a shape in its box, (2 radius, 2 radius) in 0..1, anti-aliased by 4 x 4 samples a pixel."""
+    """Coverage of a shape in its box, (2 radius, 2 radius) in 0..1, anti-aliased by 4 x 4 samples per
+    pixel.
+    """
     n = 2 * radius
     axis = (np.arange(4 * n, dtype=np.float32) + 0.5) / (2 * n) - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -53,7 +55,7 @@ def _blend() -> NDArray[np.float32]:
 
 @cache
 def _noise() -> NDArray[np.float32]:
-    """A pool of sensor noise to cut windows from: drawing fresh noise would cost more than all the rest."""
+    """A pool of sensor noise to cut windows from: drawing new noise would cost more than everything else."""
     return np.random.default_rng(0).normal(0, 2.5, (2 * SIZE, 2 * SIZE, 3)).astype(np.float32)
 
 
@@ -66,7 +68,7 @@ def _background(rng: np.random.Generator, shifted: bool) -> NDArray[np.float32]:
 
 
 def _shade(rng: np.random.Generator, colour: str, shifted: bool) -> NDArray[np.float32]:
-    """A colour as it is painted once: up to 12 from its name's, or 16 to 24 where shifted."""
+    """A colour as painted once: at most 12 from its named value, or 16 to 24 where shifted."""
     away = rng.uniform(-12, 12, 3)
     if shifted:
         away = rng.choice([-1, 1], 3) * rng.uniform(16, 24, 3)

@@ -1,4 +1,4 @@
-"""Makes clips from seeds: which things there are, how long they stay, how they move."""
+"""Makes clips from seeds: which things they have, how long these stay, how they move."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test", "shifted")
 """`shifted` has sizes, speeds, backgrounds, noise and shades of colour outside the others' ranges."""
 
 TRAVEL = 32
-"""Pixels that a moving thing covers at least: two visual tokens."""
+"""Least distance in pixels that a moving thing covers: two visual tokens."""
 
 
 def _path(
@@ -33,7 +33,7 @@ def _path(
 
 
 def _fits(others: list[Thing], thing: Thing) -> bool:
-    """Whether a thing overlaps none that is there at the same time."""
+    """Whether a thing overlaps no other that is visible at the same time."""
     for other in others:
         for t in range(max(thing.start, other.start), min(thing.stop, other.stop)):
             (r0, c0), (r1, c1) = thing.path[t - thing.start], other.path[t - other.start]
@@ -43,10 +43,10 @@ def _fits(others: list[Thing], thing: Thing) -> bool:
 
 
 def _looks(rng: np.random.Generator, n: int, group: int) -> list[tuple[str, str]]:
-    """n different (colour, shape) pairs.
+    """Draw n different (colour, shape) pairs.
 
-    The first `group` share a colour, or a shape, that no other has, so that they can be counted. Of the
-    rest some share one with an earlier one of the rest: distractors.
+    The first `group` share a colour, or a shape, that no other has, so that they can be counted. Some of the
+    rest share one with an earlier one of the rest: distractors.
     """
     colours, shapes = (
         [str(c) for c in rng.permutation(list(COLOURS))],
@@ -76,7 +76,7 @@ Life = tuple[int, int, str]
 """(start, length, "resident" | "mover" | "flash")"""
 
 RADII = {"resident": (9, 14), "mover": (8, 12), "flash": (7, 10)}
-"""Half the height in pixels, both ends included: a flash covers one to four tokens, grazing some more."""
+"""Half the height in pixels, both ends included. A flash covers one to four tokens, and touches some more."""
 
 SHIFTED_RADII = {"resident": (15, 17), "mover": (13, 14), "flash": (11, 12)}
 
@@ -84,8 +84,10 @@ SHIFTED_RADII = {"resident": (15, 17), "mover": (13, 14), "flash": (11, 12)}
 def _cast(
     rng: np.random.Generator, lives: list[Life], group: int = 0, shifted: bool = False
 ) -> tuple[Thing, ...]:
-    """Things for lives, by first frame, less those that find no room; the first `group` share a
-    colour or a shape."""
+    """Make things for lives, by first frame, without those that find no room.
+
+    The first `group` share a colour or a shape.
+    """
     things: list[Thing] = []
     for (start, length, role), (colour, shape) in zip(lives, _looks(rng, len(lives), group), strict=True):
         low, high = (SHIFTED_RADII if shifted else RADII)[role]
@@ -142,7 +144,9 @@ def make_clip(seed: int, n_frames: int, split: str = "train") -> Clip:
 
 
 def make_crowd(seed: int) -> Clip:
-    """One frame of up to eight things: many names a frame to learn seeing from. Training split only."""
+    """One frame of up to eight things: many names per frame, to learn object names from. Training split
+    only.
+    """
     key = (len(SPLITS), seed)
     rng = np.random.default_rng(key)
     roles = [

@@ -1,7 +1,7 @@
 """The types of questions: for each, every question that a clip answers without doubt.
 
-An answer is computed from the metadata (`Clip.things`), never looked at. To add a type, write a function
-`Clip -> list of Question`, name it in `QUESTION_TYPES` and its answers in `ANSWERS`.
+An answer is computed from the metadata (`Clip.things`), not from pixels. To add a type, write a function
+`Clip -> list of Question`, and name it in `QUESTION_TYPES` and its answers in `ANSWERS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .vocabulary import COLOURS, CORNERS, DIRECTIONS, HALVES, NUMBERS, ORDERS, S
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a clip, its one-word answer, and where the evidence is.
+    """A question on a clip, its one-word answer, and the place of the evidence.
 
     Attributes:
         kind: A key of `QUESTION_TYPES`.
@@ -36,7 +36,7 @@ def _article(word: str) -> str:
 
 
 def _named(clip: Clip) -> Iterator[tuple[Thing, Description, str]]:
-    """Every thing under each name that is its alone: its shape, its colour, and the two together."""
+    """Every thing under each name that only it has: its shape, its colour, and both together."""
     colours = [thing.colour for thing in clip.things]
     shapes = [thing.shape for thing in clip.things]
     for thing in clip.things:
@@ -49,7 +49,7 @@ def _named(clip: Clip) -> Iterator[tuple[Thing, Description, str]]:
 
 
 def _apart(clip: Clip) -> Iterator[tuple[Thing, Thing, Description, Description, str, str]]:
-    """Pairs of things of which the first is gone before the second comes, with what they are called."""
+    """Pairs of things of which the first is gone before the second comes, with their names."""
     named = list(_named(clip))
     for a, about_a, name_a in named:
         for b, about_b, name_b in named:
@@ -74,8 +74,10 @@ def _shape(clip: Clip) -> list[Question]:
 
 
 def _exists(clip: Clip) -> list[Question]:
-    """Yes: a pair that is there. No: one that is not, though its shape is; mostly its colour is
-    there as well, on another thing."""
+    """Yes: a pair that is there. No: a pair that is not there although its shape is.
+
+    Usually the colour of the missing pair is there as well, on another thing.
+    """
     there = {(thing.colour, thing.shape) for thing in clip.things}
     crossed = {(a.colour, b.shape) for a in clip.things for b in clip.things} - there
     absent = [colour for colour in COLOURS if all(colour != thing.colour for thing in clip.things)]
@@ -110,7 +112,7 @@ def _when(clip: Clip) -> list[Question]:
 
 
 def _first_last(clip: Clip) -> list[Question]:
-    """Which of two things is first, or last, named in either order: no place gives the answer away."""
+    """Which of two things is first, or last, named in either order: their places give no answer away."""
     return [
         Question("first/last", f"which is seen {end} , the {one.shape} or the {two.shape} ?", answer, about)
         for a, b, about_a, about_b, name_a, name_b in _apart(clip)
@@ -140,9 +142,9 @@ def _direction(clip: Clip) -> list[Question]:
 
 
 def _count(clip: Clip) -> list[Question]:
-    """How many different things of one shape, or of one colour, there are, where all of them are flashes.
+    """How many different things of one shape or colour there are, if all of them are flashes.
 
-    At most one question has the answer one: most colours and shapes are there once, and would drown the rest.
+    At most one question has the answer one: most colours and shapes occur once, and would dominate.
     """
     questions: list[Question] = []
     for what, named in (

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: one run of placeholders a video and a newline after it; vLLM numbers what is left anew."""
+"""LLaVA-OneVision: one run of placeholders and a newline per video. vLLM renumbers the tokens left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adatp.integrations.vllm.processing import PrunedVideos
 
 
 class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):
-    """As many placeholders as tokens stay, and one for the newline."""
+    """One placeholder per token that stays, and one for the newline."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
@@ -37,17 +37,17 @@ class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):
     Processor, info=base.LlavaOnevisionProcessingInfo, dummy_inputs=base.LlavaOnevisionDummyInputsBuilder
 )
 class LlavaOnevisionForConditionalGeneration(base.LlavaOnevisionForConditionalGeneration):
-    """vLLM's class, whose videos can't be pruned; with settings of the plugin they are."""
+    """vLLM's class, which can't prune videos itself. With settings of the plugin, it does."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pruning = VideoPruning.of(vllm_config, self.language_model.embed_input_ids)
         if self.pruning is not None:
-            # Of several videos the runner counts what is left; so the tower encodes one at a time.
+            # With several videos, the runner counts the tokens left. So the tower encodes one at a time.
             self.requires_sequential_video_encoding = True
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Embeddings of media; those of videos pruned."""
+        """Embeddings of media, with those of videos pruned."""
         if self.pruning is None:
             return super().embed_multimodal(**kwargs)
         with self.pruning.asked(kwargs):

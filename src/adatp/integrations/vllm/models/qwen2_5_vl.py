@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: one run of placeholders a video, tokens keep their positions."""
+"""Qwen2.5-VL: one run of placeholders per video. Tokens keep their positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adatp.integrations.vllm.processing import PrunedVideos
 
 
 class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):
-    """As many placeholders as tokens stay."""
+    """One placeholder per token that stays."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
@@ -37,7 +37,7 @@ class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):
 class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
     KeepsPositions, base.Qwen2_5_VLForConditionalGeneration
 ):
-    """vLLM's class; with settings of the plugin other tokens of a video stay."""
+    """vLLM's class. With settings of the plugin, other tokens of a video stay."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -45,18 +45,18 @@ class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
 
     @property
     def embedding_width(self) -> int:
-        """Columns of a medium's embeddings without what is carried beside them."""
+        """Columns of a medium's embeddings, without the appended offsets."""
         width: int = self.config.text_config.hidden_size
         return width
 
     def whole_video(self, feature: Any) -> list[int]:
-        """The tokens that stand for a video if nothing of it is dropped."""
+        """The tokens of an unpruned video in the prompt."""
         grid = feature.data["video_grid_thw"].data
         merged = self.config.vision_config.spatial_merge_size**2
         return [self.config.video_token_id] * (int(grid.prod()) // merged)
 
     def prune(self, videos: Sequence[Tensor], video_input: Any) -> tuple[Tensor, ...]:
-        """What stays of each video, with its offsets beside it."""
+        """The tokens that stay of each video, with their offsets appended."""
         assert self.pruning is not None
         seconds, out = video_input.get("second_per_grid_ts"), []
         for number, rows in enumerate(videos):

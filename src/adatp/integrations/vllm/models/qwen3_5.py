@@ -1,4 +1,4 @@
-"""Qwen3.5: to the eye Qwen3-VL without DeepStack; most layers of its decoder have linear attention."""
+"""Qwen3.5: in its vision part Qwen3-VL without DeepStack; most decoder layers have linear attention."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ from adatp.integrations.vllm.models.qwen3_vl import Processor, PrunedQwen3VL
     Processor, info=base.Qwen3_5ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class Qwen3_5ForConditionalGeneration(PrunedQwen3VL, base.Qwen3_5ForConditionalGeneration):  # noqa: N801
-    """vLLM's class; with settings of the plugin other tokens of a video stay."""
+    """vLLM's class. With settings of the plugin, other tokens of a video stay."""

@@ -1,7 +1,7 @@
-"""Qwen3-VL: a timestamp and a run of placeholders a temporal step, DeepStack; tokens keep their positions.
+"""Qwen3-VL: a timestamp and a run of placeholders per temporal step, DeepStack. Tokens keep their positions.
 
-How many tokens of each step stay is known only after the tower has run. So all that stands for a video in a
-prompt are placeholders, and the timestamps between its steps come as embeddings with it.
+The number of tokens that stay of each step is only known after the tower has run. So a video's part of the
+prompt has only placeholders, and the timestamps between its steps come as embeddings with it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from adatp.integrations.vllm.processing import PrunedVideos
 
 
 def whole_video(config: Any, tokenizer: Any, grid: Tensor, timestamps: Any) -> list[int]:
-    """The tokens that stand for a video if nothing of it is dropped.
+    """The tokens of an unpruned video in the prompt.
 
     Args:
-        config: of the model.
+        config: config of the model.
         tokenizer: for the timestamps.
         grid: (3,) temporal steps, rows and columns of patches.
-        timestamps: seconds, one a step.
+        timestamps: seconds, one per step.
     """
     steps, rows, columns = (int(size) for size in grid)
     tokens = rows * columns // config.vision_config.spatial_merge_size**2
@@ -43,7 +43,7 @@ def whole_video(config: Any, tokenizer: Any, grid: Tensor, timestamps: Any) -> l
 
 
 class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):
-    """As many placeholders as tokens stay and timestamps have."""
+    """One placeholder per token that stays, and per token of the timestamps."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
@@ -63,7 +63,7 @@ class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):
 
 
 class PrunedQwen3VL(KeepsPositions):
-    """In front of Qwen3-VL and of what derives from it."""
+    """Mixed in before Qwen3-VL and classes derived from it."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
@@ -71,17 +71,17 @@ class PrunedQwen3VL(KeepsPositions):
 
     @property
     def embedding_width(self) -> int:
-        """Columns of a medium's embeddings, DeepStack's among them, without what is carried beside them."""
+        """Columns of a medium's embeddings, with DeepStack's, without the appended offsets."""
         width: int = self.visual_dim + self.multiscale_dim  # type: ignore[attr-defined]
         return width
 
     def whole_video(self, feature: Any) -> list[int]:
-        """The tokens that stand for a video if nothing of it is dropped."""
+        """The tokens of an unpruned video in the prompt."""
         grid, timestamps = feature.data["video_grid_thw"].data, feature.data["timestamps"].data
         return whole_video(self.config, self._tokenizer, grid, timestamps)  # type: ignore[attr-defined]
 
     def prune(self, videos: Sequence[Tensor], video_input: Any) -> tuple[Tensor, ...]:
-        """What stays of each video and the text between its steps, with offsets beside them."""
+        """The tokens that stay of each video and the text between its steps, with offsets appended."""
         grids = [grid.cpu() for grid in video_input["video_grid_thw"]]
         return tuple(
             self._prune(number, rows, grids[number], video_input.timestamps[number])
@@ -113,4 +113,4 @@ class PrunedQwen3VL(KeepsPositions):
     Processor, info=base.Qwen3VLProcessingInfo, dummy_inputs=base.Qwen3VLDummyInputsBuilder
 )
 class Qwen3VLForConditionalGeneration(PrunedQwen3VL, base.Qwen3VLForConditionalGeneration):
-    """vLLM's class; with settings of the plugin other tokens of a video stay."""
+    """vLLM's class. With settings of the plugin, other tokens of a video stay."""

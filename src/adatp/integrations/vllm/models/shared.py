@@ -1,4 +1,4 @@
-"""What the families have in common whose tokens keep the positions that they have in the whole video."""
+"""Base of families whose tokens keep the positions that they have in the unpruned video."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from adatp.integrations.vllm.positions import Offsets
 
 
 class KeepsPositions:
-    """In front of a model of vLLM with M-RoPE: without settings everything is left to it.
+    """Mixed in before a model of vLLM with M-RoPE. Without settings, vLLM's own model does everything.
 
-    A family adds `embedding_width`, `whole_video` and `prune`.
+    A family adds three methods: its embeddings' width, the tokens of an unpruned video, and `prune`.
     """
 
     pruning: VideoPruning | None
@@ -30,13 +30,13 @@ class KeepsPositions:
             return
         refuse_what_loses_positions(vllm_config)
         self.offsets = Offsets()
-        # vLLM's runner need not know: it would go through every prompt's positions, waiting for the GPU.
+        # vLLM's runner must not know: it would go through every prompt's positions, waiting for the GPU.
         self.supports_multimodal_pruning = False
-        # Of several videos the runner counts what is left; so the tower encodes one at a time.
+        # With several videos, the runner counts the tokens left. So the tower encodes one at a time.
         self.requires_sequential_video_encoding = True
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Embeddings of media; those of videos pruned, with their offsets beside them."""
+        """Embeddings of media, with those of videos pruned and their offsets appended."""
         if self.pruning is None:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         with self.pruning.asked(kwargs):
@@ -49,7 +49,7 @@ class KeepsPositions:
         return self.pruning.whole(lambda: encode(video_input))
 
     def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> Any:
-        """Images have their positions from the beginning."""
+        """Images have their final positions from the beginning."""
         if self.pruning is None:
             return super()._postprocess_image_embeds_evs(image_embeds_split, image_input)  # type: ignore[misc]
         return image_embeds_split
@@ -60,13 +60,13 @@ class KeepsPositions:
         return self.prune(video_embeds_split, video_input)  # type: ignore[attr-defined]
 
     def number_unpruned(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
-        """vLLM's own positions of a prompt whose videos are whole."""
+        """vLLM's own positions of a prompt whose videos are unpruned."""
         return super().get_mrope_input_positions(tokens, features)  # type: ignore[misc, no-any-return]
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
-        """Positions of a prompt's tokens, and what to add to numbers of later ones."""
+        """Positions of a prompt's tokens, and the number to add for later ones."""
         if self.pruning is None:
             return self.number_unpruned(input_tokens, mm_features)
         whole = self.whole_video  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ class KeepsPositions:
         )
 
     def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Read a batch."""
+        """Read the tokens of a batch."""
         if self.pruning is not None:
             self.offsets.add_to(positions)
         return super().forward(input_ids, positions, *args, **kwargs)  # type: ignore[misc]

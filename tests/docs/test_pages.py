@@ -1,0 +1,84 @@
+"""The code in the documentation runs and prints what is shown.
+
+`WRITE_PAGES=1` writes what it prints into the pages.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from adatp.cli import _command, main
+from clips import write_clip
+from families import LlavaOnevision, Qwen25VL, build
+from pages import DOCS, blocks, commands, renewed
+from processors import PROCESSORS
+
+EXECUTED = (
+    *("index.md", "quickstart.md", "target.md", "your-model.md", "see.md", "bias.md", "methods/index.md"),
+)
+"""Pages whose code stands for itself. Others have tests of their own, or show parts of a program."""
+
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+FRONT = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *(DOCS / name for name in PAGES)]
+
+
+@pytest.fixture(scope="module")
+def on_the_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small random models that stand for two of the hub."""
+    folder = tmp_path_factory.mktemp("hub")
+    ids = {"Qwen/Qwen2.5-VL-7B-Instruct": Qwen25VL, "llava-hf/llava-onevision-qwen2-7b-ov-hf": LlavaOnevision}
+    for family in ids.values():
+        build(family).save_pretrained(folder / family.name)
+        PROCESSORS[family]().save_pretrained(folder / family.name)
+    return {name: str(folder / family.name) for name, family in ids.items()}
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_the_page_prints_what_it_shows(
+    name: str,
+    on_the_hub: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_clip(tmp_path / "holiday.mp4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (DOCS / name).read_text()
+
+    def printed() -> str:
+        return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+
+    found = renewed(text, name, on_the_hub, main, printed)
+    if os.environ.get("WRITE_PAGES"):
+        (DOCS / name).write_text(found)
+    else:
+        assert found == text
+
+
+@pytest.mark.parametrize("path", FRONT, ids=lambda path: path.name)
+def test_blocks_of_python_are_python(path: Path) -> None:
+    for code in blocks(path.read_text(), "python"):
+        if not code.startswith(">>>"):
+            compile(code, path.name, "exec")
+
+
+@pytest.mark.parametrize("path", FRONT, ids=lambda path: path.name)
+def test_commands_are_known_with_all_their_options(path: Path) -> None:
+    for words in commands(path.read_text()):
+        name, *arguments = words or ["ask"]
+        known = _command().commands
+        assert name in known or name.startswith("--"), words
+        if name in known and "--help" not in arguments:
+            known[name].make_context(name, list(arguments))
+
+
+def test_every_page_is_named_once_in_the_navigation() -> None:
+    """But for what MkDocs is told to leave out, and what it makes."""
+    navigation = (DOCS.parent / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    for page in PAGES:
+        if not page.startswith("decisions/"):
+            assert navigation.count(f" {page}\n") == 1, page
