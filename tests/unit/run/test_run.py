@@ -25,8 +25,8 @@ from adatp.run.folder import Folder
 from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
 from adatp.run.workers import Workers, decoder_threads
-from adatp.video.opening import decoded_by, open_stream
 from adatp.tiny import CLIP
+from adatp.video.opening import decoded_by, open_stream
 from run_clips import write_rows
 from run_kills import lines_in
 from run_rows import FRAMES, answers
