@@ -181,7 +181,8 @@ class Workers:
         try:
             pickle.dump(sys.path, process.stdin)
             by_rule = family_of(self._config.model_type).by_rule
-            send(process.stdin, (self._processor, self._config, by_rule, decoder_threads(self.count)))
+            threads = decoder_threads(self.count)
+            send(process.stdin, (self._processor, self._config, by_rule, threads))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)

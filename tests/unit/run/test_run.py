@@ -24,8 +24,9 @@ from adatp.run import run as run_job
 from adatp.run.folder import Folder
 from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
-from adatp.run.workers import Workers
+from adatp.run.workers import Workers, decoder_threads
 from adatp.tiny import CLIP
+from adatp.video.opening import decoded_by, open_stream
 from run_clips import write_rows
 from run_kills import lines_in
 from run_rows import FRAMES, answers
@@ -275,6 +276,22 @@ def test_a_batch_that_fails_is_divided(rows: Path, session: Session, monkeypatch
     assert found[1]["error"].startswith("unexpected KeyError")
     assert found[0]["error"] is None
     assert found[2]["answer"]
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(2, 1, 1), (16, 8, 1), (16, 1, 8), (1, 1, 1)])
+def test_workers_decode_with_their_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr("adatp.run.workers.cores", lambda: cores)
+    assert decoder_threads(workers) == threads
+
+
+def test_a_decoder_has_the_threads_that_it_is_given(rows: Path) -> None:
+    clip = str(rows.parent / "clips" / "0000.mp4")
+    with decoded_by(1), open_stream(clip, 0) as (_, stream):
+        assert stream.codec_context.thread_count == 1
+    with open_stream(clip, 0) as (_, stream):
+        assert stream.codec_context.thread_count == 0  # as many as there are cores
 
 
 @pytest.mark.parametrize("workers", [0, 1])
