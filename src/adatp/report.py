@@ -199,7 +199,7 @@ class Report:
         return self.stopwatch.milliseconds()
 
     def out_of_reach(self, row: int) -> str | None:
-        """Why a prompt takes more than the target, the least that the method can do; None: it does not."""
+        """Why a prompt takes more FLOPs than the target; None: it meets the target."""
         reason: str | None = self.notes[row].get("out_of_reach") if self.notes else None
         return reason
 

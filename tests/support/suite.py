@@ -117,7 +117,7 @@ def generated_logits(output: Any) -> Tensor:
 
 
 def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
-    """Inputs of one call over the prompts and what was generated behind them."""
+    """Inputs of one call over the prompts and what was generated after them."""
     new = sequences.shape[1] - inputs["input_ids"].shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
     more = {"input_ids": sequences, "attention_mask": mask}

@@ -5,19 +5,38 @@ Answers go to stdout; progress, warnings and errors to stderr.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from typer import rich_utils
 
-from adatp.cli import ablate, ask, bias, convert, demo, evaluate, flops, models, paper, run, serve, show
+from adatp.cli import (
+    ablate,
+    ask,
+    bias,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    flops,
+    models,
+    paper,
+    run,
+    serve,
+    show,
+)
+from adatp.cli.examples import EXAMPLES, WHOLE, epilog
 from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
+
+# Ranges of numbers would take half of each line of a help text. An error says the range.
+rich_utils.RANGE_STRING = ""
 
 # Typer raises click's exceptions, or from 0.20 on those of its own copy of click: use what it has.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -72,7 +91,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=epilog(WHOLE))
 def _adatp(
     context: typer.Context,
     _version: Annotated[
@@ -84,15 +103,29 @@ def _adatp(
         print(context.get_help())
 
 
-app.command()(ask.ask)
-app.command()(flops.flops)
-app.command()(models.models)
-app.command("eval")(evaluate.evaluate)
-app.command()(ablate.ablate)
-app.command()(run.run)
-app.command()(bias.bias)
-app.command()(show.show)
-app.command()(demo.demo)
-app.command()(paper.paper)
-app.command()(serve.serve)
-app.command()(convert.convert)
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Ask and look": {
+        "ask": ask.ask,
+        "run": run.run,
+        "show": show.show,
+        "demo": demo.demo,
+        "serve": serve.serve,
+    },
+    "Models and budgets": {
+        "models": models.models,
+        "flops": flops.flops,
+        "doctor": doctor.doctor,
+        "convert": convert.convert,
+    },
+    "Compare and measure": {
+        "eval": evaluate.evaluate,
+        "ablate": ablate.ablate,
+        "bias": bias.bias,
+        "paper": paper.paper,
+    },
+}
+"""Panels of ``adatp --help``: name -> commands."""
+
+for _panel, _functions in _PANELS.items():
+    for _name, _function in _functions.items():
+        app.command(_name, rich_help_panel=_panel, epilog=epilog(EXAMPLES[_name]))(_function)

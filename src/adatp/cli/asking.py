@@ -38,7 +38,7 @@ def open_session(model: str | None, device: str, dtype: str, trusted: bool = Fal
 
 
 def by_rule(config: Any) -> str:
-    """What a command says of a model that the general rule is tried on."""
+    """The note of a command about a model that the general rule is tried on."""
     return f"general rule: no family file knows {config.model_type!r} (`adatp models` says what that means)"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,25 +13,28 @@ from rich.text import Text
 
 from adatp.cli.asking import by_rule
 from adatp.cli.console import PRESET, conventions, importing, progress, table_of, working_on
-from adatp.cli.options import MOST, MOST_FRAMES, ModelOption, TargetsOption, TrustOption, fractions
+from adatp.cli.options import (
+    MOST_FRAMES,
+    SIZE,
+    ModelOption,
+    SizeOption,
+    TargetsOption,
+    TextTokensOption,
+    TrustOption,
+    fractions,
+    video_grid,
+)
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 from adatp.units import amount
-
-MOST_PIXELS = 65_536
-"""Longest side of a frame."""
 
 
 def flops(
     model: ModelOption = None,
     frames: Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames of the video.")] = 32,
     targets: TargetsOption = "0.5,0.273,0.15,0.10",
-    text_tokens: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Tokens of the prompt that are not visual.")
-    ] = 30,
-    size: Annotated[
-        str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
-    ] = "448x448",
+    text_tokens: TextTokensOption = 30,
+    size: SizeOption = SIZE,
     preset: Annotated[
         str,
         typer.Option(help="The paper whose formula counts MACs: fastv, dycoke, pyramiddrop or fastvid."),
@@ -57,7 +61,7 @@ def flops(
         shape = DecoderShape.from_config(config.get_text_config())
         if preset != PRESET and shape.delta_net is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")
-        visual = _visual_tokens(config, frames, size)
+        visual = math.prod(video_grid(config, frames, size))
         table = table_of("Target", "reached", "FLOPs", f"MACs ({preset})", "visual tokens by layer")
         for method in methods:
             target = Text(f"{method.flops:.1%}" if method.flops < 1 else "vanilla")
@@ -79,18 +83,6 @@ def flops(
         )
         console.print(table)
         console.print(conventions(preset), style="dim", highlight=False)
-
-
-def _visual_tokens(config: Any, frames: int, size: str) -> int:
-    """Number of visual tokens of a video, from a config alone."""
-    from adatp.models import family_of
-
-    width, _, height = size.partition("x")
-    digits = width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= 5
-    if not digits or not (0 < int(width) <= MOST_PIXELS and 0 < int(height) <= MOST_PIXELS):
-        raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, each at most {MOST_PIXELS}, not {size!r}")
-    steps, rows, columns = family_of(config.model_type).grid(config, frames, int(height), int(width))
-    return steps * rows * columns
 
 
 def _runs(counts: Sequence[int]) -> str:

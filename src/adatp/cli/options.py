@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -10,6 +10,7 @@ from adatp.errors import RefusedError
 
 # torch and transformers take seconds to import: only the commands that need them do, when they run.
 if TYPE_CHECKING:
+    from adatp.layout import Grid
     from adatp.methods import Method
 
 Number = TypeVar("Number", int, float)
@@ -19,6 +20,12 @@ MOST = 2**31 - 1
 
 MOST_FRAMES = 1_000_000
 """The most frames that are sampled."""
+
+MOST_PIXELS = 65_536
+"""Longest side of a frame."""
+
+SIZE = "448x448"
+"""Width x height of a frame, if nothing else is said."""
 
 EMBEDDED = "the small one that ships with adatp"
 
@@ -33,24 +40,24 @@ ModelOption = Annotated[
 TargetsOption = Annotated[
     str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the checkpoint is.")]
-DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA where there is one.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: the checkpoint's own.")]
+DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA if available.")]
 TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
+        help="Run the checkpoint's Python code and load its pickled weights. Never asked at a terminal.",
     ),
 ]
 VideoArgument = Annotated[
     str | None,
     typer.Argument(
         help="A video file, a folder of frame images, or an address (https://...).",
-        show_default="a clip of ours",
+        show_default="a clip that ships with adatp",
     ),
 ]
 QuestionArgument = Annotated[
-    str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
+    str | None, typer.Argument(help="Question about the video.", show_default="the clip's own")
 ]
 TargetOption = Annotated[
     float | None,
@@ -63,11 +70,17 @@ TargetOption = Annotated[
 StrictOption = Annotated[
     bool,
     typer.Option(
-        "--strict", help="Refuse a --flops out of reach; else the least that the method can do is run."
+        "--strict", help="Refuse a --flops out of reach. Otherwise the lowest possible target is used."
     ),
 ]
 FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]
 MethodOption = Annotated[str, typer.Option(help="The pruning method.")]
+TextTokensOption = Annotated[
+    int, typer.Option(min=1, max=MOST, help="Tokens of the prompt that are not visual.")
+]
+SizeOption = Annotated[
+    str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
+]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]
 
 
@@ -90,6 +103,23 @@ def fractions(text: str) -> list[float]:
         if not 0 < ratio <= 1:
             raise RefusedError(f"--flops are fractions of vanilla, in (0, 1], not {ratio}")
     return ratios
+
+
+def video_grid(config: Any, frames: int, size: str) -> Grid:
+    """Frames, rows and columns of a video's tokens, by a config alone.
+
+    Args:
+        config: the model's.
+        frames: of the video.
+        size: what --size says.
+    """
+    from adatp.models import family_of
+
+    width, _, height = size.partition("x")
+    digits = width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= 5
+    if not digits or not (0 < int(width) <= MOST_PIXELS and 0 < int(height) <= MOST_PIXELS):
+        raise RefusedError(f"--size is WIDTHxHEIGHT in pixels, each at most {MOST_PIXELS}, not {size!r}")
+    return family_of(config.model_type).grid(config, frames, int(height), int(width))
 
 
 def check_dtype(name: str) -> None:

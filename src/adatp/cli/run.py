@@ -39,11 +39,13 @@ def run(
     rows: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines or Parquet, each row with a video, a question, an id if you like; and, where "
-            "they differ, method, flops, frames, max_new_tokens, strict."
+            help="JSON lines or Parquet. Each row has a video, a question, an id if you like, and its own "
+            "method, flops, frames, max_new_tokens or strict."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the answers; run again, it goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the answers. The same command continues there.")
+    ],
     model: ModelOption = None,
     flops: TargetOption = None,
     frames: FramesOption = 32,
@@ -55,7 +57,7 @@ def run(
         typer.Option(
             min=0,
             max=MOST_WORKERS,
-            help="Processes that read the next videos; 0: none but this one.",
+            help="Processes that read the next videos; 0: only this one.",
             show_default="half of the cores",
         ),
     ] = None,

@@ -160,8 +160,8 @@ def answer(
         loading: more of `Model`: batch, workers, device, dtype, trust_remote_code.
 
     Returns:
-        The dataset with the columns of `adatp run` beside its own. A row that can't be answered has the
-        reason under ``error``.
+        The dataset with the columns of `adatp run` in addition to its own. A row that can't be answered has
+        the reason under ``error``.
 
     Raises:
         RayError: Ray is not installed.

@@ -7,6 +7,9 @@ what several families share.
 from importlib import import_module
 from pkgutil import iter_modules
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.models.family import EncoderMethod, Family, TowerCall
 from adatp.models.general import GeneralRuleError, reads_videos
 from adatp.models.registry import (

@@ -93,7 +93,7 @@ class Family(ABC):
         """The vision tower: the module that is called once for all the videos of a batch."""
 
     def lone_tower(self, model: Any) -> nn.Module | None:
-        """The tower, where what it returns follows from the videos alone, so that it can be remembered."""
+        """The tower, if its output depends on the videos alone and can be cached; else None."""
         return self.tower(model)
 
     @abstractmethod

@@ -13,12 +13,12 @@ import torch
 
 from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.models import family_of
-from adatp.run.encode_once import EncodeOnce
 from adatp.run.preparing import Unit, line_of
 from adatp.run.rows import Row, Settings
 from adatp.run.workers import PATIENCE, Workers
 from adatp.session import Answer, LoadError, Prompt, Session
 from adatp.session.answer import kind_of
+from adatp.session.encode_once import EncodeOnce
 
 PADDING = 1.25
 """Approximate limit: how much longer than the shortest prompt of a batch the longest may be."""
@@ -103,6 +103,8 @@ class Answering:
     def answer(self, units: Iterable[Unit]) -> Iterator[Outcome]:
         """Answer the rows of units, in approximately their order.
 
+        Who stops before the last outcome leaves nothing of these units to a later call.
+
         Args:
             units: taken one by one, only a few ahead of the answers.
 
@@ -111,16 +113,20 @@ class Answering:
             LoadError: the weights can't be loaded.
         """
         left = iter(units)
-        coming = next(left, None)
-        while coming is not None or self._workers.waiting or self._waiting:
-            while coming is not None and self._workers.room and self._prompts() < self._ahead:
-                self._workers.give(coming)
-                coming = next(left, None)
-            ready = self._workers.take(wait=self._waits())
-            if ready is not None:
-                yield from self._sort(ready.unit, ready.prepared)
-            elif self._waiting:
-                yield from self._answer_fullest()
+        try:
+            coming = next(left, None)
+            while coming is not None or self._workers.waiting or self._waiting:
+                while coming is not None and self._workers.room and self._prompts() < self._ahead:
+                    self._workers.give(coming)
+                    coming = next(left, None)
+                ready = self._workers.take(wait=self._waits())
+                if ready is not None:
+                    yield from self._sort(ready.unit, ready.prepared)
+                elif self._waiting:
+                    yield from self._answer_fullest()
+        finally:  # of an error, or where nobody asks for the rest
+            self._workers.drop()
+            self._waiting, self._videos = {}, Counter()
 
     def _waits(self) -> bool:
         """Whether the model waits for more prompts, instead of answering those that are there.
@@ -198,7 +204,7 @@ class Answering:
         )
 
     def _open_tower(self) -> EncodeOnce | None:
-        """What remembers encoded videos; None: where the vision tower is, is not known."""
+        """The cache of encoded videos; None: the vision tower is not known."""
         model = self.session.model
         tower = family_of(model.config.model_type).lone_tower(model) if self._tower is None else None
         if tower is not None:

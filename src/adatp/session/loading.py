@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adatp.torchvision_guard import BROKEN  # before transformers
 
@@ -191,6 +191,28 @@ def _auto_class(source: str, trust_remote_code: bool) -> Any:
 
 def _without_weights(config: Any) -> Any:
     return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+
+
+def count_parameters(source: str, config: Any) -> int:
+    """How many numbers the weights of a model have, by its config: nothing is loaded.
+
+    Args:
+        source: what the checkpoint is called, for errors.
+        config: of a model that transformers has the classes for.
+
+    Raises:
+        LoadError: no model can be made of this config.
+    """
+    with _loading(source, "no model can be made of its config"), torch.device("meta"):
+        return sum(parameter.numel() for parameter in _without_weights(config).parameters())
+
+
+def pick_dtype(config: Any, dtype: str) -> torch.dtype:
+    """The type of numbers that a request for ``dtype`` ("auto": the checkpoint's own) loads."""
+    if dtype != "auto":
+        return cast(torch.dtype, getattr(torch, dtype))
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return own if isinstance(own, torch.dtype) else torch.float32
 
 
 def pick_device(device: str) -> str:

@@ -186,7 +186,7 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
     assert not isinstance(said[2], str)
 
 
-def test_shards_together_are_the_whole(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
+def test_shards_together_are_all_rows(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for index in (1, 0):
         code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4, "--shard", f"{index}/2")
@@ -275,6 +275,20 @@ def test_a_batch_that_fails_is_divided(rows: Path, session: Session, monkeypatch
     assert found[1]["error"].startswith("unexpected KeyError")
     assert found[0]["error"] is None
     assert found[2]["answer"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_stops_early_leaves_nothing_to_the_next_call(rows: Path, session: Session, workers: int) -> None:
+    def asked(first: int, clips: int) -> list[Row]:
+        files = [str(rows.parent / "clips" / f"{clip:04d}.mp4") for clip in range(clips)]
+        return [Row(first + n, n, file, "who ?", Settings(frames=2)) for n, file in enumerate(files)]
+
+    with Answering(session, batch=1, workers=workers) as answering:
+        for _outcome in answering.answer(units(asked(0, 4), Path())):
+            break
+        found = [each.row.number for each in answering.answer(units(asked(10, 2), Path()))]
+        assert found == [10, 11]
+        assert answering._workers.waiting == 0
 
 
 def test_a_broken_model_ends_the_run(rows: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
