@@ -49,7 +49,7 @@ def devices() -> list[Device]:
 def device_named(name: str) -> Device:
     """A device that torch can use, by name. ``cuda`` is the current one of several."""
     kind = torch.device(name)
-    if kind.type == "cuda" and kind.index is None:
+    if name == "cuda":
         name = f"cuda:{torch.cuda.current_device()}"
     return next((each for each in devices() if each.name == name), Device(name, kind.type, None, None))
 
