@@ -28,7 +28,7 @@ from adatp.cli import (
     serve,
     show,
 )
-from adatp.cli.examples import EXAMPLES, WHOLE, epilog
+from adatp.cli.examples import EXAMPLES, OVERVIEW, epilog
 from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
 from adatp.errors import RefusedError
 
@@ -91,7 +91,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog=epilog(WHOLE))
+@app.callback(invoke_without_command=True, epilog=epilog(OVERVIEW))
 def _adatp(
     context: typer.Context,
     _version: Annotated[

@@ -1,4 +1,4 @@
-"""What a request takes, estimated from a config for ``adatp doctor``."""
+"""Estimates the cost of a request from a config, for ``adatp doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be estimated: the options of the command, as they were given."""
+    """What to estimate: the options of the command as given."""
 
     model: str
     flops: float
@@ -31,13 +31,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a request takes.
+    """Estimated cost of a request.
 
     Attributes:
         title: the model, its size, and the prompt's.
-        columns: method -> what it takes; vanilla comes first.
-        rate: FLOPs a second of a matrix product on the device.
-        device: what it would run on.
+        columns: method -> its cost; vanilla comes first.
+        rate: FLOPs per second of a matrix product on the device.
+        device: the device that it would run on.
     """
 
     title: str

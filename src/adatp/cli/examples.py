@@ -1,4 +1,4 @@
-"""Examples that ``adatp COMMAND --help`` ends with: what somebody wants, and the command for it."""
+"""Examples at the end of ``adatp COMMAND --help``: a purpose, and the command for it."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
 }
 
-WHOLE = {
+OVERVIEW = {
     "Start here": "adatp ask --compare",
     "Look at what is installed": "adatp doctor",
 }
 
 
 def epilog(examples: dict[str, str]) -> str:
-    """Examples as the end of a help text, a paragraph each."""
+    """The end of a help text: examples, one paragraph each."""
     return "\n\n".join(f"[dim]{escape(what)}:[/]\n  {escape(command)}" for what, command in examples.items())

@@ -16,7 +16,7 @@ from adatp.models import family_of
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one request takes.
+    """Memory and FLOPs of one request.
 
     Attributes:
         weights: bytes of all parameters.
@@ -42,10 +42,10 @@ class Footprint:
 def footprint(
     config: Any, parameters: int, grid: Grid, schedule: Schedule, other: int, new_tokens: int, itemsize: int
 ) -> Footprint:
-    """What a request about one video takes.
+    """Estimate the cost of a request about one video.
 
     Args:
-        config: the model's.
+        config: the model's config.
         parameters: how many numbers its weights have.
         grid: frames, rows and columns of the video's tokens.
         schedule: visual tokens of each decoder layer, and the prefill's FLOPs.
@@ -70,7 +70,7 @@ def cache_numbers(shape: DecoderShape, tokens: Sequence[int]) -> int:
 
     Args:
         shape: the decoder.
-        tokens: tokens that each layer has processed, one count a layer.
+        tokens: tokens that each layer has processed, one count per layer.
     """
     found = 0
     for layer in shape.key_layers:
@@ -85,10 +85,10 @@ def cache_numbers(shape: DecoderShape, tokens: Sequence[int]) -> int:
 
 
 def patches(config: Any, grid: Grid) -> int:
-    """Patches that the vision tower encodes for a video, about; 0 where the tower's config does not tell.
+    """Approximate number of patches that the vision tower encodes for a video; 0 if unknown from its config.
 
     Args:
-        config: the model's.
+        config: the model's config.
         grid: frames, rows and columns of the video's tokens.
     """
     vision = getattr(config, "vision_config", None)
@@ -116,6 +116,6 @@ def _tower_numbers(config: Any, grid: Grid) -> int:
         found = (getattr(vision, name, None) for name in names)
         return next((number for number in found if isinstance(number, int)), 0)
 
-    width = size("embed_dim", "hidden_size")  # Qwen2-VL's hidden_size is what the tower leaves, not its width
+    width = size("embed_dim", "hidden_size")  # Qwen2-VL's hidden_size is the width of the tower's output
     kept = size("num_hidden_layers", "depth") if hasattr(config, "vision_feature_layer") else 4
     return patches(config, grid) * (width * kept + 2 * (size("intermediate_size") or 4 * width))

@@ -19,22 +19,22 @@ from packaging.requirements import Requirement
 from transformers.utils import is_flash_attn_2_available
 
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4")
-"""What most videos are coded with."""
+"""The codecs that most videos use."""
 
 FOR_USERS = ("hub", "plot", "demo", "serve", "parquet", "ray", "vllm", "lmms-eval")
-"""Extras with something for users. The others are for developing adatp."""
+"""Extras for users. The others are for developing adatp."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What is installed here.
+    """The installed packages and what they can do.
 
     Attributes:
-        versions: of Python and of the packages that matter.
-        extras: of each extra the packages that are missing.
+        versions: versions of Python and of the packages that matter.
+        extras: for each extra, the missing packages.
         attention: implementations of attention that can be used, and why flash attention can't.
-        decoders: of each usual codec whether it can be decoded.
-        advice: what to do about what is missing or does not fit together, a line each.
+        decoders: for each usual codec, whether it can be decoded.
+        advice: what to do about missing or incompatible packages, one line each.
     """
 
     versions: dict[str, str]
@@ -45,14 +45,14 @@ class Installation:
 
 
 def inspect_installation() -> Installation:
-    """Look at everything; nothing is downloaded or changed."""
+    """Inspect everything. Nothing is downloaded or changed."""
     extras = missing_by_extra()
     decoders = {name: _can_decode(name) for name in DECODERS}
     return Installation(_versions(), extras, _attention(), decoders, _advice(extras, decoders))
 
 
 def missing_by_extra() -> dict[str, list[str]]:
-    """Of each extra for users the packages that are not installed, or too old."""
+    """For each extra for users, the packages that are not installed or too old."""
     wanted = [Requirement(text) for text in requires("adatp") or ()]
     return {
         extra: [each.name for each in wanted if _belongs_to(each, extra) and not _is_met(each)]

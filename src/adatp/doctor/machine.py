@@ -1,4 +1,4 @@
-"""The devices of this machine: their memory, and how fast they multiply."""
+"""The devices of this machine: their memory, and their speed of multiplication."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Device:
     """A device that torch can use.
 
     Attributes:
-        name: as torch calls it, such as ``cuda:0``.
-        description: what it is, in a few words.
-        free: bytes of memory that are free; None where that can't be known.
-        total: bytes of memory; None where that can't be known.
+        name: torch's name, such as ``cuda:0``.
+        description: kind of device in a few words.
+        free: free bytes of memory; None if unknown.
+        total: bytes of memory; None if unknown.
     """
 
     name: str
@@ -47,20 +47,20 @@ def devices() -> list[Device]:
 
 
 def device_named(name: str) -> Device:
-    """What is known of a device that torch can use. ``cuda`` is the current one of several."""
+    """A device that torch can use, by name. ``cuda`` is the current one of several."""
     kind = torch.device(name)
-    if kind.type == "cuda" and kind.index is None:
+    if name == "cuda":
         name = f"cuda:{torch.cuda.current_device()}"
     return next((each for each in devices() if each.name == name), Device(name, kind.type, None, None))
 
 
 def matmul_rate(device: str, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """FLOPs a second of square matrix products, the best of several.
+    """FLOPs per second of square matrix products, the best of several runs.
 
     Args:
         device: a torch device.
-        dtype: of the matrices.
-        seconds: how long to measure, about.
+        dtype: dtype of the matrices.
+        seconds: approximate time to measure.
     """
     side = 4096 if torch.device(device).type == "cuda" else 768
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -76,7 +76,7 @@ def matmul_rate(device: str, dtype: torch.dtype, seconds: float = 0.3) -> float:
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> None:
-    """Multiply, and wait until it is done."""
+    """Multiply, and wait until the product is done."""
     (left @ right)[0, 0].item()
 
 

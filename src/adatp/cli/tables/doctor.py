@@ -1,4 +1,4 @@
-"""What ``adatp doctor`` prints."""
+"""The printed output of ``adatp doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def installation_table(installation: Installation, devices: Sequence[Device]) -> Table:
-    """Versions, devices, attention, decoders and extras, a row each."""
+    """Versions, devices, attention, decoders and extras, one row each."""
     table = table_of("What")
     table.add_column("Found", overflow="fold")
     for name, version in installation.versions.items():
@@ -40,8 +40,8 @@ def footprint_table(columns: dict[str, Footprint], rate: float) -> Table:
     """Memory, FLOPs and time of vanilla and of the pruned run, side by side.
 
     Args:
-        columns: name -> what a request takes.
-        rate: FLOPs a second.
+        columns: name -> cost of a request.
+        rate: FLOPs per second.
     """
     table = table_of("Estimated", *columns)
     found = columns.values()
