@@ -28,7 +28,7 @@ from adatp.report import Report, Stopwatch
 from shapes import Case
 
 DECODED = 24
-"""Tokens that each entrant decodes behind its prompt; the first few warm up."""
+"""Tokens that each entrant decodes after its prompt; the first few warm up."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def request(
 def decode(
     model: Any, inputs: dict[str, Any], caches: dict[Entrant, Any], cpu_time: bool = False
 ) -> dict[Entrant, float]:
-    """Milliseconds that each entrant takes for a token behind its own prompt's cache: the median of many.
+    """Milliseconds that each entrant takes for a token after its own prompt's cache: the median of many.
 
     Token by token in turns: what methods differ by is less than a machine does from one second to the next.
     """
@@ -241,7 +241,7 @@ def measure(
     case: Case,
     competing: Sequence[Entrant],
     repeats: int,
-    told: Callable[[str], None],
+    progress: Callable[[str], None],
     *,
     warm_up: bool = True,
     memory: bool = True,
@@ -249,8 +249,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each entrant, against the first, which is vanilla.
 
-    Rounds of all entrants, each begun by another one, behind one that warms up and is not counted. An entrant
-    that runs out of memory or cannot reach its target has a row that says so, without numbers.
+    After a warm-up round that is not counted, rounds of all entrants follow, each begun by another one. An
+    entrant that runs out of memory or can't reach its target has a row with the reason and without numbers.
     """
     model, inputs = case.build()
     runs: dict[Entrant, list[dict[str, float]]] = {entrant: [] for entrant in competing}
@@ -263,7 +263,9 @@ def measure(
         for entrant in [*competing[turn:], *competing[:turn]]:
             if entrant in failed:
                 continue
-            told(f"round {number + 1} of {rounds}: {entrant.label}, {case.frames} frames, batch {case.batch}")
+            progress(
+                f"round {number + 1} of {rounds}: {entrant.label}, {case.frames} frames, batch {case.batch}"
+            )
             try:
                 times, reports[entrant], cache = request(model, inputs, entrant.method(), cpu_time)
                 runs[entrant].append(times)
@@ -276,14 +278,14 @@ def measure(
             except BudgetError as error:
                 failed[entrant] = str(error)
     running = [entrant for entrant in competing if entrant not in failed]
-    told(f"decoding, {case.frames} frames, batch {case.batch}")
+    progress(f"decoding, {case.frames} frames, batch {case.batch}")
     decoded = decode(model, inputs, caches, cpu_time)
     caches.clear()
     peaks: dict[Entrant, tuple[float, float]] = {}
     if memory and case.device == "cpu":
         del model, inputs
     for entrant in running if memory else ():
-        told(f"memory: {entrant.label}, {case.frames} frames, batch {case.batch}")
+        progress(f"memory: {entrant.label}, {case.frames} frames, batch {case.batch}")
         if case.device == "cpu":
             with get_context("spawn").Pool(1) as pool:
                 peaks[entrant] = pool.apply(peak_memory, (case, entrant))
@@ -319,9 +321,9 @@ def _row(
     flops = 1.0 if report is None else report.flops_ratio
     part = {"overhead": "prefill", "relevance": "prefill"}
     ratios = {
-        f"{name}_ratio": value / whole
+        f"{name}_ratio": value / vanilla
         for name, value in values.items()
-        if (whole := base[part.get(name, name)])  # the smallest models' peak is not above the rest
+        if (vanilla := base[part.get(name, name)])  # the smallest models' peak is not above the rest
     }
     return {
         **_facts(case, entrant),

@@ -1,4 +1,4 @@
-"""How far FLOPs become time and memory: every method beside vanilla, the bare model, in one run.
+"""How far FLOPs become time and memory: every method against vanilla, the bare model, in one run.
 
 A model of a published shape with random weights reads a prompt with a video and decodes a few tokens. Rounds
 of all methods, each begun by another one; medians. The prefill of the decoder includes all that pruning adds:

@@ -189,8 +189,8 @@ def run(
     work = folder / f"{part.name}.work.jsonl"
     with Results(work) as results:
         results.pin("command", part.name)
-        told = tune.clock(missing(part, who, results), until)
-        evaluate(session, who, part.frames, part.split, part.limit, results, told, world, batch)
+        progress = tune.clock(missing(part, who, results), until)
+        evaluate(session, who, part.frames, part.split, part.limit, results, progress, world, batch)
         rows, skipped = summarise(results)
         pins = {name: value for name, value in results.pins.items() if not name.startswith("run ")}
         facts = {**pins, "rows": rows, "against_adatp": proof_tables.against(results, who, part.frames)}

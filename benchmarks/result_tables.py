@@ -1,6 +1,6 @@
 """Writes the measured tables into the README and the documentation, each between its two marks.
 
-Run: python benchmarks/result_tables.py, behind `make results` or `make bias`
+Run: python benchmarks/result_tables.py, after `make results` or `make bias`
 """
 
 from __future__ import annotations
@@ -111,12 +111,12 @@ def bias(name: str) -> str:
                 " → ".join(kept),
             ]
         )
-    told = (
+    note = (
         f"{found['clips']} clips of {found['frames']} frames, {found['segments']:.1f} segments each on "
-        f"average; if every frame had its even share, {100 * end / found['frames']:.1f} % would lie at each "
+        f"average. If every frame had its even share, {100 * end / found['frames']:.1f} % would lie at each "
         "end. After an arrow: by AdaTP's rules on the same attention."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
 
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {

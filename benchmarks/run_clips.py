@@ -42,8 +42,8 @@ def write_clips(folder: Path, count: int, frames: int = 16, **how: int) -> list[
 
 def break_some(folder: Path) -> list[str]:
     """Write a corrupt and an empty video; returns their names and that of a missing one."""
-    whole = (folder / "0000.mp4").read_bytes()
-    (folder / "corrupt.mp4").write_bytes(whole[: len(whole) // 2])
+    data = (folder / "0000.mp4").read_bytes()
+    (folder / "corrupt.mp4").write_bytes(data[: len(data) // 2])
     (folder / "empty.mp4").write_bytes(b"")
     return [f"{name}.mp4" for name in BROKEN]
 

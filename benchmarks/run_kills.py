@@ -46,7 +46,7 @@ def write_input(folder: Path, clips: int) -> Path:
 
 
 def lines_in(out: Path) -> dict[int, str]:
-    """The answers that are on disk, by row: whole lines of parts that are complete or not."""
+    """The answers that are on disk, by row: complete lines of parts that are complete or not."""
     while True:
         found: dict[int, str] = {}
         try:
@@ -73,7 +73,7 @@ def started(rows: Path, out: Path, options: list[str]) -> subprocess.Popen[bytes
     )
 
 
-def run_whole(rows: Path, out: Path, options: list[str]) -> tuple[int, float]:
+def run_to_end(rows: Path, out: Path, options: list[str]) -> tuple[int, float]:
     """Exit code and seconds of a run that goes to its end."""
     began = time.monotonic()
     process = started(rows, out, options)
@@ -98,8 +98,8 @@ def main() -> None:
         rows = write_input(Path(folder), args.clips)
         count = len(rows.read_text().splitlines())
         calm, disturbed = Path(folder, "calm"), Path(folder, "disturbed")
-        code, seconds = run_whole(rows, calm, options)
-        started_up = run_whole(rows, calm, options)[1]  # everything is done: what is left is starting
+        code, seconds = run_to_end(rows, calm, options)
+        started_up = run_to_end(rows, calm, options)[1]  # everything is done: what is left is starting
         print(f"undisturbed: {count} rows in {seconds:.0f} s, exit code {code}; starting {started_up:.0f} s")
         noted: dict[int, str] = {}
         kills = early = 0
@@ -131,7 +131,7 @@ def main() -> None:
             if lost:
                 sys.exit(f"rows {lost} were lost or asked twice")
             noted = there
-        again = run_whole(rows, disturbed, options)[0]
+        again = run_to_end(rows, disturbed, options)[0]
         found = lines_in(disturbed)
         changed = [number for number, line in noted.items() if found.get(number) != line]
         equal = compared(found) == compared(lines_in(calm))

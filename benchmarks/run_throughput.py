@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from adatp import Session
+from adatp.machine import cores, peak_resident
 from adatp.run import Answering, Settings
 from adatp.run.preparing import units
 from adatp.run.rows import Row
@@ -110,15 +112,19 @@ def compare(session: Session, rows: list[Row], rounds: int, threads: list[int]) 
 
 
 def peak_megabytes(rows: Path, out: Path) -> float:
-    """The largest resident memory of the process that answers."""
+    """The largest resident memory of the process that answers, read ten times a second."""
     process = subprocess.Popen(
         [*COMMAND, str(rows), "--out", str(out), "--frames", "16", "--workers", "1", "--rows-per-file", "64"],
         stdout=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    peak = 0
+    while process.poll() is None:
+        with suppress(OSError):  # it has just ended
+            peak = peak_resident(process.pid)
+        time.sleep(0.1)
+    if process.returncode:
         sys.exit("the run failed")
-    return usage.ru_maxrss / 1024
+    return peak / 2**20
 
 
 def main() -> None:
@@ -132,7 +138,7 @@ def main() -> None:
     parser.add_argument("--memory", default="100,400", help="numbers of rows; nothing: no memory is measured")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    facts: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    facts: dict[str, Any] = {"cores": cores(), "load": os.getloadavg()[0]}
     session = Session(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder, "clips")

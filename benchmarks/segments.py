@@ -32,12 +32,12 @@ class Watching(AdaTP):
     """Notes what frames are compared by."""
 
     def plan(self, prefill: Prefill) -> Any:
-        seen.append((prefill.frame_features(0), prefill.frame_embeddings(0)))
+        observed.append((prefill.frame_features(0), prefill.frame_embeddings(0)))
         segments_of(prefill, 0, PAPER)  # what the method itself would do
         return None
 
 
-seen: list[tuple[Tensor, Tensor | None]] = []
+observed: list[tuple[Tensor, Tensor | None]] = []
 
 
 def cuts_of(frames: Tensor, tau: float) -> set[int]:
@@ -64,9 +64,9 @@ def measure(session: Session, world_name: str, frames: int, clips: int, split: s
     for seed in range(clips):
         clip = world.make_clip(seed, frames, split)
         true = set(clip.cuts[1:]) if world_name == "tiny" else {scene.start for scene in clip.scenes[1:]}
-        seen.clear()
+        observed.clear()
         session.read(session.prepare(clip.frames, "what ?"), Watching(flops=0.5, segments="head"))
-        [(mean, head)] = seen
+        [(mean, head)] = observed
         assert head is not None
         found.append((true, mean.cpu(), head.cpu()))
     rows = []

@@ -2,8 +2,11 @@
 
 Clients on this machine ask it all at once: short and long answers, streamed or not, drawn or greedy, by
 several methods. Some hang up amid an answer, some send what is refused. Every request whose answer is waited
-for has to get the one that it got alone, before the load began. Memory is the resident set of the server. It
-grows from the median of the first tenth of the time after the warm-up to that of the last tenth.
+for has to get the one that it got alone, before the load began.
+
+Memory is the resident set of the server. Under load it goes up and down with the batches, by several percent.
+So the clients rest five times. What counts is the growth from the first rest, after a fifth of the time, to
+the last.
 
     python benchmarks/serve_soak.py --minutes 20 --json soak.json
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import random
 import signal
 import statistics
@@ -22,6 +24,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +38,11 @@ from measure import machine
 
 CLIP_URL = "data:video/mp4;base64," + base64.b64encode(CLIP.read_bytes()).decode()
 QUESTIONS = ("what colour is the star ?", "what is the last thing ?", "where is the star ?")
-WARM_UP = 0.2
-"""Share of the time that is warm-up."""
+RESTS = (0.2, 0.4, 0.6, 0.8)
+"""When the clients rest, in shares of the time, besides the end. The time before the first is warm-up."""
+
+REST = 25.0
+"""Seconds of a rest, in which the server gives back what is free."""
 
 
 def request(question: str, frames: int, **fields: Any) -> dict[str, Any]:
@@ -118,13 +124,22 @@ def texts_of(answer: httpx.Response, count: int) -> list[str]:
 class Client:
     """One client that asks, one request after the other, until it is time."""
 
-    def __init__(self, address: str, known: list[tuple[dict[str, Any], list[str]]], tally: Tally, seed: int):
+    def __init__(
+        self,
+        address: str,
+        known: list[tuple[dict[str, Any], list[str]]],
+        tally: Tally,
+        going: threading.Event,
+        seed: int,
+    ) -> None:
+        """A client that asks while ``going`` is set."""
         self.url, self.known, self.tally = f"{address}/v1/chat/completions", known, tally
+        self.going = going
         self.chance = random.Random(seed)
         self.http = httpx.Client(timeout=1800)
 
     def run(self, until: float) -> None:
-        while time.monotonic() < until:
+        while self.going.wait() and time.monotonic() < until:
             kind = self.chance.choices(("asked", "streamed", "hung up", "refused"), (45, 30, 15, 10))[0]
             try:
                 {"hung up": self.hang_up, "refused": self.be_refused}.get(kind, self.ask)(kind)
@@ -175,41 +190,78 @@ def resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def left_over(address: str, seconds: float) -> list[str]:
+    """Places and answers that are still taken after some seconds; none as soon as all are free."""
+    until = time.monotonic() + seconds
+    while True:
+        metrics = httpx.get(f"{address}/metrics", timeout=60).text.splitlines()
+        counts = [
+            line for line in metrics if line.startswith(("adatp_requests_taken", "adatp_answers_running"))
+        ]
+        left = [line for line in counts if float(line.split()[1])]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.1)
+
+
+class Memory:
+    """The server's memory over time.
+
+    Attributes:
+        series: seconds since it began, and megabytes.
+        at_rest: megabytes in each rest.
+    """
+
+    def __init__(self, pid: int, tally: Tally) -> None:
+        self.pid, self.tally, self.begun = pid, tally, time.monotonic()
+        self.series: list[tuple[float, float]] = []
+        self.at_rest: list[float] = []
+
+    def watch(self, going_on: Callable[[], bool]) -> None:
+        """Note it every two seconds."""
+        while going_on():
+            self.series.append((time.monotonic() - self.begun, resident(self.pid)))
+            if len(self.series) % 30 == 0:
+                done, lost = (
+                    sum(self.tally.counts.values()),
+                    self.tally.counts["lost"] + self.tally.counts["wrong"],
+                )
+                second, megabytes = self.series[-1]
+                print(f"{second:.0f} s: {done} requests, {lost} lost, {megabytes:.1f} MB", file=sys.stderr)
+            time.sleep(2)
+
+    def rest(self, address: str, seconds: float) -> None:
+        """Note it while nothing is asked; ``seconds`` are those that running answers have to end."""
+        if left := left_over(address, seconds):
+            self.tally.add("lost", wrong=f"places are not free: {left}")
+        time.sleep(REST)
+        self.at_rest.append(resident(self.pid))
+        print(f"at rest: {self.at_rest[-1]:.1f} MB", file=sys.stderr)
+
+
 def soak(process: subprocess.Popen[str], address: str, minutes: float, clients: int) -> dict[str, Any]:
     """Ask a server for some minutes."""
-    tally, memory = Tally(), []
+    tally, going = Tally(), threading.Event()
     bodies = good()
     alone = [httpx.post(f"{address}/v1/chat/completions", json=body, timeout=1800) for body in bodies]
     known = [(body, texts_of(answer, 0)) for body, answer in zip(bodies, alone, strict=True)]
-    begun = time.monotonic()
-    until = begun + 60 * minutes
+    memory = Memory(process.pid, tally)
+    until = memory.begun + 60 * minutes
     threads = [
-        threading.Thread(target=Client(address, known, tally, seed).run, args=(until,))
+        threading.Thread(target=Client(address, known, tally, going, seed).run, args=(until,))
         for seed in range(clients)
     ]
+    going.set()
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        memory.append((time.monotonic() - begun, resident(process.pid)))
-        if len(memory) % 30 == 0:
-            done, lost = sum(tally.counts.values()), tally.counts["lost"] + tally.counts["wrong"]
-            print(
-                f"{memory[-1][0]:.0f} s: {done} requests, {lost} lost, {memory[-1][1]:.1f} MB",
-                file=sys.stderr,
-            )
-        time.sleep(2)
-    for _ in range(50):  # what was given up ends at its next token
-        metrics = httpx.get(f"{address}/metrics", timeout=60).text
-        left = [
-            line
-            for line in metrics.splitlines()
-            if line.startswith(("adatp_requests_taken", "adatp_answers_r"))
-        ]
-        if all(float(line.split()[1]) == 0 for line in left):
-            break
-        time.sleep(0.1)
-    else:
-        tally.add("lost", wrong=f"places are not free at the end: {left}")
+    for share in RESTS:
+        rest_at = memory.begun + share * 60 * minutes
+        memory.watch(lambda rest_at=rest_at: time.monotonic() < rest_at)  # type: ignore[misc]
+        going.clear()
+        memory.rest(address, 600)
+        going.set()
+    memory.watch(lambda: any(thread.is_alive() for thread in threads))
+    memory.rest(address, 5)  # what was given up ends at its next token
     return {
         "minutes": minutes,
         "clients": clients,
@@ -218,18 +270,11 @@ def soak(process: subprocess.Popen[str], address: str, minutes: float, clients: 
         "wrong": tally.wrong[:20],
         "median_seconds": statistics.median(tally.seconds),
         "p95_seconds": statistics.quantiles(tally.seconds, n=20)[-1],
-        **growth(memory),
-        "memory": [[round(second), round(megabytes, 1)] for second, megabytes in memory[::15]],
+        "memory_at_rest": [round(megabytes, 1) for megabytes in memory.at_rest],
+        "memory_growth": memory.at_rest[-1] / memory.at_rest[0] - 1,
+        "memory": [[round(second), round(megabytes, 1)] for second, megabytes in memory.series[::15]],
         "machine": machine(),
     }
-
-
-def growth(memory: list[tuple[float, float]]) -> dict[str, float]:
-    """Resident memory after the warm-up and at the end, in megabytes, and the growth between them."""
-    after = [megabytes for second, megabytes in memory if second >= WARM_UP * memory[-1][0]]
-    tenth = max(1, len(after) // 10)
-    first, last = statistics.median(after[:tenth]), statistics.median(after[-tenth:])
-    return {"memory_warm": first, "memory_end": last, "memory_growth": last / first - 1}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -243,7 +288,7 @@ def show(result: dict[str, Any]) -> None:
         "answer, median and 95 %", f"{result['median_seconds']:.2f} s, {result['p95_seconds']:.2f} s"
     )
     table.add_row(
-        "memory, warm and at the end", f"{result['memory_warm']:.0f}, {result['memory_end']:.0f} MB"
+        "memory at rest, MB", ", ".join(f"{megabytes:.0f}" for megabytes in result["memory_at_rest"])
     )
     table.add_row("memory, growth", f"{result['memory_growth']:+.2%}")
     Console().print(table)
@@ -259,11 +304,7 @@ def main() -> int:
     options = parser.parse_args()
     command = [sys.executable, "-c", "import sys; from adatp.cli import main; sys.exit(main())", "serve"]
     arguments = ["--port", "0", "--device", "cpu", "--max-requests", "12", "--media-seconds", "600"]
-    # Each thread of glibc has memory of its own, which it hardly gives back.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
-    with subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip().removesuffix("/v1")

@@ -17,7 +17,7 @@ from transformers import (
 
 import torch_flash
 
-BEFORE, QUESTION = 14, 20  # text tokens in front of a video and behind it
+BEFORE, QUESTION = 14, 20  # text tokens before a video and after it
 WORD = 9
 
 

@@ -1,4 +1,4 @@
-"""Puts SmolLM2-135M behind the embedded model's tower, to measure attention bias on real language weights.
+"""Puts SmolLM2-135M after the embedded model's tower, to measure attention bias on real language weights.
 
 Writes an ordinary LLaVA-OneVision checkpoint: the embedded model's trained vision tower (96 x 96 frames, 36
 visual tokens each), a random projector, and as its decoder the language model in the GGUF file of the package
@@ -127,7 +127,7 @@ def spread(vectors: Tensor) -> Tensor:
 
 
 def write(out: Path, gguf: Path, scale: float) -> tuple[float, float]:
-    """Write the checkpoint, whole or not at all.
+    """Write the checkpoint completely or not at all.
 
     Returns:
         Mean norm of the word embeddings and of the visual tokens.

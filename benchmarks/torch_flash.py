@@ -35,7 +35,7 @@ def flash_attn_func(
     window_size: tuple[int, int] = (-1, -1),
     **_: Any,
 ) -> Tensor:
-    """Attention of (batch, length, heads, width) in half precision, causal as seen from the last key."""
+    """Attention of (batch, length, heads, width) in half precision, causal with respect to the last key."""
     return _forward(
         q, k, v, None, None, q.shape[1], k.shape[1], dropout_p, softmax_scale, causal, window_size
     )

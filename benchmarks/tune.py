@@ -45,7 +45,7 @@ def clock(todo: int, until: float | None = None) -> Callable[[str | None], None]
     """
     begun, done, last = time.monotonic(), 0, 0.0
 
-    def told(skipped: str | None) -> None:
+    def progress(skipped: str | None) -> None:
         nonlocal done, last
         if skipped is not None:
             print(f"skipped: {skipped}", file=sys.stderr)
@@ -58,7 +58,7 @@ def clock(todo: int, until: float | None = None) -> Callable[[str | None], None]
             left = (todo - done) * (now - begun) / done / 60
             print(f"{done} of {todo} answers, about {left:.0f} minutes left", file=sys.stderr)
 
-    return told
+    return progress
 
 
 def tune(
@@ -90,8 +90,8 @@ def tune(
     with Results(work) as results:
         results.pin("command", "tune")
         asked = sum(len(results.answers[each.key, length]) for each in who for length in lengths)
-        told = clock(len(who) * len(lengths) * limit - asked, until)
-        evaluate(session, who, lengths, SPLIT, limit, results, told, world, batch)
+        progress = clock(len(who) * len(lengths) * limit - asked, until)
+        evaluate(session, who, lengths, SPLIT, limit, results, progress, world, batch)
         rows, skipped = summarise(results)
         facts = {each.label: each.facts()["settings"] for each in who}
         found = {name: best(name, rows, facts) for name in names}

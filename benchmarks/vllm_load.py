@@ -6,7 +6,9 @@ same requests in the same order, after two to warm up. Run it in an environment 
 
     python benchmarks/vllm_load.py --model Qwen/Qwen2.5-VL-7B-Instruct --rate 0.5 --json load.json
 
-Without a model it writes a random one of Qwen2.5-VL's form, whose answers mean nothing, but take their time.
+Without a model it writes a random one of Qwen3-VL's form, which all entrants can prune. Its answers mean
+nothing, but take their time. vLLM's own ways to prune stop its engine on a CPU, because its runner there does
+not ask whether the model prunes. They are measured with that put right (`MENDED`).
 """
 
 from __future__ import annotations
@@ -42,6 +44,22 @@ ENTRANTS: dict[str, list[str]] = {
         *("--video-pruning-rate", "{rate}", "--additional-config", '{{"adatp": {{"question": true}}}}'),
     ],
 }
+MENDED = """
+def register():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner as Runner
+    load = Runner.load_model
+    def load_model(self, *args, **more):
+        load(self, *args, **more)
+        config = self.model_config.multimodal_config
+        pruned = getattr(self.model, "supports_multimodal_pruning", False)
+        self.is_multimodal_pruning_enabled = pruned and config.is_multimodal_pruning_enabled()
+    Runner.load_model = load_model
+"""
+"""A plugin of vLLM whose runner for CPUs asks, as its runner for GPUs does, whether the model prunes.
+
+In vLLM 0.32 `CPUModelRunner.load_model` takes the place of `GPUModelRunner.load_model` and leaves that out.
+So positions that EVS and VidCom2 append to embeddings stay there, which then have the wrong width.
+"""
 PORT = 8712
 STARTING = 600  # seconds
 ANSWERING = 600
@@ -138,8 +156,11 @@ def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -
     command += ["--limit-mm-per-prompt", '{"video": 1, "image": 0}']
     command += ["--max-model-len", str(args.max_model_len), *args.serve.split()]
     command += [option.format(rate=args.rate) for option in options]
+    environment = mended(log.parent) if "--video-pruning-method" in options else None
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
     until = time.monotonic() + STARTING
     while time.monotonic() < until:
         if server.poll() is not None:
@@ -151,6 +172,17 @@ def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -
             time.sleep(1)
     stop(server)
     raise RuntimeError(f"no server after {STARTING} seconds")
+
+
+def mended(folder: Path) -> dict[str, str]:
+    """Environment variables with which all of vLLM's processes find the plugin `MENDED`, in a folder."""
+    facts = folder / "mended-0.dist-info"
+    facts.mkdir(exist_ok=True)
+    (folder / "mended.py").write_text(MENDED)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mended\nVersion: 0\n")
+    (facts / "entry_points.txt").write_text("[vllm.general_plugins]\nmended = mended:register\n")
+    before = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *before])}
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
@@ -200,7 +232,7 @@ def line(row: Row) -> str:
 
 
 def random_model(folder: Path) -> str:
-    """Write a random model of Qwen2.5-VL's form, as large as a CPU answers within seconds."""
+    """Write a random model of Qwen3-VL's form, as large as a CPU answers within seconds."""
     sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "vllm_plugin")]
     import checkpoints
 
@@ -208,8 +240,7 @@ def random_model(folder: Path) -> str:
         hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=8
     )
     checkpoints.QWEN_VISION.update(out_hidden_size=512)
-    checkpoints.ROPE.update(mrope_section=[8, 12, 12])
-    return str(checkpoints.write("qwen2_5_vl", folder / "model"))
+    return str(checkpoints.write("qwen3_vl", folder / "model"))
 
 
 def main() -> None:

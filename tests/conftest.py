@@ -92,18 +92,18 @@ def first_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, 
     """Query rows, tokens and scores that the first cut of each sample is made by, in order."""
     from adatp.methods.token_plan import TokenPlan
 
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    observed: list[tuple[Tensor, Tensor, Tensor]] = []
     select = TokenPlan.select
 
     def spy(
         plan: TokenPlan, layer: int, sample: int, alive: Tensor, log_scores: Tensor, hidden: Tensor
     ) -> Selection:
         if layer == min(plan.cuts - {0}):
-            seen.append((plan.queries[sample], alive, log_scores.exp().float()))
+            observed.append((plan.queries[sample], alive, log_scores.exp().float()))
         return select(plan, layer, sample, alive, log_scores, hidden)
 
     monkeypatch.setattr(TokenPlan, "select", spy)
-    return seen
+    return observed
 
 
 @pytest.fixture

@@ -78,3 +78,27 @@ def test_a_function_is_short(path: Path) -> None:
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
 def test_a_command_is_short(path: Path) -> None:
     assert lines(path) < COMMAND
+
+
+def imported(path: Path) -> list[str]:
+    """What a module imports at its top level, in order."""
+    found: list[str] = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found += [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+    return found
+
+
+def test_whoever_imports_transformers_has_looked_at_torchvision_before() -> None:
+    """A torchvision of another build breaks it (docs/decisions/0005). A package's ``__init__`` runs first."""
+    guard, package, needing = "adatp.torchvision_guard", ROOT / "src/adatp", 0
+    for path in sources("src/adatp"):
+        names = [each for each in imported(path) if each == guard or each.startswith("transformers")]
+        if not names or names == [guard]:
+            continue
+        needing += 1
+        above = [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(package)]
+        assert names[0] == guard or any(guard in imported(each) for each in above), name(path)
+    assert needing

@@ -1,4 +1,4 @@
-"""What training asks of single visual tokens and of words: labels from the truth about a clip."""
+"""Labels for training from the ground truth of a clip: of single visual tokens and of words."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IGNORE = -100
 
 
 def cell_labels(things: Iterable[tuple[Thing, tuple[int, int]]]) -> NDArray[np.int64]:
-    """What each visual token of a frame shows.
+    """Label what each visual token of a frame shows.
 
     Args:
         things: What is in the frame, each with its centre (row, column) there.
 
     Returns:
         int64 (3, 36): colour, shape and corner of the frame, counted from 1; 0 where there is nothing,
-        `IGNORE` where a thing only grazes the cell.
+            `IGNORE` where a thing only touches the cell.
     """
     side = SIZE // CELL
     edges = np.arange(side) * CELL
@@ -50,7 +50,7 @@ def frame_things(clip: Clip, t: int) -> list[tuple[Thing, tuple[int, int]]]:
 
 
 def motion_labels(clip: Clip) -> NDArray[np.int64]:
-    """Which way the thing that each visual token shows is moving.
+    """Label the direction in which the thing that each visual token shows is moving.
 
     Returns:
         int64 (F, 36): direction, counted from 1; 0 for a thing that stays; `IGNORE` for everything else, and

@@ -1,7 +1,7 @@
 """The embedded model's architecture: an ordinary LLaVA-OneVision and the SigLIP its tower is cut from (ours).
 
-As in the real LLaVA-OneVision, the Video LLM's vision tower is SigLIP's without its last layer and its head.
-`build_relevance` makes the whole SigLIP (text tower, vision tower, head), which is trained contrastively;
+As in the real LLaVA-OneVision, the Video LLM's vision tower is SigLIP's without the last layer and the head.
+`build_relevance` makes the complete SigLIP (text tower, vision tower, head), which is trained contrastively;
 `towers.graft_tower` copies its vision tower, less the last layer, into the Video LLM.
 """
 

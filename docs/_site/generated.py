@@ -7,7 +7,7 @@ from pathlib import Path
 
 import command_line
 import method_pages
-import notebook
+import notebook_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -16,11 +16,11 @@ DOCS = ROOT / "docs"
 def pages() -> dict[str, str | bytes]:
     """Path within `docs/` and content of each: Markdown, or images that it shows."""
     return {
-        **notebook.pages(ROOT / "examples" / "tour.ipynb"),
+        **notebook_page.pages(ROOT / "examples" / "tour.ipynb"),
         "cli.md": command_line.page(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
-        "decisions/index.md": decisions(),
+        "decisions.md": decisions(),
     }
 
 
@@ -45,5 +45,5 @@ def decisions() -> str:
     for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
         title = path.read_text().splitlines()[0].removeprefix("# ")
         title = re.sub(r"^\d+\. ", "", title)
-        lines.append(f"| {int(path.name[:4])} | [{title}]({path.name}) |")
+        lines.append(f"| {int(path.name[:4])} | [{title}](decisions/{path.name}) |")
     return "\n".join(lines) + "\n"

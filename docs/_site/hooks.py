@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import generated
 import links
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """Where the theme's plugin for reading from a disk takes its helper from."""
+
+OUTSIDE = re.compile(r"<(?:script|img|iframe|source|video|link)\b[^>]*\b(?:src|href)=\"(?:https?:)?//[^>]*>")
+"""What a browser would fetch from another machine as soon as it shows the page."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -28,4 +33,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """Take the helper that search needs on a disk from the site, not from a server of others."""
     depth = page.file.dest_uri.count("/")
-    return output.replace(SHIM, f"{'../' * depth}assets/worker.js")
+    output = output.replace(SHIM, f"{'../' * depth}assets/worker.js")
+    if asked := OUTSIDE.search(output):
+        raise PluginError(f"{page.file.src_uri} asks for something from outside: {asked.group()}")
+    return output

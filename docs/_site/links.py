@@ -13,7 +13,7 @@ ELSEWHERE = {
     "README.md": "docs/index.md",
     "CONTRIBUTING.md": "docs/contributing.md",
     "CHANGELOG.md": "docs/changelog.md",
-    "docs/decisions": "docs/decisions/index.md",
+    "docs/decisions": "docs/decisions.md",
     "docs/methods": "docs/methods/index.md",
 }
 SOURCES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
@@ -34,9 +34,14 @@ def fitted(markdown: str, page: str) -> str:
     """
     parts = _FENCE.split(markdown)
     return "".join(
-        part if number % 2 else _LINK.sub(lambda found: _fitted(found, page), part)
+        part if number % 2 else unbroken(_LINK.sub(lambda found: _fitted(found, page), part))
         for number, part in enumerate(parts)
     )
+
+
+def unbroken(text: str) -> str:
+    """A text whose numbers stay in one line with their percent signs."""
+    return re.sub(r"(?<=\d) %(?=[^`\n]*(?:`[^`\n]*`[^`\n]*)*$)", "\u00a0%", text, flags=re.MULTILINE)
 
 
 def _fitted(found: re.Match[str], page: str) -> str:

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from adatp.budget import BudgetError as BudgetError
     from adatp.encoders import EncoderError as EncoderError
     from adatp.errors import AdaTPError as AdaTPError
+    from adatp.errors import PruningError as PruningError
     from adatp.layout import VideoLayout as VideoLayout
     from adatp.methods.adatp import AdaTP as AdaTP
     from adatp.models import UnsupportedModelError as UnsupportedModelError
     from adatp.pruning import Pruner as Pruner
-    from adatp.pruning import PruningError as PruningError
     from adatp.pruning import Run as Run
     from adatp.report import Report as Report
     from adatp.session import Answer as Answer
@@ -33,7 +33,7 @@ _HOMES = {
     "Prompt": "adatp.session",
     "PromptError": "adatp.session",
     "Pruner": "adatp.pruning",
-    "PruningError": "adatp.pruning",
+    "PruningError": "adatp.errors",
     "Report": "adatp.report",
     "Run": "adatp.pruning",
     "Session": "adatp.session",

@@ -231,7 +231,7 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """A shuffled order of ``frames`` frames, in blocks of ``unit`` frames that a model reads as one."""
+    """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one."""
     blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
     return shuffled[shuffled < frames]
@@ -325,8 +325,8 @@ def measure(
         (the share of the question's attention that visual tokens receive) and the means over clips of
         `Statistics`. Under ``debiased`` it has the same after AdaTP's rules. ``controls`` has the same for
         each control. Under ``shuffled`` there are also ``follows_slot`` and ``follows_content``: the mean
-        correlation of a clip's ``mass_by_frame`` with that of the unshuffled clip, once by order of reading
-        and once frame by frame. The maps by position are None where clips differ in format.
+        correlation of a clip's ``mass_by_frame`` with that of the unshuffled clip, slot by slot in the order
+        read, and each frame with itself. The maps by position are None where clips differ in format.
 
     Raises:
         BiasError: there are no clips or no such layers with full attention, or clips differ in length.

@@ -65,7 +65,7 @@ def cuts_between(shape: DecoderShape, start: int, end: int, every: int = 1) -> t
         shape: the decoder.
         start: first layer.
         end: last layer.
-        every: of these layers the first, and then one in so many.
+        every: use the first of these layers, and then every ``every``-th.
 
     Raises:
         BudgetError: unless 1 <= start <= end < layers and there is such a layer. The layer before a drop has
@@ -164,7 +164,7 @@ def fit(
         flops = prefill_flops(shape, [n + counts.other for n in kept], rows, held)
         return Schedule(kept, flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * full.vanilla_flops)
+    limit = math.floor(Fraction(float(target)) * full.vanilla_flops)
     if (least := schedule(1)).flops > limit:
         raise out_of_reach(target, shape, counts, least)
     low, high = 1, most + 1
@@ -190,7 +190,7 @@ def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least
     least = min(least, everything(shape, counts), key=lambda schedule: schedule.flops)  # scores cost too
     lowest = math.ceil(Fraction(least.flops, least.vanilla_flops) * 10_000) / 10_000
     text = prefill_flops(shape, [counts.other] * shape.layers, None, counts.held_by(shape.layers))
-    if text > Fraction(target) * least.vanilla_flops:
+    if text > Fraction(float(target)) * least.vanilla_flops:
         reason = f"{counts.other} of its {counts.tokens} tokens are text, which is never dropped"
     elif first:
         reason = f"layers 0 to {first - 1} read every visual token, and layer {first} is the first to drop"
@@ -241,7 +241,7 @@ def solve(
         queries: query rows scored at each drop.
         first: visual tokens that the first layer processes; None: all.
         extra: further layers that are scored if any is.
-        every: tokens are dropped before one in so many of the layers from `start` on.
+        every: tokens are dropped before every ``every``-th of the layers from `start` on.
 
     Raises:
         BudgetError: an argument is out of range, or the target is below what can be reached.
@@ -265,7 +265,7 @@ def solve(
         flops = prefill_flops(shape, [k + other for k in n], scored, held)
         return Schedule(tuple(n), flops, full.vanilla_flops)
 
-    limit = math.floor(Fraction(target) * full.vanilla_flops)
+    limit = math.floor(Fraction(float(target)) * full.vanilla_flops)
     if (least := schedule([min(1, read)] * len(cuts))).flops > limit:
         raise out_of_reach(target, shape, counts, least)
 
@@ -319,7 +319,7 @@ def solve_early(
         queries: query rows scored at each such drop.
         survive: approximate share of the first layer's tokens that the last layer has, in (0, 1].
         extra: further layers that are scored if any is.
-        every: tokens are dropped before one in so many of the layers from `start` on.
+        every: tokens are dropped before every ``every``-th of the layers from `start` on.
 
     Raises:
         BudgetError: as `solve`; the lowest target is then that of a single visual token.

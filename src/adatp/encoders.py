@@ -7,6 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, SiglipConfig, SiglipModel

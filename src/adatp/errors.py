@@ -1,21 +1,29 @@
-"""The root of every error that adatp raises on purpose, and what is read out of those of other libraries."""
+"""The root of every error that adatp raises on purpose, and helpers to read other libraries' errors."""
 
 LONGEST_REASON = 300
-"""Characters of another library's message that are passed on."""
+"""Most characters of another library's message that are passed on."""
 
 _MEMORY = ("allocate memory", "not enough memory", "out of memory", "size calculation overflowed")
 """What messages of torch, safetensors and the system contain when memory runs out."""
 
 
 class AdaTPError(Exception):
-    """Something that the caller can mend. The message is one line and says what to do.
+    """An error that the caller can fix. The message is one line and says what to do.
 
-    Each subclass stands beside the code that raises it, and is a `ValueError` or a `RuntimeError` as well.
+    Each subclass is defined next to the code that raises it, and is also a `ValueError` or a `RuntimeError`.
     """
 
 
 class RefusedError(AdaTPError, ValueError):
     """A request of the command line or of the page that can't be carried out as given."""
+
+
+class PruningError(AdaTPError, RuntimeError):
+    """The model can't be pruned, or not in this way. The class of all refusals of a model.
+
+    `UnsupportedModelError` says that nothing is known of its type, or that this transformers is too old for
+    it, `GeneralRuleError` that the general rule does not know what was asked.
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -198,6 +198,11 @@ class Report:
         """Time by stage: vision, relevance, prefill, pruning (a part of prefill), decode."""
         return self.stopwatch.milliseconds()
 
+    def out_of_reach(self, row: int) -> str | None:
+        """Why a prompt takes more FLOPs than the target; None: it meets the target."""
+        reason: str | None = self.notes[row].get("out_of_reach") if self.notes else None
+        return reason
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, strings, lists and dictionaries."""
         flops = self.flops

@@ -48,17 +48,17 @@ def test_rows_have_every_ratio_and_failures_say_why(
     monkeypatch.setattr(sys, "argv", [*command.split(), "--json", str(tmp_path / "out.json")])
     prefill.main()
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    told = {prefill.label(row): row for row in rows}
-    assert {"vanilla", "keep_all", "adatp 40%", "fastv 40%", "fastv_official 40%"} <= told.keys()
-    assert "out of reach" in told["fastv 5%"]["failed"]
+    noted = {prefill.label(row): row for row in rows}
+    assert {"vanilla", "keep_all", "adatp 40%", "fastv 40%", "fastv_official 40%"} <= noted.keys()
+    assert "out of reach" in noted["fastv 5%"]["failed"]
     for row in rows:
         assert row["model"] == "llava-onevision-0.5b"
         assert (row["device"], row["frames"], row["batch"]) == ("cpu", 2, 2)
         assert "failed" in row or {f"{name}_ratio" for name in RATIOS} <= row.keys()
-    assert all(told["vanilla"][f"{name}_ratio"] == 1 for name in {*RATIOS} - {"overhead", "relevance"})
-    assert 0.39 < told["adatp 40%"]["flops_ratio"] <= 0.4
-    assert told["adatp 40%"]["overhead"] > 0 == told["keep_all"]["overhead"] == told["vanilla"]["overhead"]
-    assert told["adatp 40%"]["kv_cache_ratio"] < 1 == told["keep_all"]["kv_cache_ratio"]
+    assert all(noted["vanilla"][f"{name}_ratio"] == 1 for name in {*RATIOS} - {"overhead", "relevance"})
+    assert 0.39 < noted["adatp 40%"]["flops_ratio"] <= 0.4
+    assert noted["adatp 40%"]["overhead"] > 0 == noted["keep_all"]["overhead"] == noted["vanilla"]["overhead"]
+    assert noted["adatp 40%"]["kv_cache_ratio"] < 1 == noted["keep_all"]["kv_cache_ratio"]
     assert "efficiency" in capsys.readouterr().out
     figure = scaling.plot(rows + [{**row, "batch": 1} for row in rows], 2)
     assert len(figure.axes) == len(scaling.PANELS)

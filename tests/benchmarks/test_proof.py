@@ -165,10 +165,10 @@ def test_against_adatp_is_paired(session: Session, tmp_path: Path) -> None:
 
 
 def test_a_clock_stops_when_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
-    told = tune.clock(2, time.monotonic() + 60)
-    told(None)
-    told("adatp: too low")
-    told(None)
+    noted = tune.clock(2, time.monotonic() + 60)
+    noted(None)
+    noted("adatp: too low")
+    noted(None)
     assert "skipped: adatp: too low" in capsys.readouterr().err
     with pytest.raises(tune.TimeIsUp):
         tune.clock(2, time.monotonic() - 1)(None)

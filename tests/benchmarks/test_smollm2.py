@@ -1,4 +1,4 @@
-"""Position bias on real language weights: SmolLM2 behind the embedded model's tower, projector untrained."""
+"""Position bias on real language weights: SmolLM2 after the embedded model's tower, projector untrained."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_visual_tokens_are_as_long_as_words(grafted: Session) -> None:
 
 
 def in_the_last_4(session: Session, *, black: bool = False) -> list[float]:
-    """By layer, share of the top-10 % tokens in the last 4 of frames all alike: content has no say."""
-    picture = make_clip(0, FRAMES, "validation").frames[:1] * (not black)
-    clip = Video(picture.repeat(FRAMES, axis=0), np.arange(FRAMES) / 2, FRAMES / 2, 2.0)
+    """By layer, share of the top-10 % tokens in the last 4 of equal frames: content plays no role."""
+    image = make_clip(0, FRAMES, "validation").frames[:1] * (not black)
+    clip = Video(image.repeat(FRAMES, axis=0), np.arange(FRAMES) / 2, FRAMES / 2, 2.0)
     found = measure(session, [(clip, "what colour is the star ?")], controls=())
     return [sum(row["top10_by_frame"][-4:]) for row in found["layers"]]
 

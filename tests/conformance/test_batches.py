@@ -41,7 +41,7 @@ def test_a_padded_batch_equals_its_single_runs(
 
 @feature("batch")
 def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> None:
-    """Wherever transformers runs it unpruned: everywhere, but for Gemma 3's pictures and windows."""
+    """Wherever transformers runs it unpruned: everywhere, except for Gemma 3's images and windows."""
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
     for layer in model.get_decoder().layers:  # what they get in the end

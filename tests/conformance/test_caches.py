@@ -42,7 +42,7 @@ def test_a_second_turn_on_one_cache(
         assert output.logits.shape[1] == second["input_ids"].shape[1]
         model(input_ids=torch.tensor([[17]]), past_key_values=cache)
     assert len(run.reports) == 1 + video
-    assert run.report.decode_steps == (1 if video else 8)  # what is read behind the video
+    assert run.report.decode_steps == (1 if video else 8)  # what is read after the video
     kept = [[*layer] for layer in run.reports[0].kept]
     length = first["input_ids"].shape[1]
     if video:
@@ -55,7 +55,7 @@ def test_a_second_turn_on_one_cache(
 
 
 @torch.no_grad()
-def test_a_second_video_for_several_prompts_at_once_is_not_pruned_behind_a_state(
+def test_a_second_video_for_several_prompts_at_once_is_not_pruned_after_a_state(
     prune: AdaTP, agree: Agree
 ) -> None:
     """Its fillers would lie between a sample's state and its next token."""
@@ -147,18 +147,18 @@ def test_a_cache_whose_rows_move_remembers_them(family: Any, change: str, prune:
 @engine
 @pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
 @torch.no_grad()
-def test_a_pruned_cache_looks_like_a_whole_one(family: Any, static: bool, prune: AdaTP) -> None:
+def test_a_pruned_cache_looks_like_a_complete_one(family: Any, static: bool, prune: AdaTP) -> None:
     """Transformers numbers positions and sizes masks by it."""
     model, inputs = build(family), batch(family, RAGGED)
     config = model.config.get_text_config()
-    whole, pruned = (StaticCache(config, 256) if static else DynamicCache(config=config) for _ in range(2))
-    model(**inputs, past_key_values=whole)
+    complete, pruned = (StaticCache(config, 256) if static else DynamicCache(config=config) for _ in range(2))
+    model(**inputs, past_key_values=complete)
     with prune(model):
         model(**inputs, past_key_values=pruned)
     for layer in {0, *shape_of(model).key_layers}:
-        assert pruned.get_seq_length(layer) == whole.get_seq_length(layer) == inputs["input_ids"].shape[1]
+        assert pruned.get_seq_length(layer) == complete.get_seq_length(layer) == inputs["input_ids"].shape[1]
         for new in (1, 5):
-            assert pruned.get_mask_sizes(new, layer) == whole.get_mask_sizes(new, layer)
+            assert pruned.get_mask_sizes(new, layer) == complete.get_mask_sizes(new, layer)
 
 
 @engine

@@ -131,10 +131,10 @@ def test_frames_of_any_number_of_tokens(
 @pytest.mark.parametrize(
     "method", [kind for kind in METHODS.values() if kind.name != "adatp"], ids=lambda m: m.name
 )
-def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: Any) -> None:
+def test_methods_for_complete_frames_refuse_others_before_the_decoder_runs(method: Any) -> None:
     """All others prune them."""
     model, inputs = build(VideoLlama3), batch(VideoLlama3, [Prompt(frames=8), Prompt(frames=12)])
-    whole = batch(VideoLlama3Whole, [Prompt(frames=8)])
+    complete = batch(VideoLlama3Whole, [Prompt(frames=8)])
     chosen = method() if method is Vanilla else method(flops=0.75)
     with chosen(model) as run, recorded(model) as record:
         if method.complete_frames:
@@ -149,7 +149,7 @@ def test_methods_for_whole_frames_refuse_others_before_the_decoder_runs(method: 
                 low < high for low, high in zip(*[run.report.visual_tokens[i] for i in (-1, 0)], strict=True)
             ) or (method is Vanilla or run.report.visual_tokens[0] < run.report.prompt_visual_tokens)
             assert method is Vanilla or run.report.flops_ratio <= 0.75
-        model(**whole)
+        model(**complete)
     assert method is Vanilla or run.report.flops_ratio <= 0.75
     if method.complete_frames:
         with replace(chosen, flops=1.0)(model):

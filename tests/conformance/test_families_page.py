@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adatp.models import supported
-from agreement import MARK, PAGE, SEEN, families_section, families_seen
+from agreement import MARK, OBSERVED, PAGE, families_observed, families_section
 from result_tables import written
 from suite import EVERY, FEATURES
 
@@ -17,12 +17,12 @@ from suite import EVERY, FEATURES
 def test_page_and_command_tell_of_every_family_and_feature() -> None:
     """They are what a run writes that asked everything of everyone, and passed."""
     passed = {(feature, family.name): "passed" for feature in FEATURES for family in EVERY}
-    told = json.loads(SEEN.read_text())
-    assert told == {**families_seen(passed), "transformers": told["transformers"]}
+    noted = json.loads(OBSERVED.read_text())
+    assert noted == {**families_observed(passed), "transformers": noted["transformers"]}
     page = PAGE.read_text()
     assert f"<!-- {MARK} -->" in page
-    assert written(page, MARK, families_section(told)) == page
-    assert {*told["families"]} == {*supported()}
+    assert written(page, MARK, families_section(noted)) == page
+    assert {*noted["families"]} == {*supported()}
     assert all(supported().values())
 
 
@@ -30,10 +30,10 @@ def test_what_did_not_run_or_failed_is_not_claimed() -> None:
     [first, second] = list(FEATURES)[:2]
     name = EVERY[0].name
     assert {first, second}.isdisjoint(EVERY[0].lacks())
-    seen = families_seen({(first, name): "failed"})
-    assert seen["families"][name][first] == "fails in the suite"
-    assert seen["families"][name][second] == "not run"
-    section = families_section(seen)
+    observed = families_observed({(first, name): "failed"})
+    assert observed["families"][name][first] == "fails in the suite"
+    assert observed["families"][name][second] == "not run"
+    section = families_section(observed)
     assert f"| `{name}` | {first} [1], {second} [2]" in section
     assert f"every feature: `{name}`" not in section
     assert "- [1] fails in the suite." in section

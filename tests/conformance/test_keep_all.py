@@ -21,10 +21,10 @@ from suite import GREEDY, batches, feature, generated_logits
 def test_keep_all_is_bit_identical(family: Any, attention: str, prompts: list[Prompt], agree: Agree) -> None:
     model, inputs = build(family, attention), batch(family, prompts)
     vanilla = model.generate(**inputs, **GREEDY)
-    whole = model(**inputs).logits
+    complete = model(**inputs).logits
     with AdaTP(flops=1.0)(model) as run:
         kept = model.generate(**inputs, **GREEDY)
-        agree(model(**inputs).logits, whole)
+        agree(model(**inputs).logits, complete)
     agree(kept.sequences, vanilla.sequences)
     agree(generated_logits(kept), generated_logits(vanilla))
     assert run.report.flops_ratio == 1

@@ -57,7 +57,7 @@ def test_with_the_kernels_of_flash_attention(
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="PyTorch has flash attention's kernels for GPUs alone")
 @pytest.mark.parametrize(("queries", "keys"), [(48, 48), (1, 48), (7, 48)])
 def test_the_kernels_of_flash_attention_are_plain_attention(queries: int, keys: int) -> None:
-    """Causal as seen from the last key; several query heads on one key."""
+    """Causal with respect to the last key; several query heads on one key."""
     q, k, v = torch.randn(2, queries, 4, 16), torch.randn(2, keys, 2, 16), torch.randn(2, keys, 2, 16)
     found = fake_flash.flash_attn_func(*(x.bfloat16() for x in (q, k, v)), causal=True)
     expected = fake_flash.flash_attn_func(*(x.bfloat16().float() for x in (q, k, v)), causal=True)

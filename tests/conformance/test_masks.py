@@ -60,7 +60,7 @@ def test_a_mask_of_single_queries_is_read_as_one_of_padding(
 def test_a_second_turn_whose_mask_covers_the_new_tokens_alone(
     family: Any, video: bool, static: bool, prune: AdaTP, agree: Agree
 ) -> None:
-    """It means that all that is cached is seen."""
+    """It means that all cached tokens are visible."""
     for attention in family.attentions:
         model, first = build(family, attention), batch(family, [Prompt(seed=1)])
         second = family.next_turn(first, batch(family, [Prompt(frames=6, seed=7)]))
@@ -74,9 +74,9 @@ def test_a_second_turn_whose_mask_covers_the_new_tokens_alone(
             second["position_ids"] = family.position(rows[None])
         with prune(model) as run:
             logits = []
-            for cache, seen in zip(caches, (old + new, new), strict=True):
+            for cache, observed in zip(caches, (old + new, new), strict=True):
                 model(**first, past_key_values=cache)
-                mask = torch.ones(1, seen, dtype=torch.int64)
+                mask = torch.ones(1, observed, dtype=torch.int64)
                 logits.append(model(**second, attention_mask=mask, past_key_values=cache).logits)
         assert len(run.reports) == 2 + 2 * video
         if family is not Gemma3:  # whose model reads the mask before the decoder does, as unpruned

@@ -55,7 +55,7 @@ class Merge(Method):
 
 
 class MergePlan(TokenPlan):
-    """Without scores; notes what the engine was told."""
+    """Without scores; notes what the engine was given."""
 
     def __init__(self, method: Merge, prefill: Prefill) -> None:
         super().__init__(method, prefill)

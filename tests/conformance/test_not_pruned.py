@@ -47,7 +47,7 @@ def test_text_alone_is_left_alone(family: Any, prune: AdaTP, agree: Agree) -> No
 
 
 @feature("warned", [family for family in EVERY if family.may_end_with_video])
-def test_a_video_with_no_words_behind_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
+def test_a_video_with_no_words_after_it_is_not_pruned(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)
     cut = int((inputs["input_ids"][0] == family.token).nonzero()[-1]) + 1
     for name in ("input_ids", "attention_mask", *BY_TOKEN):
@@ -71,7 +71,7 @@ def test_layers_that_run_without_their_hooks_are_noticed(monkeypatch: pytest.Mon
 
 @torch.no_grad()
 def test_decoding_that_generate_would_compile_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU `generate` compiles the steps behind a prompt on a static cache; here it does when told to."""
+    """On a GPU `generate` compiles the steps after a prompt on a static cache; here it does on request."""
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
     static = {**GREEDY, "cache_implementation": "static"}
     asked = CompileConfig(backend="eager", mode=None)

@@ -24,21 +24,21 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
     labels = inputs["input_ids"].where(inputs["input_ids"] < 90, -100)
     labels[:, :-5] = -100
     with prune(model) as run:
-        whole = model(**inputs, output_hidden_states=True)
+        complete = model(**inputs, output_hidden_states=True)
         picked = model(**inputs, logits_to_keep=torch.tensor([-3, -1]))
         loss = model(**inputs, labels=labels).loss
     length = inputs["input_ids"].shape[1]
-    assert whole.logits.shape[:2] == (3, length)
+    assert complete.logits.shape[:2] == (3, length)
     every = "logits_to_keep" not in inspect.signature(model.forward).parameters
-    agree(picked.logits, whole.logits if every else whole.logits[:, [-3, -1]], within=limit(family))
+    agree(picked.logits, complete.logits if every else complete.logits[:, [-3, -1]], within=limit(family))
     lengths = inputs["attention_mask"].sum().item() if every else 3
     assert run.report.flops.lm_head == 2 * lengths * model.lm_head.weight.numel()
     expected = torch.nn.functional.cross_entropy(
-        whole.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
+        complete.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
     )
     agree(loss, expected, within=limit(family))
-    assert len(whole.hidden_states) == len(family.layers) + 1
-    for made_by, state in enumerate(whole.hidden_states[1:]):  # zeros exactly where the layer did not run
+    assert len(complete.hidden_states) == len(family.layers) + 1
+    for made_by, state in enumerate(complete.hidden_states[1:]):  # zeros exactly where the layer did not run
         for b, kept in enumerate(run.report.kept[made_by]):
             ran = torch.zeros(length, dtype=torch.bool)
             ran[kept] = True

@@ -42,9 +42,9 @@ def test_what_the_cpu_does_and_no_layer_waits(
     with PretendedGPU(watched=SOURCE) as gpu:
         gpu.put(model)
         assert model.device == DEVICE
-        there, told = generate(model, gpu.put(inputs), method)
+        there, noted = generate(model, gpu.put(inputs), method)
         agree(there.cpu(), logits, within=limit(family))
-    assert told.visual_tokens == report.visual_tokens
+    assert noted.visual_tokens == report.visual_tokens
     # Planning reads the prompt and what the tower tells of the frames. Hooks of layers read nothing, in
     # prefill and in decode; AdaTP does where it chooses before the first layer alone.
     waiting = {place.split(":")[0].removeprefix(SOURCE) for place in gpu.waits}

@@ -83,7 +83,7 @@ def test_scores_of_a_second_turn_equal_eager_rows(
 
 @dataclass(frozen=True)
 class Look(Merge):
-    """Keeps everything and remembers what it was told."""
+    """Keeps everything and remembers what it was given."""
 
     tower_attention: ClassVar[bool] = True
 
@@ -92,13 +92,13 @@ class Look(Merge):
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         def keep_all(cut: Cut) -> Tensor:
-            told.append((cut.states, prefill.tower_attention(sample)))
+            noted.append((cut.states, prefill.tower_attention(sample)))
             return torch.arange(len(cut.token))
 
         return keep_all
 
 
-told: list[tuple[Tensor, Tensor]] = []
+noted: list[tuple[Tensor, Tensor]] = []
 
 
 @feature("tower")
@@ -112,15 +112,15 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(
     expected = model(**inputs).logits
     with Vanilla()(model) as vanilla:
         model(**inputs)
-    told.clear()
+    noted.clear()
     with Look()(model) as run:
         agree(model(**inputs).logits, expected)
     assert run.report.flops.vision > vanilla.report.flops.vision
     encoded = family.encode(model, inputs)
-    for (visual, received), video in zip(told, encoded, strict=True):
+    for (visual, received), video in zip(noted, encoded, strict=True):
         agree(visual, family.shown(video))
         assert len(visual) == len(received)
-    received, expected = torch.cat([received for _, received in told]), received_in_the_tower(family, inputs)
+    received, expected = torch.cat([received for _, received in noted]), received_in_the_tower(family, inputs)
     if family.compresses:
         expected = expected[inputs["video_compression_mask"]]
     agree(received, expected, within=1e-5)
@@ -158,7 +158,7 @@ def wide_videos(family: Any, prompts: list[Prompt]) -> dict[str, Tensor]:
 
 def received_in_the_tower(family: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What each token's patches receive in the last layer of an eager tower, by its own probabilities."""
-    model, seen = sharp_tower(family, "eager"), []
+    model, observed = sharp_tower(family, "eager"), []
     last = family.last_attention(model)
     modeling = sys.modules[type(last).__module__]
     eager = modeling.eager_attention_forward
@@ -166,7 +166,7 @@ def received_in_the_tower(family: Any, inputs: dict[str, Tensor]) -> Tensor:
     def spy(module: Any, *args: Any, **kwargs: Any) -> Any:
         output, weights = eager(module, *args, **kwargs)
         if module is last:
-            seen.append(weights.mean((1, 2)).flatten())
+            observed.append(weights.mean((1, 2)).flatten())
         return output, weights
 
     modeling.eager_attention_forward = spy
@@ -174,4 +174,4 @@ def received_in_the_tower(family: Any, inputs: dict[str, Tensor]) -> Tensor:
         family.encode(model, inputs)
     finally:
         modeling.eager_attention_forward = eager
-    return family.pooled(torch.cat(seen))
+    return family.pooled(torch.cat(observed))

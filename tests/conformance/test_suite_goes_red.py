@@ -61,7 +61,7 @@ def dropping(attention: str, prompts: Any, cache: str | None = None, **more: Any
 
 
 def decode_mask_unmapped(monkeypatch: Patch) -> Red:
-    """Masks of a decode step stay as wide as the whole sequence; a static cache takes them."""
+    """Masks of a decode step stay as wide as the complete sequence; a static cache takes them."""
     remap_mask = hooks.remap_mask
 
     def in_prefill(mask: Tensor | None, slots: CacheSlots, index: Tensor | None, *rest: Any) -> Tensor | None:
@@ -99,7 +99,7 @@ def first_layer_pruned(monkeypatch: Patch) -> Red:
     """Transformers sizes masks and counts positions by the first layer's cache, cut short."""
     monkeypatch.setattr(cache, "missing_slots", lambda held: 0)
     return Red(
-        test_caches.test_a_pruned_cache_looks_like_a_whole_one,
+        test_caches.test_a_pruned_cache_looks_like_a_complete_one,
         {"static": False, "prune": EARLY},
         by="get_seq_length",
     )
@@ -115,7 +115,7 @@ def rotary_positions_recounted(monkeypatch: Patch) -> Red:
     return dropping("sdpa", ONE)
 
 
-def fillers_seen(monkeypatch: Patch) -> Red:
+def fillers_visible(monkeypatch: Patch) -> Red:
     """Rows of a batch that kept fewer tokens attend to what fills them up."""
     slots_after = hooks.slots_after
 
@@ -191,7 +191,7 @@ def rows_forgotten(monkeypatch: Patch) -> Red:
     return Red(test_caches.test_a_cache_whose_rows_move_remembers_them, {"change": "reorder"})
 
 
-def hooks_left_behind(monkeypatch: Patch) -> Red:
+def hooks_left_installed(monkeypatch: Patch) -> Red:
     """Leaving takes nothing away."""
     monkeypatch.setattr(Engine, "remove", lambda self: None)
     return Red(test_contexts.test_leaving_restores_everything, {"fails": False}, by="Differing items")
@@ -203,14 +203,14 @@ MUTATIONS = [
     gapped_position_ids,
     first_layer_pruned,
     rotary_positions_recounted,
-    fillers_seen,
+    fillers_visible,
     masks_where_none_is_needed,
     neighbours_scored,
     states_left_where_they_are,
     states_touched_when_all_are_kept,
     deepstack_misaddressed,
     rows_forgotten,
-    hooks_left_behind,
+    hooks_left_installed,
 ]
 
 

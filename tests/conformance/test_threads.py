@@ -73,11 +73,11 @@ def test_threads_do_not_see_each_other(method: Method, attention: str) -> None:
         by_length = {report.prompt_tokens[0]: report for report in run.reports}
     for mine, alone, report in zip(found, expected, reports, strict=True):
         assert torch.equal(generated_logits(mine), alone)
-        told = by_length[report.prompt_tokens[0]]
-        assert told.tokens == report.tokens
-        assert told.flops == report.flops
-        assert told.decode_steps == report.decode_steps
-        assert told.milliseconds["vision"] > 0
+        noted = by_length[report.prompt_tokens[0]]
+        assert noted.tokens == report.tokens
+        assert noted.flops == report.flops
+        assert noted.decode_steps == report.decode_steps
+        assert noted.milliseconds["vision"] > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -32,7 +32,14 @@ def test_the_notebook_shows_what_is_stored(tmp_path: Path) -> None:
         transport="ipc",
         ip=str(tmp_path / "kernel"),
     )
-    client = NotebookClient(found, km=manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        found,
+        km=manager,
+        timeout=600,
+        startup_timeout=300,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
     client.execute(env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     for cell in found.cells:
         cell.get("metadata", {}).pop("execution", None)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import adatp
+from adatp import Session
 from adatp.cli import _command, main
+from adatp.methods import METHODS
+from adatp.tiny import CLIP
 from clips import write_clip
 from families import LlavaOnevision, Qwen25VL, build
 from pages import DOCS, blocks, commands, renewed
@@ -18,8 +22,12 @@ from processors import PROCESSORS
 
 EXECUTED = (
     *("index.md", "quickstart.md", "target.md", "your-model.md", "see.md", "bias.md", "methods/index.md"),
+    *("evaluation.md", "contexts.md", "world2.md"),
 )
 """Pages whose code stands for itself. Others have tests of their own, or show parts of a program."""
+
+PARTS = ("peers.md", "vllm.md")
+"""Pages whose code prunes a model that is there already."""
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 FRONT = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *(DOCS / name for name in PAGES)]
@@ -36,7 +44,7 @@ def on_the_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / family.name) for name, family in ids.items()}
 
 
-@pytest.mark.parametrize("name", EXECUTED)
+@pytest.mark.parametrize("name", [*EXECUTED, *PARTS])
 def test_the_page_prints_what_it_shows(
     name: str,
     on_the_hub: dict[str, str],
@@ -49,10 +57,16 @@ def test_the_page_prints_what_it_shows(
     monkeypatch.setenv("COLUMNS", "80")
     text = (DOCS / name).read_text()
 
+    names = {}
+    if name in PARTS:
+        session = Session()
+        inputs = session.prepare(CLIP, "what colour is the star ?").inputs
+        names = {"model": session.model, "processor": session.processor, "inputs": inputs}
+
     def printed() -> str:
         return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
 
-    found = renewed(text, name, on_the_hub, main, printed)
+    found = renewed(text, name, names, on_the_hub, main, printed)
     if os.environ.get("WRITE_PAGES"):
         (DOCS / name).write_text(found)
     else:
@@ -62,8 +76,7 @@ def test_the_page_prints_what_it_shows(
 @pytest.mark.parametrize("path", FRONT, ids=lambda path: path.name)
 def test_blocks_of_python_are_python(path: Path) -> None:
     for code in blocks(path.read_text(), "python"):
-        if not code.startswith(">>>"):
-            compile(code, path.name, "exec")
+        compile(code, path.name, "exec")
 
 
 @pytest.mark.parametrize("path", FRONT, ids=lambda path: path.name)
@@ -82,3 +95,13 @@ def test_every_page_is_named_once_in_the_navigation() -> None:
     for page in PAGES:
         if not page.startswith("decisions/"):
             assert navigation.count(f" {page}\n") == 1, page
+
+
+def test_every_method_has_its_page() -> None:
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {"index", *METHODS}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    named = {line.rsplit(".", 1)[1] for line in pages.splitlines() if line.startswith("::: ")}
+    assert set(adatp.__all__) <= named

@@ -59,11 +59,11 @@ def test_the_python_example_prints_what_is_shown(capsys: pytest.CaptureFixture[s
     assert language == "python"
     exec(compile(code, "README.md", "exec", dont_inherit=True), {})
     words = capsys.readouterr().out.split()
-    for word, told in zip(words, expected.split(), strict=True):
+    for word, noted in zip(words, expected.split(), strict=True):
         if word.startswith("0."):
-            assert float(word) == pytest.approx(float(told), rel=1e-6)
+            assert float(word) == pytest.approx(float(noted), rel=1e-6)
         else:
-            assert word == told
+            assert word == noted
 
 
 def test_the_page_of_the_session_prints_what_is_shown(
@@ -98,7 +98,7 @@ def test_the_demo_prints_what_is_shown_but_for_times(
 def test_the_budgets_shown_are_those_of_the_7b_model(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The sizes of Qwen2-7B behind the tower that is the config's default, SigLIP so400m at 384 pixels."""
+    """The sizes of Qwen2-7B after the tower that is the config's default, SigLIP so400m at 384 pixels."""
     monkeypatch.setenv("COLUMNS", "80")
     qwen2_7b = {
         "model_type": "qwen2",
@@ -121,8 +121,8 @@ def test_the_settings_shown_are_the_defaults() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", METHOD, re.MULTILINE))
     names = {"on": True, "off": False}
     for name, value in table.items():
-        told = names.get(value, value.strip('`"'))
-        assert str(getattr(defaults, name)) == str(told)
+        noted = names.get(value, value.strip('`"'))
+        assert str(getattr(defaults, name)) == str(noted)
     others = {"start", "end", "global_debias", "local_debias"}  # rows of two settings
     assert set(table) == set(vars(defaults)) - others
     for name in others:
@@ -158,7 +158,7 @@ def test_the_example_of_a_method_works(family: Any) -> None:
 
 
 class Llava(LlavaNextVideo):
-    """4 x 4 patches a picture, each of them a token."""
+    """4 x 4 patches per image, each of them a token."""
 
     name = "llava"
     model_class = LlavaForConditionalGeneration
@@ -188,9 +188,9 @@ def test_the_example_of_a_family_works(monkeypatch: pytest.MonkeyPatch, agree: A
     names = run_guide("class Llava")
     assert isinstance(family_of("llava"), names["Llava"])
     assert not family_of("llava").takes_videos(None)
-    whole = model(**inputs).logits
+    complete = model(**inputs).logits
     with AdaTP(flops=1.0)(model):
-        assert torch.equal(model(**inputs).logits, whole)
+        assert torch.equal(model(**inputs).logits, complete)
     settings: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
     for early in ("on", "off"):
         with AdaTP(flops=0.5, early=early)(model) as run, recorded(model) as record:
@@ -202,8 +202,8 @@ def test_the_example_of_a_family_works(monkeypatch: pytest.MonkeyPatch, agree: A
         model(**inputs)
     with flop_counter() as counter:
         model.base_model.get_image_features(inputs["pixel_values"])
-    told = run.report.flops.vision
-    assert told == pytest.approx(counter.get_total_flops(), rel=0.01)
+    noted = run.report.flops.vision
+    assert noted == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_the_tables_shown_are_those_of_the_results() -> None:

@@ -6,6 +6,8 @@ import html
 import re
 from pathlib import Path
 
+import pytest
+
 from messages import ANY, messages
 
 ROOT = Path(__file__).parents[2]
@@ -19,17 +21,20 @@ def entries(page: str) -> set[str]:
     return {html.unescape(re.sub(r"\\(.)", r"\1", each)) for each in found}
 
 
-def test_every_message_has_its_entry() -> None:
-    said = messages(ROOT / "src" / "adatp")
+@pytest.fixture(scope="module")
+def said() -> dict[str, str]:
+    return messages(ROOT / "src" / "adatp")
+
+
+def test_every_message_has_its_entry(said: dict[str, str]) -> None:
     missing = {text: place for text, place in said.items() if text not in entries(PAGE)}
     assert not missing, "docs/troubleshooting.md lacks: " + "".join(
         f"\n| {text} | what it means, what to do |  ({place})" for text, place in missing.items()
     )
 
 
-def test_every_entry_is_said_somewhere() -> None:
-    said = messages(ROOT / "src" / "adatp")
-    assert not entries(PAGE) - said.keys()
+def test_every_entry_is_said_somewhere(said: dict[str, str]) -> None:
+    assert sorted(entries(PAGE) - said.keys()) == []
 
 
 def test_messages_are_found_in_every_form(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def demand(right: bool, what: str) -> None:
 
 @dataclass
 class Merged:
-    """The tokens that one cut averaged, by positions in the whole sequence."""
+    """The tokens that one cut averaged, by positions in the complete sequence."""
 
     layer: int
     sample: int
@@ -48,7 +48,7 @@ class Call:
 
 
 @dataclass
-class Told:
+class Noted:
     """Everything about the checked request."""
 
     calls: list[Call] = field(default_factory=list)
@@ -56,17 +56,17 @@ class Told:
     real: Tensor = field(default_factory=lambda: torch.ones(0, 0, dtype=torch.bool))
 
 
-def take(told: Told, model: Any, arguments: dict[str, Any], run: Any, merged: list[Merged]) -> None:
+def take(noted: Noted, model: Any, arguments: dict[str, Any], run: Any, merged: list[Merged]) -> None:
     """One call, with what it was reported to keep."""
-    before, start = len(run.reports), sum(call.length for call in told.calls)
+    before, start = len(run.reports), sum(call.length for call in noted.calls)
     merged.clear()
     logits = model(**arguments).logits
     new = arguments["input_ids"].shape[1]
     demand(logits.shape[1] == new, "logits of a call are as many as its tokens")
-    told.calls.append(Call(start, new, logits, run.reports[-1] if len(run.reports) > before else None))
+    noted.calls.append(Call(start, new, logits, run.reports[-1] if len(run.reports) > before else None))
     for each in merged:
-        told.merged.append(Merged(each.layer, each.sample, each.kept + start, each.alive + start, each.into))
-    told.real = torch.nn.functional.pad(told.real, (0, start + new - told.real.shape[1]), value=True)
+        noted.merged.append(Merged(each.layer, each.sample, each.kept + start, each.alive + start, each.into))
+    noted.real = torch.nn.functional.pad(noted.real, (0, start + new - noted.real.shape[1]), value=True)
 
 
 @contextmanager
@@ -86,16 +86,16 @@ def merges() -> Iterator[list[Merged]]:
         yield merged
 
 
-def kept_positions(told: Told, layers: int, copies: int = 1) -> list[list[Tensor]]:
-    """``[layer][sample]``: positions of the whole sequence that no cut has dropped."""
-    seen = told.real.expand(layers, -1, -1).clone()
-    for call in told.calls:
+def kept_positions(noted: Noted, layers: int, copies: int = 1) -> list[list[Tensor]]:
+    """``[layer][sample]``: positions of the complete sequence that no cut has dropped."""
+    observed = noted.real.expand(layers, -1, -1).clone()
+    for call in noted.calls:
         for layer, by_sample in enumerate(call.report.kept if call.report is not None else ()):
             for sample, positions in enumerate(by_sample[::copies]):
                 part = torch.zeros(call.length, dtype=torch.bool)
                 part[positions - call.start] = True
-                seen[layer, sample, call.start : call.start + call.length] &= part
-    return [[row.nonzero()[:, 0] for row in layer] for layer in seen]
+                observed[layer, sample, call.start : call.start + call.length] &= part
+    return [[row.nonzero()[:, 0] for row in layer] for layer in observed]
 
 
 @contextmanager
@@ -126,17 +126,17 @@ def averaged(model: Any, merged: list[Merged]) -> Iterator[None]:
             handle.remove()
 
 
-def reference(model: Any, record: Record, told: Told, kept: list[list[Tensor]]) -> Tensor:
-    with averaged(model, told.merged):
-        return masked_logits(model, record, kept, told.real)
+def reference(model: Any, record: Record, noted: Noted, kept: list[list[Tensor]]) -> Tensor:
+    with averaged(model, noted.merged):
+        return masked_logits(model, record, kept, noted.real)
 
 
-def compare(model: Any, record: Record, told: Told) -> None:
+def compare(model: Any, record: Record, noted: Noted) -> None:
     """Logits of every token that all layers processed, in every call."""
-    record = last_calls(record, len(told.calls))
-    kept = kept_positions(told, len(model.get_decoder().layers))
-    expected = reference(model, record, told, kept)
-    for number, call in enumerate(told.calls):
+    record = last_calls(record, len(noted.calls))
+    kept = kept_positions(noted, len(model.get_decoder().layers))
+    expected = reference(model, record, noted, kept)
+    for number, call in enumerate(noted.calls):
         end = call.start + call.length
         first = end - call.logits.shape[1]
         for sample, positions in enumerate(kept[-1]):
@@ -153,10 +153,10 @@ def last_calls(record: Record, count: int) -> Record:
     return replace(record, **{name: part[max(0, len(part) - count) :] for name, part in lists.items()})
 
 
-def check_reports(scenario: Scenario, told: Told) -> None:
+def check_reports(scenario: Scenario, noted: Noted) -> None:
     """The target is met in a first turn; layers keep ever fewer tokens, and all that is no video's."""
     target = scenario.method.flops
-    for call in told.calls:
+    for call in noted.calls:
         if call.report is None:
             continue
         for above, below in zip(call.report.kept, call.report.kept[1:], strict=False):

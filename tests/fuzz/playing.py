@@ -21,7 +21,7 @@ from families import IMAGE, VIDEO, Prompt, batch, build
 from judging import (
     Call,
     Merged,
-    Told,
+    Noted,
     WrongError,
     check_reports,
     compare,
@@ -103,9 +103,9 @@ def prompt_inputs(scenario: Scenario) -> dict[str, Tensor]:
 def calls(scenario: Scenario, model: Any, inputs: dict[str, Tensor]) -> str:
     """Of forward, with further turns and a few steps."""
     with entered(scenario, model) as run, recorded(model) as record, merges() as merged:
-        told = converse(scenario, model, inputs, run, merged)
-    check_reports(scenario, told)
-    compare(model, record, told)
+        noted = converse(scenario, model, inputs, run, merged)
+    check_reports(scenario, noted)
+    compare(model, record, noted)
     return "equal"
 
 
@@ -125,10 +125,10 @@ def split(scenario: Scenario, model: Any, inputs: dict[str, Tensor]) -> str:
 
     with entered(scenario, model) as run, recorded(model) as record, merges() as merged:
         cache = new_cache(scenario, model, inputs["input_ids"].shape[1])
-        told = Told([], [], inputs["attention_mask"].bool())
+        noted = Noted([], [], inputs["attention_mask"].bool())
         for part in (first, second):
-            take(told, model, {**part, "past_key_values": cache}, run, merged)
-    compare(model, record, told)
+            take(noted, model, {**part, "past_key_values": cache}, run, merged)
+    compare(model, record, noted)
     return "equal"
 
 
@@ -145,20 +145,20 @@ def generate(scenario: Scenario, model: Any, inputs: dict[str, Tensor], **how: A
         before = len(run.reports)
         model.generate(**inputs, **settings)
         reports = run.reports[before:]
-    if scenario.cache == "none":  # every step reads and prunes the whole sequence: the first is compared
+    if scenario.cache == "none":  # every step reads and prunes the complete sequence: the first is compared
         for calls in (record.embeds, record.positions, record.deepstack, record.logits):
             del calls[1:]
         merged[:] = merged[: len(merged) // STEPS]
         record.types = inputs.get("token_type_ids")
-    told = Told([], merged, inputs["attention_mask"].bool().repeat_interleave(copies, 0))
+    noted = Noted([], merged, inputs["attention_mask"].bool().repeat_interleave(copies, 0))
     start = 0
     for number, (embeds, logits) in enumerate(zip(record.embeds, record.logits, strict=True)):
         report = reports[0] if reports and not number else None
-        told.calls.append(Call(start, embeds.shape[1], logits[:, None], report))
+        noted.calls.append(Call(start, embeds.shape[1], logits[:, None], report))
         start += embeds.shape[1]
-    told.real = torch.nn.functional.pad(told.real, (0, start - told.real.shape[1]), value=True)
-    check_reports(scenario, told)
-    compare(model, record, told)
+    noted.real = torch.nn.functional.pad(noted.real, (0, start - noted.real.shape[1]), value=True)
+    check_reports(scenario, noted)
+    compare(model, record, noted)
     return "equal"
 
 
@@ -175,18 +175,18 @@ def beams(scenario: Scenario, model: Any, inputs: dict[str, Tensor]) -> str:
         before = len(run.reports)
         output = model.generate(**inputs, **how)
         reports = run.reports[before:]
-    whole = continued(inputs, output.sequences)
+    complete = continued(inputs, output.sequences)
     with recorded(model) as record:
-        model(**whole)
+        model(**complete)
     prompt = inputs["input_ids"].shape[1]
     call = Call(0, prompt, torch.empty(0), reports[0] if reports else None)
-    told = Told([call], [], whole["attention_mask"].bool())
+    noted = Noted([call], [], complete["attention_mask"].bool())
     rows = [each.sample for each in merged]
-    told.merged = [each for each, row in zip(merged, rows, strict=True) if row % 2 == 0]
-    for each in told.merged:
+    noted.merged = [each for each, row in zip(merged, rows, strict=True) if row % 2 == 0]
+    for each in noted.merged:
         each.sample //= 2
-    kept = kept_positions(told, len(model.get_decoder().layers), copies=2)
-    logits = reference(model, record, told, kept)[:, -STEPS - 1 : -1]
+    kept = kept_positions(noted, len(model.get_decoder().layers), copies=2)
+    logits = reference(model, record, noted, kept)[:, -STEPS - 1 : -1]
     expected = logits.log_softmax(-1).gather(2, output.sequences[:, -STEPS:, None]).sum((1, 2))
     error = (output.sequences_scores - expected).abs().max().item()
     demand(error <= 1e-5, f"scores of beams differ by {error:.3g}")  # transformers adds them up in float32
@@ -323,13 +323,13 @@ def new_cache(scenario: Scenario, model: Any, length: int) -> Any:
 
 def converse(
     scenario: Scenario, model: Any, inputs: dict[str, Tensor], run: Any, merged: list[Merged]
-) -> Told:
+) -> Noted:
     """The first turn, those that follow, and a few steps, on one cache."""
     family, size = FOUND[scenario.family], len(inputs["input_ids"])
-    told = Told([], [], inputs["attention_mask"].bool())
+    noted = Noted([], [], inputs["attention_mask"].bool())
     if scenario.cache == "none":
-        take(told, model, {**inputs, "use_cache": False}, run, merged)
-        return told
+        take(noted, model, {**inputs, "use_cache": False}, run, merged)
+        return noted
     turns: list[dict[str, Tensor]] = [inputs]
     for turn in scenario.turns:
         if turn.frames:
@@ -355,12 +355,12 @@ def converse(
         if padded and start and family.multimodal_rope:  # transformers would number the mask, not the new ids
             padded["position_ids"] = family.position(torch.arange(start, end).expand(size, -1))
         rest = {name: part for name, part in turn.items() if name != "attention_mask"}
-        take(told, model, {**rest, **padded, "past_key_values": cache}, run, merged)
-    return told
+        take(noted, model, {**rest, **padded, "past_key_values": cache}, run, merged)
+    return noted
 
 
-def converse_without_types(scenario: Scenario) -> Told:
-    """Gemma 3 wants the types of the whole sequence, which only a second turn is given here."""
+def converse_without_types(scenario: Scenario) -> Noted:
+    """Gemma 3 wants the types of the complete sequence, which only a second turn is given here."""
     raise SkippedError(scenario.family)
 
 

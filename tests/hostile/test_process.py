@@ -1,4 +1,4 @@
-"""What the process as a whole meets: full disks, Ctrl-C, odd encodings, a torchvision that does not fit."""
+"""What the process meets: full disks, Ctrl-C, odd encodings, a torchvision that does not fit."""
 
 from __future__ import annotations
 
@@ -105,8 +105,9 @@ def test_ctrl_c_that_a_library_swallows_ends_the_command(run: Run, monkeypatch: 
     assert run(*BIAS)[0] == 0
 
 
-def test_a_torchvision_that_does_not_fit_is_as_none(tmp_path: Path) -> None:
-    """It raises as it is imported, and transformers with it."""
+@pytest.fixture
+def broken_torchvision(tmp_path: Path) -> dict[str, str]:
+    """An environment whose torchvision raises as it is imported, and transformers with it."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -115,18 +116,30 @@ def test_a_torchvision_that_does_not_fit_is_as_none(tmp_path: Path) -> None:
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    return os.environ | {"PYTHONPATH": path}
+
+
+def test_a_torchvision_that_does_not_fit_is_as_none(broken_torchvision: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, "ask", *QUICK],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        [sys.executable, "-c", MAIN, "ask", *QUICK], capture_output=True, text=True, env=broken_torchvision
     )
     assert (done.returncode, done.stderr) == (0, "")
     program = "from adatp.torchvision_guard import BROKEN; print(BROKEN)"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+        [sys.executable, "-c", program], capture_output=True, text=True, env=broken_torchvision
     )
     assert done.stdout == "operator torchvision::nms does not exist\n"
+
+
+@pytest.mark.parametrize("first", ["models", "evaluation"])
+def test_whatever_is_imported_first_a_torchvision_that_does_not_fit_is_as_none(
+    first: str, broken_torchvision: dict[str, str]
+) -> None:
+    program = f"import adatp.{first}; from transformers import AutoProcessor; print('fine')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=broken_torchvision
+    )
+    assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
 def test_an_answer_is_no_command_to_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ HOSTILE: dict[str, tuple[Make, int, str]] = {
     "many frames": (fields(frames=100_000), 400, "frames is 100000, the limit"),
     "no FLOPs": (fields(flops=0), 400, "flops"),
     "FLOPs beyond vanilla": (fields(flops=1.5), 400, "flops"),
-    "FLOPs out of reach": (fields(flops=1e-9), 400, "out of reach"),
+    "FLOPs out of reach": (fields(flops=1e-9, strict=True), 400, "out of reach"),
     "a method of Python": (fields(method="__class__"), 400, "no method"),
     "many stops": (fields(stop=["x"] * 100), 400, "stop"),
     "an empty stop": (fields(stop=""), 400, "stop"),

@@ -1,4 +1,4 @@
-"""``adatp paper --offline-check``: the whole chain through lmms-eval's own program."""
+"""``adatp paper --offline-check``: the complete chain through lmms-eval's own program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adatp.paper.offline import TASKS
 Command = Callable[..., tuple[int, str, str]]
 
 
-def test_the_whole_chain(run: Command, tmp_path: Path) -> None:
+def test_the_complete_chain(run: Command, tmp_path: Path) -> None:
     out = tmp_path / "paper"
     code, text, err = run("paper", "--offline-check", "--out", out)
     logs = {log: log.read_text() for log in out.rglob("log.txt")}

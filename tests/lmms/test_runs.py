@@ -1,4 +1,4 @@
-"""Whole runs: what fails, what is written, several processes."""
+"""Complete runs: what fails, what is written, several processes."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_images_alone_are_answered_unpruned(checkpoints: Checkpoints, tmp_path: 
 
 def test_the_settings_of_the_task_are_kept(checkpoints: Checkpoints, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 8)
-    whole = {"max_new_tokens": 3, "temperature": 0}
-    tasks = write_task(tmp_path / "whole", [Question(QUESTION, [clip])], whole)
+    complete = {"max_new_tokens": 3, "temperature": 0}
+    tasks = write_task(tmp_path / "whole", [Question(QUESTION, [clip])], complete)
     arguments = {"pretrained": checkpoints / "smolvlm", "frames": 8}
     with noted() as asked:
         [answer] = said(evaluate("adatp", arguments, tasks))
@@ -70,7 +70,7 @@ def test_the_settings_of_the_task_are_kept(checkpoints: Checkpoints, tmp_path: P
     assert asked.settings[0]["do_sample"] is False
     assert len(answer.split()) > 1
     tasks = write_task(
-        tmp_path / "cut", [Question(QUESTION, [clip])], {**whole, "until": [answer.split()[1]]}
+        tmp_path / "cut", [Question(QUESTION, [clip])], {**complete, "until": [answer.split()[1]]}
     )
     [cut] = said(evaluate("adatp", arguments, tasks))
     assert cut == answer.split(answer.split()[1])[0] != answer

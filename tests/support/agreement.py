@@ -23,7 +23,7 @@ from oracle import Record, masking_error
 PRECISIONS = ("float64", "float32", "bfloat16")
 MARK = "families"
 ROOT = Path(__file__).parents[2]
-SEEN, PAGE = ROOT / "src" / "adatp" / "models" / "tested.json", ROOT / "docs" / "families.md"
+OBSERVED, PAGE = ROOT / "src" / "adatp" / "models" / "tested.json", ROOT / "docs" / "families.md"
 
 Results = Mapping[tuple[str, str], str]
 """``passed`` or ``failed`` of each (feature, family) that ran."""
@@ -171,16 +171,16 @@ def error_table(errors: Mapping[tuple[str, str], list[float]]) -> list[str]:
     return [head, *(line(feature, [feature]) for feature in features), line("all", features)]
 
 
-def families_seen(results: Results) -> dict[str, Any]:
+def families_observed(results: Results) -> dict[str, Any]:
     """What ``adatp models`` and the page of families tell: by family and feature ``yes``, or why not."""
     import transformers  # not before torchvision is on the path
 
     from suite import EVERY, FEATURES
 
     def cell(family: Any, feature: str) -> str:
-        told = {"passed": "yes", "failed": "fails in the suite"}
-        seen = results.get((feature, family.name), "")
-        return family.lacks().get(feature) or told.get(seen, "not run")
+        noted = {"passed": "yes", "failed": "fails in the suite"}
+        observed = results.get((feature, family.name), "")
+        return family.lacks().get(feature) or noted.get(observed, "not run")
 
     return {
         "transformers": transformers.__version__,
@@ -189,17 +189,17 @@ def families_seen(results: Results) -> dict[str, Any]:
     }
 
 
-def families_section(seen: Mapping[str, Any]) -> str:
+def families_section(observed: Mapping[str, Any]) -> str:
     """The types that do all, the others with what they do not do, and the reasons."""
     reasons: list[str] = []
 
-    def missing(told: Mapping[str, str]) -> str:
-        found = {feature: why for feature, why in told.items() if why != "yes"}
+    def missing(noted: Mapping[str, str]) -> str:
+        found = {feature: why for feature, why in noted.items() if why != "yes"}
         reasons.extend(why for why in dict.fromkeys(found.values()) if why not in reasons)
         return ", ".join(f"{feature} [{reasons.index(why) + 1}]" for feature, why in found.items())
 
-    lacking = {name: missing(told) for name, told in seen["families"].items()}
-    whole = ", ".join(f"`{name}`" for name, but in lacking.items() if not but)
+    lacking = {name: missing(noted) for name, noted in observed["families"].items()}
+    complete = ", ".join(f"`{name}`" for name, but in lacking.items() if not but)
     rows = [
         ["Model type", "all but"],
         ["---", "---"],
@@ -207,10 +207,10 @@ def families_section(seen: Mapping[str, Any]) -> str:
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- [{number}] {why}." for number, why in enumerate(reasons, 1))
-    told = "\n".join(f"- **{name}**: {meaning}." for name, meaning in seen["features"].items())
+    noted = "\n".join(f"- **{name}**: {meaning}." for name, meaning in observed["features"].items())
     return (
-        f"{len(lacking)} model types. These have every feature: {whole}.\n\n{table}\n\n{notes}\n\n"
-        f"The features:\n\n{told}\n\nSeen with transformers {seen['transformers']}."
+        f"{len(lacking)} model types. These have every feature: {complete}.\n\n{table}\n\n{notes}\n\n"
+        f"The features:\n\n{noted}\n\nSeen with transformers {observed['transformers']}."
     )
 
 
@@ -218,6 +218,6 @@ def write_page(results: Results) -> None:
     """Renew what ``adatp models`` reads, and the table on the page."""
     from result_tables import written
 
-    seen = families_seen(results)
-    SEEN.write_text(json.dumps(seen, indent=1) + "\n")
-    PAGE.write_text(written(PAGE.read_text(), MARK, families_section(seen)))
+    observed = families_observed(results)
+    OBSERVED.write_text(json.dumps(observed, indent=1) + "\n")
+    PAGE.write_text(written(PAGE.read_text(), MARK, families_section(observed)))

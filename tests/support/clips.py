@@ -16,8 +16,8 @@ FRAMES = 48  # of a clip, unless said otherwise
 CELLS = 4  # an index is CELLS x CELLS black or white cells, the lowest bit at the top left: up to 65,536
 
 
-def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """The (height, width, 3) uint8 picture that spells `index`."""
+def image_of(index: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """The (height, width, 3) uint8 image that spells `index`."""
     row = np.arange(height)[:, None] * CELLS // height
     column = np.arange(width)[None, :] * CELLS // width
     white = (index >> (row * CELLS + column)) & 1
@@ -25,7 +25,7 @@ def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 def index_of(image: np.ndarray) -> int:
-    """The index that a decoded (height, width, 3) picture spells."""
+    """The index that a decoded (height, width, 3) image spells."""
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in image.shape[:2])
     white = (image[np.ix_(rows, columns)].mean(axis=2) > 128).ravel()
     return int(white @ (1 << np.arange(white.size)))
@@ -100,9 +100,9 @@ CLIPS = {
     "plain.apng": {"codec": "apng", "pix_fmt": "rgb24"},
 }
 # Reordered frames in a container that has no times for them, a program stream whose packets are others after
-# a seek, and a codec that does not say which of its frames are key pictures.
+# a seek, and a codec that does not say which of its frames are key frames.
 UNSURE = ["b-frames.avi", "h264.avi", "bare.h264", "mpeg1.mpg", "mpeg2.vob", "qtrle.mov"]
-WHOLE = [name for name in CLIPS if name not in UNSURE]
+COMPLETE = [name for name in CLIPS if name not in UNSURE]
 
 
 def decoded(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +163,7 @@ def write_clip(
         reformatter = VideoReformatter()
         for index in range(frames):
             frame = reformatter.reformat(
-                av.VideoFrame.from_ndarray(picture(index, width, height)), format=pix_fmt
+                av.VideoFrame.from_ndarray(image_of(index, width, height)), format=pix_fmt
             )
             frame.pts, frame.time_base = pts[index] if pts else index, Fraction(1, FPS)
             container.mux(video.encode(frame))

@@ -36,7 +36,7 @@ def flash_attn_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """Attention of (batch, length, heads, width) tensors, causal as seen from the last key."""
+    """Attention of (batch, length, heads, width) tensors, causal with respect to the last key."""
     assert dropout_p == softcap == 0
     assert window_size == (-1, -1)
     if kernels_of_a_gpu(q):
@@ -46,8 +46,8 @@ def flash_attn_func(
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     logits = query @ key.transpose(2, 3) * (q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale)
     if causal:
-        seen = torch.ones(logits.shape[2:], dtype=torch.bool).tril(logits.shape[3] - logits.shape[2])
-        logits = logits.masked_fill(~seen, -torch.inf)
+        observed = torch.ones(logits.shape[2:], dtype=torch.bool).tril(logits.shape[3] - logits.shape[2])
+        logits = logits.masked_fill(~observed, -torch.inf)
     return (logits.softmax(-1).nan_to_num(0) @ value).transpose(1, 2)  # rows that see nothing come out zero
 
 

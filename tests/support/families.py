@@ -61,7 +61,7 @@ class Family:
     model_class: Any
     token = VIDEO  # stands for a visual token
     tokens_a_frame = 4
-    trailing = 0  # placeholders behind a video that stand for no visual token
+    trailing = 0  # placeholders after a video that stand for no visual token
     features_a_frame = 16  # what the tower makes of a frame
     step = 1  # frames of pixels in one frame of tokens
     any_size = False  # whether a frame's tokens follow its size
@@ -89,9 +89,9 @@ class Family:
         if not cls.tower_known:
             why["tower"] = "its vision tower's attention is not known to us"
         if not cls.several_videos:
-            why["videos"] = "frames are pictures: all those of a prompt are its one video"
+            why["videos"] = "frames are images: all images of a prompt are its one video"
         if not cls.images_beside:
-            why["images"] = "a picture's placeholders are those of a video's frames"
+            why["images"] = "an image has the same placeholders as a video's frames"
         return why
 
     @classmethod
@@ -114,7 +114,7 @@ class Family:
 
     @staticmethod
     def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Inputs of a turn behind another one."""
+        """Inputs of a turn after another one."""
         return {name: part for name, part in second.items() if name != "attention_mask"}
 
     @staticmethod
@@ -151,7 +151,7 @@ class Family:
 
 
 class LlavaOnevision(Family):
-    """4 x 4 patches a frame, pooled to 2 x 2 tokens, one newline behind each video."""
+    """4 x 4 patches a frame, pooled to 2 x 2 tokens, one newline after each video."""
 
     name = "llava_onevision"
 
@@ -218,7 +218,7 @@ class LlavaOnevision(Family):
 
     @staticmethod
     def image() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Placeholders and inputs of one image: the whole, its only crop, and a newline a row."""
+        """Placeholders and inputs of one image: the complete image, its only crop, and a newline per row."""
         pixels = torch.randn(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(9))
         ids = torch.full((16 + 16 + 4,), IMAGE)
         return ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[16, 16]])}
@@ -419,7 +419,7 @@ class Qwen25VL(Qwen2VL):
 
 
 class Qwen3VL(Qwen2VL):
-    """8 x 8 patches a frame, a timestamp before each; DeepStack behind three layers, among the cuts."""
+    """8 x 8 patches a frame, a timestamp before each; DeepStack after three layers, among the cuts."""
 
     name = "qwen3_vl"
     tokens_a_frame = 16
@@ -442,7 +442,7 @@ class Qwen3VL(Qwen2VL):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        """A run a step, behind its time."""
+        """A run per step, after its time."""
         return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[VIDEO] * 16, 95)]
 
 
@@ -459,7 +459,7 @@ class Qwen3VLMoe(Qwen3VL):
 
 
 class Qwen35(Qwen3VL):
-    """Linear attention in half of the layers: cuts behind full attention, in front of either kind."""
+    """Linear attention in half of the layers: cuts after full attention, before either kind."""
 
     name = "qwen3_5"
     model_class = Qwen3_5ForConditionalGeneration
@@ -508,7 +508,7 @@ class Qwen35Moe(Qwen35):
 
 
 class InternVL(LlavaOnevision):
-    """Frames are pictures: 8 x 8 patches and a class token make 4 x 4 tokens, with words between them."""
+    """Frames are images: 8 x 8 patches and a class token make 4 x 4 tokens, with words between them."""
 
     name = "internvl"
     model_class = InternVLForConditionalGeneration
@@ -560,7 +560,7 @@ class InternVL(LlavaOnevision):
 
 
 class SmolVLM(InternVL):
-    """The same with no class token; pictures come by sample."""
+    """The same with no class token; images come by sample."""
 
     name = "smolvlm"
     model_class = SmolVLMForConditionalGeneration
@@ -594,7 +594,7 @@ class SmolVLM(InternVL):
 
 
 class Glm4v(Qwen3VL):
-    """Placeholders of pictures, between the brackets of a video; the tower merges patches itself."""
+    """Placeholders of images, between the brackets of a video; the tower merges patches itself."""
 
     name = "glm4v"
     model_class = Glm4vForConditionalGeneration
@@ -622,7 +622,7 @@ class Glm4v(Qwen3VL):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        """Each step's time behind it."""
+        """Each step's time comes after it."""
         steps = [token for frame in range(frames) for token in (94, *[IMAGE] * 16, 95, 80 + frame % 8)]
         return [96, *steps, 97]
 
@@ -640,7 +640,7 @@ class Glm46V(Glm4v):
 
 
 class VideoLlama3(Qwen2VL):
-    """8 x 8 patches a frame, merged to 4 x 4 tokens; behind the first frame about half are left out."""
+    """8 x 8 patches a frame, merged to 4 x 4 tokens; after the first frame about half are left out."""
 
     name = "video_llama_3"
     model_class = VideoLlama3ForConditionalGeneration
@@ -676,7 +676,7 @@ class VideoLlama3(Qwen2VL):
 
     @classmethod
     def visual(cls, frames: int) -> list[int]:
-        """A run a frame, behind its time."""
+        """A run per frame, after its time."""
         runs = cls.mask(frames).sum(1).tolist()
         return [token for frame, n in enumerate(runs) for token in (80 + frame % 8, *[VIDEO] * n)]
 
@@ -723,7 +723,7 @@ class VideoLlama3Whole(VideoLlama3):
 
 
 class Gemma3(InternVL):
-    """Every other layer looks back 24 tokens, a picture and a half; a picture's tokens see each other."""
+    """Every other layer looks back 24 tokens, an image and a half; an image's tokens attend to each other."""
 
     name = "gemma3"
     model_class = Gemma3ForConditionalGeneration
@@ -750,7 +750,7 @@ class Gemma3(InternVL):
 
     @staticmethod
     def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Types are told of the whole sequence."""
+        """Types are given for the complete sequence."""
         types = torch.cat([first["token_type_ids"], second["token_type_ids"]], 1)
         return {**Family.next_turn(first, second), "token_type_ids": types}
 

@@ -376,7 +376,7 @@ class MuseGlimmer(Qwen2VL):
 
 
 class MuseSpark(MuseGlimmer):
-    """The same with a mixture of experts behind a dense layer, and an audio tower."""
+    """The same with a mixture of experts after a dense layer, and an audio tower."""
 
     name = "muse_spark"
     model_class = of_transformers("MuseSparkForConditionalGeneration")
@@ -443,7 +443,7 @@ class Molmo2(Family):
 
     @staticmethod
     def next_turn(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The mask reads types by their place in the whole sequence."""
+        """The mask reads types by their place in the complete sequence."""
         types = torch.cat([first["mm_token_type_ids"], second["mm_token_type_ids"]], 1)
         return {**Family.next_turn(first, second), "mm_token_type_ids": types}
 

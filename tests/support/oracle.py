@@ -26,30 +26,30 @@ def hidden_columns(
     real: Tensor,
     types: Tensor | None = None,
 ) -> Iterator[None]:
-    """Let layer l of one whole-sequence forward see, of the first ``prompt`` positions, only ``kept[l]``.
+    """Mask a forward over the complete sequence: layer l attends, in the prompt, only to ``kept[l]``.
 
     Args:
         model: unpruned.
-        kept: ``kept[l][b]`` positions, as a report tells them.
-        prompt: length of the prompt, pads included; everything behind it is seen.
+        kept: ``kept[l][b]`` positions, as in a report.
+        prompt: length of the prompt, pads included; everything after it is visible.
         real: (B, S) bool, False on padding.
-        types: (B, S), tokens of one number above 0, side by side, see each other; None: no tokens do.
+        types: (B, S), tokens of one number above 0, side by side, attend to each other; None: no tokens do.
     """
     batch, length = real.shape
     itself = torch.eye(length, dtype=torch.bool)
     past = torch.arange(length)[:, None] - torch.arange(length)  # how far each query looks back to each key
     causal = (past >= 0).expand(batch, -1, -1)
     if types is not None:
-        causal = causal | in_one_picture(types)
+        causal = causal | in_one_image(types)
     config = model.get_decoder().config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(kept)
 
     def mask(layer: int, dtype: torch.dtype) -> Tensor:
-        seen = torch.zeros(batch, length, dtype=torch.bool)
+        observed = torch.zeros(batch, length, dtype=torch.bool)
         for b in range(batch):
-            seen[b, kept[layer][b]] = True
-        seen[:, prompt:] = True
-        allowed = causal & (seen & real)[:, None, :]
+            observed[b, kept[layer][b]] = True
+        observed[:, prompt:] = True
+        allowed = causal & (observed & real)[:, None, :]
         if kinds[layer] == "sliding_attention":
             allowed = allowed & (past < config.sliding_window)
         allowed = allowed | itself
@@ -97,12 +97,12 @@ def hidden_columns(
             del mixer.forward
 
 
-def in_one_picture(types: Tensor) -> Tensor:
-    """(B, S, S) bool: tokens that see each other, whichever comes first.
+def in_one_image(types: Tensor) -> Tensor:
+    """(B, S, S) bool: tokens that attend to each other, whichever comes first.
 
     Args:
-        types: (B, S), above 0 on the tokens of pictures: each run is one. From ``ONE_BLOCK`` on, all tokens
-            of one number are one, wherever they stand.
+        types: (B, S), above 0 on the tokens of images: each run is one. From ``ONE_BLOCK`` on, all tokens of
+            one number are one, wherever they stand.
     """
     shown = types > 0
     number = (types.diff(dim=1, prepend=torch.zeros_like(types[:, :1])) != 0).cumsum(1)
@@ -133,13 +133,13 @@ class Record:
     deepstack: list[tuple[Tensor, list[Tensor]] | None] = field(default_factory=list)
     beside: list[dict[str, Tensor]] = field(
         default_factory=list
-    )  # what else the decoder was told of each token
-    types: Tensor | None = None  # of the whole sequence's tokens, as the call that had most was told
+    )  # what else the decoder was given for each token
+    types: Tensor | None = None  # of the complete sequence's tokens, from the call that had most
     logits: list[Tensor] = field(default_factory=list)
 
     @property
     def ends(self) -> list[int]:
-        """Where in the whole sequence each call's last token is."""
+        """Where in the complete sequence each call's last token is."""
         return [end - 1 for end in accumulate(part.shape[1] for part in self.embeds)]
 
 
@@ -147,7 +147,9 @@ PLACED = {"inputs_embeds", "input_ids", "attention_mask", "position_ids", "visua
 
 
 def beside_of(record: Record) -> dict[str, Tensor]:
-    """What else the decoder was told of each token of the whole sequence; zeros where a call said nothing."""
+    """What else the decoder was given for each token of the complete sequence; zeros where a call said
+    nothing.
+    """
     found: dict[str, Tensor] = {}
     for name in {name for each in record.beside for name in each}:
         like = next(each[name] for each in record.beside if name in each)
@@ -179,16 +181,16 @@ def recorded(model: Any) -> Iterator[Record]:
         features = kwargs.get("deepstack_visual_embeds")
         record.deepstack.append(None if features is None else (kwargs["visual_pos_masks"], features))
 
-    def told(_: Any, args: Any, kwargs: Any) -> None:
+    def noted(_: Any, args: Any, kwargs: Any) -> None:
         types, length = seeing_each_other(model, kwargs), kwargs["input_ids"].shape[1]
         if types is None and record.types is not None:
             types = record.types.new_zeros(len(kwargs["input_ids"]), length)
         if types is not None and (record.types is None or types.shape[1] > length):
-            if record.types is not None:  # what an earlier call read has not seen this one's pictures
+            if record.types is not None:  # what an earlier call read has not read this one's images
                 before = record.types.shape[1]
                 later = types[:, before:]
                 types = torch.cat([record.types, later + (later == ONE_BLOCK) * len(record.logits)], 1)
-            record.types = types  # Gemma 3's and Molmo 2's are of the whole sequence
+            record.types = types  # Gemma 3's and Molmo 2's are of the complete sequence
         elif types is not None:
             record.types = torch.cat([record.types, types], 1)
 
@@ -196,7 +198,7 @@ def recorded(model: Any) -> Iterator[Record]:
         record.logits.append(finished(model, output[:, -1]))
 
     handles = [
-        model.base_model.register_forward_pre_hook(told, with_kwargs=True),
+        model.base_model.register_forward_pre_hook(noted, with_kwargs=True),
         # Before the engine's hook, which may take arguments out.
         model.get_decoder().register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         model.lm_head.register_forward_hook(after),
@@ -220,7 +222,7 @@ def deepstack_of(record: Record) -> dict[str, Any]:
     counts = [mask.sum(1).tolist() for mask, _ in given]
 
     def by_sample(parts: Sequence[Tensor]) -> Tensor:
-        """Of each call's features, sample after sample, the whole sequence's."""
+        """Of each call's features, sample after sample, the complete sequence's."""
         split = [part.split(count) for part, count in zip(parts, counts, strict=True)]
         return torch.cat([sample for row in zip(*split, strict=True) for sample in row])
 
@@ -230,12 +232,12 @@ def deepstack_of(record: Record) -> dict[str, Any]:
 
 @torch.no_grad()
 def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], real: Tensor) -> Tensor:
-    """Logits (B, S, vocabulary) of one masked run over the whole recorded sequence.
+    """Logits (B, S, vocabulary) of one masked run over the complete recorded sequence.
 
     Args:
         model: unpruned by now.
         record: the calls whose embeddings and positions make up the sequence.
-        kept: ``kept[l][b]`` positions of the prompt, as reports tell them.
+        kept: ``kept[l][b]`` positions of the prompt, as in reports.
         real: (B, prompt) bool, False on padding.
     """
     embeds = torch.cat(record.embeds, 1)

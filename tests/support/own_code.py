@@ -6,6 +6,8 @@ plain list. What it shares with others is what the general rule asks for.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -85,3 +87,21 @@ class OwnVideoForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             logits=self.lm_head(out.last_hidden_state), past_key_values=out.past_key_values
         )
+
+
+def save_checkpoint(folder: Path) -> Path:
+    """Random weights, a processor, and this module as the code that reads them, in a new folder."""
+    from families import TEXT
+    from processors import qwen2_vl
+
+    torch.manual_seed(0)
+    OwnVideoForCausalLM(OwnVideoConfig(text_config=dict(TEXT))).save_pretrained(folder)
+    qwen2_vl().save_pretrained(folder)
+    (folder / "own_code.py").write_text(Path(__file__).read_text())
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "own_code.OwnVideoConfig",
+        "AutoModelForCausalLM": "own_code.OwnVideoForCausalLM",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -35,6 +35,7 @@ def commands(text: str) -> list[list[str]]:
 def renewed(
     text: str,
     name: str,
+    names: dict[str, Any],
     replaced: dict[str, str],
     command: Callable[[list[str]], Any],
     printed: Callable[[], str],
@@ -47,11 +48,12 @@ def renewed(
     Args:
         text: of the page.
         name: of the page, for tracebacks.
+        names: what is defined before the first block.
         replaced: what stands for names that need a network, such as ids on the hub.
         command: runs ``adatp`` with arguments.
         printed: returns what was printed since it was called last.
     """
-    names: dict[str, Any] = {"__name__": "page"}
+    names = {"__name__": "page", **names}
     done, parts = 0, []
     for block in BLOCK.finditer(text):
         language, code = block.groups()

@@ -255,7 +255,7 @@ def glm46v() -> Any:
 
 
 def video_llama_3() -> Any:
-    """Patches of 4 x 4 pixels, frames of at most 64 x 64; a picture's patches are not merged."""
+    """Patches of 4 x 4 pixels, frames of at most 64 x 64; an image's patches are not merged."""
     from transformers import (
         VideoLlama3ImageProcessorPil,
         VideoLlama3Processor,

@@ -16,7 +16,9 @@ from families import batch, build
 from suite import EQUAL, RAGGED
 
 FACTOR = 20
-"""Limits of float32 are so many times the noise: docs/decisions/0014 says what is seen on which machines."""
+"""Limits of float32 are so many times the noise: docs/decisions/0014 says what is measured on which
+machines.
+"""
 FLOAT64 = 1e-10
 """In float64 noise is about 1e-14, and errors of the code are not: no reference is needed."""
 

@@ -1,4 +1,4 @@
-"""What a model is made of, to see that a context leaves nothing behind."""
+"""What a model is made of, to check that a context leaves nothing installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def public(attribute: str) -> bool:
 
 
 def snapshot(model: Any) -> dict[str, Any]:
-    """Everything about a model that a context could leave behind."""
+    """Everything about a model that a context could leave installed."""
     return {
         name: {
             "config": id(getattr(module, "config", None)),

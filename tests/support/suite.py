@@ -23,11 +23,11 @@ REPEATED = [*EVERY, VideoLlama3Whole]
 
 FEATURES = {
     "keep all": "keeping every token changes no bit of what `generate` and a single call give",
-    "drop": "dropping equals, in prefill and decode, whole caches whose dropped tokens each layer's own mask "
-    "hides; eager, SDPA, flash attention's conventions; dynamic and static caches",
+    "drop": "dropping equals, in prefill and decode, complete caches whose dropped tokens each layer's own "
+    "mask hides; eager, SDPA, flash attention's conventions; dynamic and static caches",
     "batch": "rows of a left-padded batch equal their single runs, rows of equal length need no mask",
     "scores": "the scores that tokens are chosen by are rows of eager attention",
-    "tower": "methods that choose by the vision tower's attention are told what each token received there",
+    "tower": "methods that choose by the vision tower's attention get what each token received there",
     "merge": "averaging tokens equals averaging them in a masked run",
     "beams": "beam search",
     "sampling": "sampling, several return sequences",
@@ -117,7 +117,7 @@ def generated_logits(output: Any) -> Tensor:
 
 
 def continued(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
-    """Inputs of one call over the prompts and what was generated behind them."""
+    """Inputs of one call over the prompts and what was generated after them."""
     new = sequences.shape[1] - inputs["input_ids"].shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1)
     more = {"input_ids": sequences, "attention_mask": mask}

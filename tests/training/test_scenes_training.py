@@ -17,7 +17,7 @@ from adatp.tiny import TinyProcessor
 from training.scenes.attention import SHARED_PREFIX
 from training.scenes.captions import JOINED, PLACE_TEMPLATES, TEMPLATES, caption, frame_content, held_out
 from training.scenes.data import clip_batch, stream, token_labels, vision_batch
-from training.scenes.losses import Probes, _sameness, decoder_loss, small_pictures
+from training.scenes.losses import Probes, _sameness, decoder_loss, thumbnails_of
 from training.scenes.model import LAYERS, build_model, build_partner, build_tokenizer
 from training.scenes.optim import orthogonalise
 from training.scenes.scores import Scores
@@ -47,9 +47,9 @@ def processor() -> TinyProcessor:
 
 
 def test_a_run_stops_and_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    whole = Run(tmp_path / "whole", 0, "cpu", settings())
-    whole.train()
-    assert (whole.stage, whole.step) == ("done", 2)
+    complete = Run(tmp_path / "whole", 0, "cpu", settings())
+    complete.train()
+    assert (complete.stage, complete.step) == ("done", 2)
     records = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert {record["stage"] for record in records} == {"vision", "decoder"}
     assert all(math.isfinite(record["loss"]) for record in records if "loss" in record)
@@ -62,7 +62,7 @@ def test_a_run_stops_and_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
         if part.stage == "done":
             break
     assert (part.stage, part.step) == ("done", 2)
-    for one, other in zip(whole.model.parameters(), part.model.parameters(), strict=True):
+    for one, other in zip(complete.model.parameters(), part.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -155,10 +155,10 @@ def test_labels_say_what_the_evidence_says() -> None:
     assert np.mean(right) > 0.95  # a token that two things share has the later one's colour
 
 
-def test_small_pictures_are_of_their_token() -> None:
+def test_thumbnails_are_of_their_token() -> None:
     pixels = torch.zeros(1, 3, 96, 96)
     pixels[0, 1, 16:32, 32:48] = 1  # second row, third column, green
-    small = small_pictures(pixels).view(6, 6, 3, 4, 4)
+    small = thumbnails_of(pixels).view(6, 6, 3, 4, 4)
     assert small[1, 2, 1].min() == 1
     assert small.sum() == 16
 
@@ -220,8 +220,8 @@ def test_scores_are_means_over_what_the_masks_leave() -> None:
 def test_background_tokens_may_be_the_same_only_where_their_pixels_are() -> None:
     torch.manual_seed(0)
     token, other = torch.nn.functional.rms_norm(torch.randn(2, 36, 192), (192,))
-    picture, where = torch.rand(36, 48), torch.ones(1, 36, dtype=torch.bool)
-    same, changed = torch.stack([picture, picture]), torch.stack([picture, -picture])
+    image, where = torch.rand(36, 48), torch.ones(1, 36, dtype=torch.bool)
+    same, changed = torch.stack([image, image]), torch.stack([image, -image])
     assert _sameness(torch.stack([token, token]), same, where, Scores()) < 1e-6
     assert _sameness(torch.stack([token, token]), changed, where, Scores()) > 0.8
     assert _sameness(torch.stack([token, other]), changed, where, Scores()) < 0.1

@@ -103,7 +103,7 @@ def test_thinning_keeps_what_shows_something():
 
 
 def test_a_thinned_prompt_keeps_its_positions(processor, random_model):
-    """Leaving out tokens changes what is seen, not where the rest are: as if the mask had hidden them."""
+    """Leaving out tokens changes what is visible, not where the rest are: as if the mask had hidden them."""
     model = random_model
     batch = clip_batch(1, Phase(1.0, 2, 1, 1))
     kept = torch.arange(0, 2 * TOKENS_PER_FRAME, 3)[None]

@@ -109,7 +109,7 @@ def test_a_position_without_attention_keeps_its_part() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 99))
-def test_shuffling_moves_whole_blocks(frames: int, unit: int, seed: int) -> None:
+def test_shuffling_moves_complete_blocks(frames: int, unit: int, seed: int) -> None:
     got = order(frames, unit, seed)
     assert sorted(got) == list(range(frames))
     if frames % unit == 0:
@@ -149,9 +149,9 @@ def test_watching_sees_eager_attention_in_every_layer_that_has_any(
     attentions = dict(
         zip(DecoderShape.from_config(model.config.get_text_config()).key_layers, rows, strict=True)
     )
-    for sample, (seen, layout) in enumerate(zip(run.report.notes, run.layouts, strict=True)):
-        assert sorted(map(int, seen["attention"])) == list(family.full)
-        for layer, plain in seen["attention"].items():
+    for sample, (observed, layout) in enumerate(zip(run.report.notes, run.layouts, strict=True)):
+        assert sorted(map(int, observed["attention"])) == list(family.full)
+        for layer, plain in observed["attention"].items():
             scores = torch.tensor(plain)
             expected = attentions[int(layer)][sample][:, layout.question].mean((0, 1))
             agree(scores, expected[layout.index], within=limit(family, of="attention"))
@@ -171,18 +171,18 @@ def simulated(monkeypatch: pytest.MonkeyPatch, attention: Any) -> None:
     ) -> tuple[Any, VideoLayout]:
         layout = layout_of(len(shown.frames), 2, 2)
         by_frame = torch.tensor([attention(slot, int(f.max())) for slot, f in enumerate(shown.frames)])
-        seen = {
+        observed = {
             "segments": list(range(len(shown.frames))),
             "segment_relevance": None,
             "attention": dict.fromkeys(map(str, recorder.layers), by_frame.repeat_interleave(4).tolist()),
         }
-        return SimpleNamespace(notes=[seen], relevance="none"), layout
+        return SimpleNamespace(notes=[observed], relevance="none"), layout
 
     monkeypatch.setattr(bias, "_recorded", recorded)
 
 
 def stills(clips: int) -> Iterator[tuple[Video, str]]:
-    """Frames of one brightness each, no two alike."""
+    """Frames of one brightness each, no two equal."""
     for seed in range(clips):
         level = np.random.default_rng(seed).permutation(np.arange(10, 250, 30)).astype(np.uint8)
         yield video(np.tile(level[:, None, None, None], (1, 2, 2, 3))), "?"

@@ -261,8 +261,8 @@ def test_the_early_stage_reaches_lower(case: tuple[DecoderShape, dict[str, int]]
     lowest = lowest_ratio(solve_early, shape, {**prompt, "survive": 0.5})
     assert lowest <= lowest_ratio(solve, shape, prompt)
     one = prefill_flops(shape, [1 + prompt["other"]] * shape.layers)
-    whole = prefill_flops(shape, [prompt["visual"] + prompt["other"]] * shape.layers)
-    assert lowest - 1e-4 < one / whole <= lowest
+    complete = prefill_flops(shape, [prompt["visual"] + prompt["other"]] * shape.layers)
+    assert lowest - 1e-4 < one / complete <= lowest
     assert solve_early(shape, target=lowest, **prompt, survive=0.5).ratio <= lowest
     with pytest.raises(BudgetError):
         solve_early(shape, target=lowest - 2e-4, **prompt, survive=0.5)

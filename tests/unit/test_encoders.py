@@ -1,4 +1,6 @@
-"""The vision tower's partner: what it makes of hidden states is what the whole SigLIP makes of the pixels."""
+"""The vision tower's partner: what it makes of hidden states is what the complete SigLIP makes of the
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,10 @@ def siglip(tmp_path: Path) -> SiglipModel:
 @pytest.fixture
 def model(siglip: SiglipModel, tmp_path: Path) -> Any:
     video_llm = build(LlavaOnevision)
-    whole, tower = siglip.vision_model, video_llm.model.vision_tower
+    complete, tower = siglip.vision_model, video_llm.model.vision_tower
     tower = getattr(tower, "vision_model", tower)  # transformers 5.5
-    tower.embeddings.load_state_dict(whole.embeddings.state_dict())
-    tower.encoder.layers.load_state_dict(whole.encoder.layers[:2].state_dict())
+    tower.embeddings.load_state_dict(complete.embeddings.state_dict())
+    tower.encoder.layers.load_state_dict(complete.encoder.layers[:2].state_dict())
     video_llm.config._name_or_path = str(tmp_path)
     return video_llm
 
@@ -65,7 +67,7 @@ def test_frames_are_not_encoded_twice_and_come_out_the_same(
     partner = load_partner(model, model.model.vision_tower, download=False)
     expected = siglip.get_image_features(pixels)
     expected = getattr(expected, "pooler_output", expected)
-    with flop_counter() as seen:
+    with flop_counter() as observed:
         embedded = partner.embed_frames(states)
     agree(embedded, expected, within=1e-5)
     with flop_counter() as read:
@@ -75,7 +77,7 @@ def test_frames_are_not_encoded_twice_and_come_out_the_same(
     )["input_ids"]
     expected = siglip.get_text_features(ids)
     agree(text, getattr(expected, "pooler_output", expected)[0], within=1e-5)
-    assert partner.flops(5) == pytest.approx(seen.get_total_flops() + read.get_total_flops(), rel=0.01)
+    assert partner.flops(5) == pytest.approx(observed.get_total_flops() + read.get_total_flops(), rel=0.01)
 
 
 @torch.no_grad()
@@ -99,9 +101,9 @@ def test_the_relevant_segment_is_the_one_that_siglip_names(
     cosine = torch.nn.functional.cosine_similarity(scores.text_embeds, scores.image_embeds)
     agree(torch.tensor(run.report.notes[0]["segment_relevance"]), cosine, within=1e-5)
     assert run.report.flops.relevance > 0
-    with AdaTP(flops=1.0)(model, processor) as whole:
+    with AdaTP(flops=1.0)(model, processor) as complete:
         model(**inputs)
-    assert (whole.report.relevance, whole.report.flops.relevance) == ("none", 0)  # it did not run
+    assert (complete.report.relevance, complete.report.flops.relevance) == ("none", 0)  # it did not run
     with AdaTP(flops=0.5, tau_s=1.0)(model, question="which dog runs ?") as other:
         model(**inputs)
     assert other.report.notes[0]["segment_relevance"] != run.report.notes[0]["segment_relevance"]
@@ -112,11 +114,11 @@ def test_one_question_a_sample_also_for_copies(model: Any) -> None:
     method = AdaTP(flops=0.6, tau_s=1.0)
     with method(model, question=["what is the red ball ?", "which dog runs ?"]) as run:
         model.generate(**inputs, max_new_tokens=2, num_return_sequences=2, do_sample=True)
-    told = [note["segment_relevance"] for note in run.report.notes]
-    assert len(told) == 4
-    assert told[0] == pytest.approx(told[1], abs=1e-5)
-    assert told[2] == pytest.approx(told[3], abs=1e-5)
-    assert told[0] != pytest.approx(told[2], abs=1e-3)
+    noted = [note["segment_relevance"] for note in run.report.notes]
+    assert len(noted) == 4
+    assert noted[0] == pytest.approx(noted[1], abs=1e-5)
+    assert noted[2] == pytest.approx(noted[3], abs=1e-5)
+    assert noted[0] != pytest.approx(noted[2], abs=1e-3)
 
 
 def test_partners_that_can_not_be_had(model: Any, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_frames_that_can_not_fit_are_refused_before_they_are_decoded(
 
 
 def test_session_reads_as_it_prepares(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, read = read_video(CLIP, 8), session.read_video(CLIP, 8)
-    assert (whole.frames == read.frames).all()
+    complete, read = read_video(CLIP, 8), session.read_video(CLIP, 8)
+    assert (complete.frames == read.frames).all()
     monkeypatch.setattr(fitting, "MOST_PIXELS", 8 * 100 * 100)
     small, prompt = session.read_video(CLIP, 8), session.prepare(CLIP, QUESTION, frames=8)
     assert small.frames.shape == (8, 100, 100, 3)
@@ -103,7 +103,8 @@ def test_session_reads_as_it_prepares(session: Session, monkeypatch: pytest.Monk
     ]
     assert session.prepare(None, chat, frames=8).videos[0].frames.shape == (8, 100, 100, 3)
     difference = (
-        prompt.inputs["pixel_values_videos"] - session.prepare(whole, QUESTION).inputs["pixel_values_videos"]
+        prompt.inputs["pixel_values_videos"]
+        - session.prepare(complete, QUESTION).inputs["pixel_values_videos"]
     )
     assert difference.abs().mean() < 0.02
 

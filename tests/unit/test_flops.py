@@ -215,7 +215,7 @@ def test_linear_attention_to_the_last_product(experts: bool) -> None:
         left_out = 2 * padding * channels * 4 + 3 * tokens * 64 * experts
         return counted(run) - 2 * left_out
 
-    assert read(128, 3) == prefill_flops(shape, [128] * 3)  # whole chunks
+    assert read(128, 3) == prefill_flops(shape, [128] * 3)  # complete chunks
     assert read(64, 7) == prefill_flops(shape, [64] * 3, past=128)
     update = 2 * 2 * 3 * 4 * 8 * 16  # computed element by element, which the counter does not see
     assert read(1, 1) == decode_flops(shape, [192] * 3, 1) - lm_head_flops(shape, 1) - update

@@ -61,12 +61,12 @@ def test_identical_frames_are_encoded_once_and_nothing_else_changes(flops: float
     model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
     counts = encoded_frames(model)
     with AdaTP(flops=flops)(model) as run:
-        whole = model(**inputs).logits
+        complete = model(**inputs).logits
         plain = run.report.flops
     with AdaTP(flops=flops)(model, reuse_frames=0) as run:
         reused = model(**inputs).logits
     assert counts == [8, 4]
-    agree(reused, whole, within=limit(LlavaOnevision))
+    agree(reused, complete, within=limit(LlavaOnevision))
     saved = siglip_vision_flops(model.config.vision_config, 4)
     assert run.report.flops.vision_saved == saved
     assert run.report.flops.vision == plain.vision - saved
@@ -76,23 +76,23 @@ def test_identical_frames_are_encoded_once_and_nothing_else_changes(flops: float
 def test_frames_that_differ_are_all_encoded_to_the_bit() -> None:
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, [Prompt()])
     counts = encoded_frames(model)
-    whole = model(**inputs).logits
+    complete = model(**inputs).logits
     with AdaTP(flops=1.0)(model, reuse_frames=0) as run:
-        assert torch.equal(model(**inputs).logits, whole)
+        assert torch.equal(model(**inputs).logits, complete)
     assert counts == [8, 8]
     assert run.report.flops.vision_saved == 0
 
 
-def test_alike_frames_take_the_first_ones_features(agree: Agree) -> None:
+def test_similar_frames_take_the_first_ones_features(agree: Agree) -> None:
     model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
     noisy = inputs["pixel_values_videos"] + 0.01 * torch.rand(inputs["pixel_values_videos"].shape)
     counts = encoded_frames(model)
     frames = noisy[:, [0, 0, 0, 3, 3, 5, 6, 6]]
-    whole = model(**{**inputs, "pixel_values_videos": frames}).logits
+    complete = model(**{**inputs, "pixel_values_videos": frames}).logits
     with AdaTP(flops=1.0)(model, reuse_frames=0.02):
         reused = model(**{**inputs, "pixel_values_videos": noisy}).logits
     assert counts == [8, 4]
-    agree(reused, whole, within=limit(LlavaOnevision))
+    agree(reused, complete, within=limit(LlavaOnevision))
 
 
 def test_images_beside_the_video_keep_their_own(agree: Agree) -> None:
@@ -101,14 +101,14 @@ def test_images_beside_the_video_keep_their_own(agree: Agree) -> None:
     inputs = still(batch(LlavaOnevision, [Prompt()]))
     inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :1], ids[None], inputs["input_ids"][:, 1:]], 1)
     inputs = {**inputs, **image, "attention_mask": torch.ones_like(inputs["input_ids"])}
-    whole = model(**inputs).logits
+    complete = model(**inputs).logits
     with AdaTP(flops=1.0)(model, reuse_frames=0):
-        agree(model(**inputs).logits, whole, within=limit(LlavaOnevision))
+        agree(model(**inputs).logits, complete, within=limit(LlavaOnevision))
 
 
 def test_leaving_gives_the_tower_back_also_by_an_exception() -> None:
     model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
-    counts, whole = encoded_frames(model), model(**inputs).logits
+    counts, complete = encoded_frames(model), model(**inputs).logits
 
     def fails() -> None:
         with AdaTP(flops=1.0)(model, reuse_frames=0):
@@ -117,7 +117,7 @@ def test_leaving_gives_the_tower_back_also_by_an_exception() -> None:
 
     with pytest.raises(RuntimeError, match="on its way"):
         fails()
-    assert torch.equal(model(**inputs).logits, whole)
+    assert torch.equal(model(**inputs).logits, complete)
     assert counts == [8, 4, 8]
     assert not model.base_model.vision_tower._forward_pre_hooks
     assert not model.base_model.vision_tower._forward_hooks
@@ -127,7 +127,7 @@ def test_a_tower_that_merges_frames_is_refused() -> None:
     model = build(Qwen25VL)
     with pytest.raises(PruningError, match=r"reuse_frames needs a vision tower.*leave it out"):
         AdaTP()(model, reuse_frames=0.1).__enter__()
-    with AdaTP()(model):  # nothing was left behind
+    with AdaTP()(model):  # nothing stayed installed
         pass
 
 

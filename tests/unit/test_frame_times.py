@@ -1,4 +1,4 @@
-"""Models are told the time at which each frame of a video was shown, not an even frame rate."""
+"""Models are given the time at which each frame of a video was shown, not an even frame rate."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ def test_times_that_are_none_are_refused(times: tuple[float, ...]) -> None:
 def test_frames_at_one_time_and_lone_frames_have_a_rate() -> None:
     for times, duration, distance in [((4.0,), 0.5, 0.5), ((1.0, 1.0), 0.0, 1.0), ((1.0, 1.0), 4.0, 2.0)]:
         frames = np.zeros((len(times), 8, 8, 3), np.uint8)
-        told = metadata(Video(frames, np.array(times), duration, 25.0))
-        assert told["frames_indices"] == list(times)
-        assert told["total_num_frames"] / len(times) == distance
+        noted = metadata(Video(frames, np.array(times), duration, 25.0))
+        assert noted["frames_indices"] == list(times)
+        assert noted["total_num_frames"] / len(times) == distance

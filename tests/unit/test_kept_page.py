@@ -1,4 +1,4 @@
-"""What is kept, shown: the numbers behind the picture and the page, both of these, and ``adatp show``."""
+"""What is kept, shown: the numbers of the image and the page, both of these, and ``adatp show``."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_rows_are_layers_that_drop_something(shown: tuple[Video, list[Answer]]) 
     assert changing_layers(vanilla.report) == [11]
 
 
-def test_frame_relevance_is_told_and_its_mean_is_the_segments(shown: tuple[Video, list[Answer]]) -> None:
+def test_frame_relevance_is_reported_and_its_mean_is_the_segments(shown: tuple[Video, list[Answer]]) -> None:
     [notes] = shown[1][0].report.notes
     by_frame, segments = np.array(notes["frame_relevance"]), np.array(notes["segments"])
     assert len(set(notes["frame_relevance"])) > len(set(segments))
@@ -169,10 +169,10 @@ def test_methods_that_merge_say_so(embedded: Ask, monkeypatch: pytest.MonkeyPatc
     assert any(merged) == method.merges == answer.report.merges
 
 
-# The picture.
+# The image.
 
 
-def test_the_picture_shows_what_is_kept() -> None:
+def test_the_image_shows_what_is_kept() -> None:
     layout, report = random_run(LlavaOnevision, 6, AdaTP(flops=0.5))
     frames = noise(6, low=120)
     figure = plot_tokens(frames, layout, report, [0, 3, 5], "costs $5 or $6 ?\nsecond line")
@@ -197,7 +197,7 @@ def test_the_picture_shows_what_is_kept() -> None:
     assert np.array_equal(counts, [(depth > layer).sum((1, 2)) for layer in (0, 3, 5)])
 
 
-def test_the_picture_has_relevance_and_borders_where_the_method_has_segments(
+def test_the_image_has_relevance_and_borders_where_the_method_has_segments(
     shown: tuple[Video, list[Answer]],
 ) -> None:
     video, (adatp, fastv, framefusion, _) = shown
@@ -219,7 +219,7 @@ def test_the_picture_has_relevance_and_borders_where_the_method_has_segments(
 
 @pytest.mark.usefixtures("no_pyplot")
 @pytest.mark.parametrize("frames", [1, 4, 33, 256])
-def test_the_picture_of_any_length(frames: int) -> None:
+def test_the_image_of_any_length(frames: int) -> None:
     layout, report = random_run(LlavaOnevision, frames, AdaTP(flops=0.9))
     figure = plot_tokens(noise(frames), layout, report, changing_layers(report), "how long ?")
     picked = [int(label.get_text()) for label in figure.axes[-1].get_xticklabels()]
@@ -256,15 +256,15 @@ def test_the_page_tells_what_the_reports_say(shown: tuple[Video, list[Answer]]) 
     assert "16 frames of 8.0 s of video" in page
     assert (data["grid"], data["layers"]) == ([16, 6, 6], 12)
     assert data["seconds"] == pytest.approx(video.timestamps, abs=0.01)
-    for told, answer in zip(data["methods"], answers, strict=True):
-        assert (told["name"], told["answer"]) == (answer.report.method, answer.text)
-        assert (told["flops"], told["milliseconds"]) == (answer.report.flops_ratio, answer.milliseconds)
-        depth = np.frombuffer(base64.b64decode(told["survival"]), np.uint8)
+    for noted, answer in zip(data["methods"], answers, strict=True):
+        assert (noted["name"], noted["answer"]) == (answer.report.method, answer.text)
+        assert (noted["flops"], noted["milliseconds"]) == (answer.report.flops_ratio, answer.milliseconds)
+        depth = np.frombuffer(base64.b64decode(noted["survival"]), np.uint8)
         assert np.array_equal(depth.reshape(16, 6, 6), survival(answer.layout, answer.report))
     adatp, fastv, framefusion, vanilla = data["methods"]
     assert adatp["segment_relevance"] == answers[0].report.notes[0]["segment_relevance"]
     assert fastv["segments"] is None
-    assert [told["merges"] for told in data["methods"]] == [False, False, True, False]
+    assert [noted["merges"] for noted in data["methods"]] == [False, False, True, False]
     assert set(base64.b64decode(vanilla["survival"])) == {12}
     assert framefusion["flops"] <= 0.273
 
@@ -348,22 +348,22 @@ def test_the_slider_changes_what_is_clear(
     page, depth, counts = visited.page, survival(adatp.layout, adatp.report), adatp.report.visual_tokens
     slider = page.get_by_role("slider", name="Layer")
     slider.focus()
-    seen = []
+    observed = []
     for key, layer in (("End", 11), ("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowRight", 3)):
         page.keyboard.press(key)
         clear = np.array(page.evaluate(CLEAR))
         assert np.array_equal(clear, depth > layer)
         assert clear.sum() == counts[layer][0]
-        told = f"{layer} of 0–11: {counts[layer][0]} of 576 tokens kept by adatp"
-        assert page.locator("output").inner_text() == slider.get_attribute("aria-valuetext") == told
+        noted = f"{layer} of 0–11: {counts[layer][0]} of 576 tokens kept by adatp"
+        assert page.locator("output").inner_text() == slider.get_attribute("aria-valuetext") == noted
         assert page.locator(".method dd").first.inner_text() == f"{counts[layer][0]} of 576"
         bars = page.eval_on_selector_all("svg .count", "all => all.map(bar => +bar.getAttribute('height'))")
         assert np.array(bars) / 70 * 36 == pytest.approx((depth > layer).sum((1, 2)), abs=0.01)
         labels = [page.locator("canvas").nth(place).get_attribute("aria-label") for place in (0, 15)]
         kept = (depth > layer).sum((1, 2))
         assert labels == [f"frame {t + 1}: {kept[t]} of 36 patches kept" for t in (0, 15)]
-        seen.append(int(clear.sum()))
-    assert len(set(seen)) == 5
+        observed.append(int(clear.sum()))
+    assert len(set(observed)) == 5
     assert visited.requests[0].endswith("show.html")
     assert all(url.startswith("data:") for url in visited.requests[1:])
     assert visited.errors == []
@@ -388,7 +388,9 @@ def test_the_switch_changes_the_method(
     assert (visited.outside, visited.errors) == ([], [])
 
 
-def test_what_is_dropped_is_seen_to_be(embedded: Ask, visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_what_is_dropped_is_visibly_dropped(
+    embedded: Ask, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
     """By the pixels on the screen: of a reddish clip, what is kept is reddish, the rest grey and darker."""
     video = clip_of(np.full((8, 192, 192, 3), [230, 90, 90], np.uint8))
     [answer] = embedded(video, QUESTION, [FastV(flops=0.4)])
@@ -458,20 +460,20 @@ def test_the_page_fits_an_iframe(
 # The command.
 
 
-def test_show_writes_a_picture_and_a_page(run: Run, tmp_path: Path) -> None:
+def test_show_writes_an_image_and_a_page(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "new"
-    code, told, err = run("show", "--out", out, *QUICK)
+    code, noted, err = run("show", "--out", out, *QUICK)
     assert (code, err) == (0, "")
     paths = [out / name for name in ("show.html", "show.png", "show.svg")]
     assert sorted(out.iterdir()) == paths
-    assert told.splitlines()[-3:] == [str(out / name) for name in ("show.png", "show.svg", "show.html")]
+    assert noted.splitlines()[-3:] == [str(out / name) for name in ("show.png", "show.svg", "show.html")]
     data = data_of(paths[0].read_text())
     assert [method["name"] for method in data["methods"]] == ["adatp", "fastv"]
     for method in data["methods"]:
         assert 0.26 < method["flops"] <= 0.273
-        assert f"─ {method['name']} ─" in told
-        assert method["answer"] in told
-    assert QUESTION in told
+        assert f"─ {method['name']} ─" in noted
+        assert method["answer"] in noted
+    assert QUESTION in noted
     assert Image.open(paths[1]).format == "PNG"
     assert b"<svg" in paths[2].read_bytes()
     code, again, err = run("show", "--out", out, "--layers", "11,2,2", "--against", "vanilla", *QUICK)

@@ -18,7 +18,7 @@ from families import VIDEO
     st.integers(0, 999),
 )
 def test_cells_without_tokens(grids: list[tuple[int, int, int]], full: float, seed: int) -> None:
-    """Videos side by side, tokens of any cells left out, a newline behind each frame that has tokens."""
+    """Videos side by side, tokens of any cells left out, a newline after each frame that has tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids, cells, expected, first_frame, first_cell = [1], [], [], 0, 0
     for number, (t, r, c) in enumerate(grids):

@@ -45,8 +45,8 @@ def test_a_video_of_one_frame_is_answered(family: Any) -> None:
     method = AdaTP(flops=0.9)
     answer = session.answer(prompt, method, max_new_tokens=3)
     assert 0 < answer.report.flops_ratio <= 0.9
-    whole = session.answer(prompt, Vanilla(), max_new_tokens=3)
-    [grid] = whole.layout.grids
+    complete = session.answer(prompt, Vanilla(), max_new_tokens=3)
+    [grid] = complete.layout.grids
     assert grid[0] == len(video.frames) / (1 if takes_one else family.step)
 
 

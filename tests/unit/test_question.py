@@ -24,12 +24,12 @@ FRAMES = 12  # one with two digits among the timestamps
 VIDEO = object()
 
 
-def message(role: str, *parts: Any, pictures: int = 0) -> dict[str, Any]:
-    """A message; a video is so many pictures where the processor knows no videos."""
+def message(role: str, *parts: Any, images: int = 0) -> dict[str, Any]:
+    """A message; a video is several images where the processor knows no videos."""
     content: list[dict[str, Any]] = []
     for part in parts:
         if part is VIDEO:
-            content += [{"type": "image"}] * pictures if pictures else [{"type": "video"}]
+            content += [{"type": "image"}] * images if images else [{"type": "video"}]
         else:
             content.append({"type": "text", "text": part})
     return {"role": role, "content": content}
@@ -40,16 +40,16 @@ def read(
 ) -> tuple[Any, list[VideoLayout], Tensor]:
     """The processor, and the layouts and ids of conversations: of this one and of ones with a longer end."""
     processor = chats.processor(family)
-    pictures = FRAMES if getattr(processor, "video_processor", None) is None else 0
-    chat = [message(*turn, pictures=pictures) for turn in turns]
+    images = FRAMES if getattr(processor, "video_processor", None) is None else 0
+    chat = [message(*turn, images=images) for turn in turns]
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation_prompt)
     videos = sum(part is VIDEO for turn in turns for part in turn) * batch
     clip = np.random.default_rng(0).integers(0, 255, (FRAMES, 24, 40, 3), dtype=np.uint8)
-    if pictures:
+    if images:
         given: dict[str, Any] = {"images": [list(clip)] * videos}
     else:
-        told = {"total_num_frames": FRAMES, "frames_indices": list(range(FRAMES)), "fps": 0.5}
-        metadata = [{**told, "duration": FRAMES / 0.5}] * videos
+        noted = {"total_num_frames": FRAMES, "frames_indices": list(range(FRAMES)), "fps": 0.5}
+        metadata = [{**noted, "duration": FRAMES / 0.5}] * videos
         given = {"videos": [clip] * videos, "do_sample_frames": False, "video_metadata": metadata}
     texts = [text + " so" * number for number in range(batch)]
     inputs = processor(text=texts, padding=True, return_tensors="pt", **given)
@@ -125,7 +125,7 @@ def test_a_video_that_comes_later(family: Any) -> None:
 @families
 def test_two_videos_with_words_between(family: Any) -> None:
     if not family.several_videos:
-        pytest.skip("frames are pictures: all those of a prompt are its one video")
+        pytest.skip("frames are images: all images of a prompt are its one video")
     found = question(family, ("user", VIDEO, FIRST, VIDEO, SECOND))
     assert found == squeezed(FIRST, SECOND)
 

@@ -46,9 +46,9 @@ def inputs_of(processor: Any, *turns: tuple[Any, ...], seed: int = 0) -> dict[st
     chat[0]["content"].insert(0, {"type": "video"})
     text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     clip = np.random.default_rng(seed).integers(0, 255, (FRAMES, 32, 32, 3), dtype=np.uint8)
-    told = {"total_num_frames": FRAMES, "frames_indices": list(range(FRAMES)), "fps": 0.5, "duration": 24.0}
+    noted = {"total_num_frames": FRAMES, "frames_indices": list(range(FRAMES)), "fps": 0.5, "duration": 24.0}
     inputs = processor(
-        text=[text], videos=[clip], do_sample_frames=False, video_metadata=[told], return_tensors="pt"
+        text=[text], videos=[clip], do_sample_frames=False, video_metadata=[noted], return_tensors="pt"
     )
     return dict(inputs)
 
@@ -101,13 +101,13 @@ def test_a_given_question_needs_a_tokenizer_where_its_tokens_count() -> None:
 )
 def test_as_many_questions_as_prompts(questions: list[str], prompts: list[Prompt], needed: int) -> None:
     model, processor = model_of(LlavaOnevision), chats.processor(LlavaOnevision)
-    told = (
+    noted = (
         rf"question= is a list of {len(questions)}, and there are {needed} prompts: give a list of {needed}"
     )
     for method in (EMBEDDING, AdaTP(flops=0.6, relevance="none")):
         with (
             method(model, processor, question=questions),
-            pytest.raises(QuestionError, match=told) as refused,
+            pytest.raises(QuestionError, match=noted) as refused,
         ):
             model.generate(**batch(LlavaOnevision, prompts), max_new_tokens=2)
         assert isinstance(refused.value, AdaTPError)
@@ -139,12 +139,12 @@ def test_copies_of_a_prompt_share_its_question(family: Any, copies: dict[str, An
     inputs = batch(family, [Prompt(seed=1), Prompt(seed=2)])
     with EMBEDDING(model, processor, question=[FIRST, SECOND]) as run:
         model.generate(**inputs, max_new_tokens=2, **copies)
-    told = [note["frame_relevance"] for note in run.report.notes]
-    assert len(told) == 4
+    noted = [note["frame_relevance"] for note in run.report.notes]
+    assert len(noted) == 4
     with EMBEDDING(model, processor, question=[FIRST, SECOND]) as alone, torch.no_grad():
         model(**inputs)
     first, second = (note["frame_relevance"] for note in alone.report.notes)
-    for found, expected in zip(told, [first, first, second, second], strict=True):
+    for found, expected in zip(noted, [first, first, second, second], strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
     assert first != pytest.approx(second, abs=1e-3)
 
@@ -152,12 +152,12 @@ def test_copies_of_a_prompt_share_its_question(family: Any, copies: dict[str, An
 def test_one_text_is_for_all_prompts() -> None:
     model, processor = model_of(LlavaOnevision), chats.processor(LlavaOnevision)
     inputs = batch(LlavaOnevision, [Prompt(seed=seed) for seed in range(3)])
-    told = []
+    noted = []
     for question in (FIRST, [FIRST] * 3):
         with EMBEDDING(model, processor, question=question) as run, torch.no_grad():
             model(**inputs)
-        told.append(run.report.notes)
-    assert told[0] == told[1]
+        noted.append(run.report.notes)
+    assert noted[0] == noted[1]
 
 
 # --- autocast ---------------------------------------------------------------------------------------------
@@ -167,12 +167,12 @@ def test_one_text_is_for_all_prompts() -> None:
 @pytest.mark.parametrize("early", ["on", "off"])
 def test_autocast_changes_no_relevance(family: Any, early: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what the decoder reads, in the types that autocast gave it, relevance is as exact as without."""
-    model, inputs, told = build(family), batch(family, [Prompt(seed=1), Prompt(seed=2)]), []
+    model, inputs, noted = build(family), batch(family, [Prompt(seed=1), Prompt(seed=2)]), []
     measure = PromptRelevance.__call__
 
     def record(self: PromptRelevance, sample: int) -> Tensor | None:
         found = measure(self, sample)
-        told.append((self, sample, found))
+        noted.append((self, sample, found))
         return found
 
     monkeypatch.setattr(PromptRelevance, "__call__", record)
@@ -180,8 +180,8 @@ def test_autocast_changes_no_relevance(family: Any, early: Any, monkeypatch: pyt
     with method(model) as run, torch.autocast("cpu", dtype=torch.bfloat16):
         model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert run.report.flops_ratio <= 0.6
-    assert len(told) == 2
-    for relevance, sample, found in told:
+    assert len(noted) == 2
+    for relevance, sample, found in noted:
         expected = measure(relevance, sample)
         assert found is not None
         assert expected is not None
@@ -189,18 +189,18 @@ def test_autocast_changes_no_relevance(family: Any, early: Any, monkeypatch: pyt
 
 
 def test_autocast_rounds_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen = build(LlavaOnevision), []
+    model, observed = build(LlavaOnevision), []
 
     def look(*arguments: Any) -> tuple[Tensor, Tensor]:
-        seen.append(torch.is_autocast_enabled("cpu"))
+        observed.append(torch.is_autocast_enabled("cpu"))
         return novelty(*arguments)
 
     monkeypatch.setattr("adatp.methods.debiasing.novelty", look)
     with AdaTP(flops=0.5, early="on")(model), torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         model(**batch(LlavaOnevision, [Prompt()]))
         assert torch.is_autocast_enabled("cpu")
-    assert seen
-    assert not any(seen)
+    assert observed
+    assert not any(observed)
 
 
 @pytest.mark.parametrize("name", METHODS)

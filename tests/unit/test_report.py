@@ -33,13 +33,13 @@ def test_a_report_with_what_json_lacks() -> None:
     with AdaTP(**settings)(model) as run:
         model(**batch(LlavaOnevision, ONE))
     notes = [{**run.report.notes[0], "frame_relevance": [math.nan, -math.inf, np.float64(1)]}]
-    told = strictly(replace(run.report, notes=notes).to_json())
-    assert told["settings"]["tau_r"] == "Infinity"
-    assert float(told["settings"]["tau_r"]) == math.inf
-    assert told["settings"]["max_queries"] == 16
-    assert told["settings"]["flops"] == 0.5
-    assert told["samples"][0]["frame_relevance"] == ["NaN", "-Infinity", 1.0]
-    assert told["kept"] == [[part.tolist() for part in layer] for layer in run.report.kept]
+    noted = strictly(replace(run.report, notes=notes).to_json())
+    assert noted["settings"]["tau_r"] == "Infinity"
+    assert float(noted["settings"]["tau_r"]) == math.inf
+    assert noted["settings"]["max_queries"] == 16
+    assert noted["settings"]["flops"] == 0.5
+    assert noted["samples"][0]["frame_relevance"] == ["NaN", "-Infinity", 1.0]
+    assert noted["kept"] == [[part.tolist() for part in layer] for layer in run.report.kept]
 
 
 @pytest.mark.parametrize(

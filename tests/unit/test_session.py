@@ -226,8 +226,8 @@ def test_a_prompt_is_checked_without_weights(
     still = of_hub(VideoLlama3).prepare(np.repeat(noise(1), 4, 0), QUESTION)
     with pytest.raises(GridError, match="dycoke needs every token"):
         of_hub(VideoLlama3).check(still, DyCoke(flops=0.9))
-    whole = of_hub(VideoLlama3).prepare(np.repeat(noise(1), 4, 0), QUESTION, every_token=True)
-    of_hub(VideoLlama3).check(whole, DyCoke(flops=0.9))
+    complete = of_hub(VideoLlama3).prepare(np.repeat(noise(1), 4, 0), QUESTION, every_token=True)
+    of_hub(VideoLlama3).check(complete, DyCoke(flops=0.9))
 
 
 @families
@@ -291,8 +291,8 @@ def test_several_videos_stand_in_one_prompt(of_hub: Any, family: Any) -> None:
     answer = held.answer(prompt, AdaTP(flops=0.8), max_new_tokens=3)
     assert len(answer.layout.grids) == 2
     ids = held.model.generate(**prompt.inputs, max_new_tokens=3, do_sample=False)
-    whole = held.answer(prompt, Vanilla(), max_new_tokens=3)
-    assert whole.token_ids == tuple(ids[0, prompt.inputs["input_ids"].shape[1] :].tolist())
+    complete = held.answer(prompt, Vanilla(), max_new_tokens=3)
+    assert complete.token_ids == tuple(ids[0, prompt.inputs["input_ids"].shape[1] :].tolist())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -18,13 +20,14 @@ from transformers import (
     Qwen2Config,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
 
-from families import IMAGE, PAD, QWEN_TOKENS, VIDEO
-from processors import llava_onevision, qwen2_5_vl, qwen3_vl
+from families import END, IMAGE, PAD, QWEN_TOKENS, VIDEO
+from processors import QWEN_WORDS, internvl, llava_onevision, qwen2_5_vl, qwen3_vl
 
 WIDTH = 128
 
@@ -116,6 +119,25 @@ def llava_onevision_model() -> Any:
     return LlavaOnevisionForConditionalGeneration(config)
 
 
+def internvl_model() -> Any:
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [32, 32],
+        "patch_size": [4, 4],
+    }
+    config = InternVLConfig(
+        text_config=Qwen2Config(**TEXT),
+        vision_config=vision,
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
 def qwen3_processor() -> Any:
     """vLLM normalises images and videos by the same numbers; so do the checkpoints on the hub."""
     made = qwen3_vl()
@@ -124,11 +146,31 @@ def qwen3_processor() -> Any:
     return made
 
 
+def qwen3_5_processor() -> Any:
+    """With the tokenizer that transformers takes for Qwen3.5 whatever its files name: a token a letter."""
+    made = qwen3_processor()
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.<>?" + "\u0120\u010a"  # a blank, a new line
+    free = (number for number in range(1, 100) if number not in QWEN_WORDS)
+    vocabulary = {token: number for number, token in QWEN_WORDS.items()}
+    vocabulary |= {letter: next(free) for letter in letters}
+    special = [token for number, token in QWEN_WORDS.items() if number != PAD]
+    made.tokenizer = Qwen3_5Tokenizer(
+        vocab=vocabulary,
+        unk_token=None,
+        eos_token=QWEN_WORDS[END],
+        pad_token=QWEN_WORDS[PAD],
+        additional_special_tokens=special,
+        padding_side="left",
+    )
+    return made
+
+
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen2_5_vl": (qwen2_5_vl_model, qwen2_5_vl),
     "qwen3_vl": (qwen3_vl_model, qwen3_processor),
-    "qwen3_5": (qwen3_5_model, qwen3_processor),
+    "qwen3_5": (qwen3_5_model, qwen3_5_processor),
     "llava_onevision": (llava_onevision_model, llava_onevision),
+    "internvl": (internvl_model, internvl),
 }
 """Family -> what makes its model, and its processor."""
 

@@ -14,8 +14,15 @@ import torch
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
-VIDEO = {"llava_onevision": "<video>", "qwen3_vl": "<|video_pad|>", "qwen3_5": "<|video_pad|>"}
-IMAGE = {"llava_onevision": "<image>"}
+VIDEO = {
+    "llava_onevision": "<video>",
+    "internvl": "<video>",
+    "qwen3_vl": "<|video_pad|>",
+    "qwen3_5": "<|video_pad|>",
+}
+IMAGE = {"llava_onevision": "<image>", "internvl": "<IMG_CONTEXT>"}
+WITHOUT_TIMES = ("llava_onevision", "internvl")
+"""Families whose processors take frames alone."""
 QWEN_VIDEO, QWEN_IMAGE = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("video", "image"))
 OPTIONS: dict[str, Any] = {
     "dtype": "float32",
@@ -63,7 +70,7 @@ def metadata(frames: int) -> dict[str, Any]:
 
 def given(family: str, video: np.ndarray[Any, Any]) -> Any:
     """A clip as vLLM takes it."""
-    return video if family == "llava_onevision" else (video, metadata(len(video)))
+    return video if family in WITHOUT_TIMES else (video, metadata(len(video)))
 
 
 def chat(family: str, *turns: str) -> str:

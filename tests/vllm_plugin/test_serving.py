@@ -23,9 +23,9 @@ ASKED: dict[str, Any] = {
     # Every frame a segment, and relevance counts much: random weights make little of a question.
     "additional_config": {"adatp": {"question": True, "tau_s": 1.0, "tau_r": 0.2}},
 }
-FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"]
 families = pytest.mark.parametrize("family", FAMILIES)
-TOKENS = {"qwen2_5_vl": 8 * 16, "qwen3_vl": 8 * 16, "llava_onevision": 16 * 4}
+TOKENS = {"qwen2_5_vl": 8 * 16, "qwen3_vl": 8 * 16, "llava_onevision": 16 * 4, "internvl": 16 * 16}
 """Visual tokens of the clips."""
 
 
@@ -75,14 +75,15 @@ def test_everything_at_once_is_as_each_alone(
 @families
 def test_as_many_tokens_as_asked(family: str, results: Callable[..., list[Answered]]) -> None:
     kept = kept_tokens(TOKENS[family], 1 - RATE)
-    # Besides: LLaVA's newline; of each of Qwen3-VL's eight steps a timestamp of two words, start and end.
-    text = {"qwen2_5_vl": 0, "llava_onevision": 1, "qwen3_vl": 8 * 4}[family]
+    # Besides: LLaVA's newline; of each of Qwen3-VL's eight steps a timestamp of two words, start and end; of
+    # each of InternVL's sixteen frames a word, start and end, and new lines between.
+    text = {"qwen2_5_vl": 0, "llava_onevision": 1, "qwen3_vl": 8 * 4, "internvl": 16 * 4 - 1}[family]
     for found, videos in zip(results(family, **FREE), (1, 1, 2, 1, 1), strict=True):
         assert {len(chosen) for chosen in found.chosen} <= {kept}  # none where vLLM remembers the video
         assert found.ids.count(VIDEO_TOKEN) == videos * (kept + text)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "internvl"])
 def test_a_second_question_does_not_run_the_tower(family: str, engine: Callable[..., Engine]) -> None:
     """And each question has its own tokens, whatever vLLM remembers of the other one."""
     made = engine(family, **ASKED, enable_prefix_caching=True)

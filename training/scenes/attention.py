@@ -1,4 +1,4 @@
-"""Attention in which many questions share one clip: each sees the clip and itself, none sees another."""
+"""Attention in which many questions share one clip. Each attends to the clip and itself, not to others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _prefix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> 
 
 
 def _questions(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attention of the questions, each to the prefix and to itself as the mask says."""
+    """Attention of the questions, each to the prefix and to itself by the mask."""
     blocks, length = mask.shape[1:3]
     prefix = q.shape[2] - blocks * length
     own_q, own_k, own_v = (x[:, :, prefix:].reshape(*x.shape[:2], blocks, length, -1) for x in (q, k, v))
@@ -62,8 +62,8 @@ def shared_prefix_attention(
         query: (B, heads, prefix + questions x length, D).
         key: (B, key-value heads, ...), and `value` as well.
         value: See `key`.
-        attention_mask: bool (1, questions, length, length), True where a token of a question sees one of its
-            own question; None if there is only a prefix.
+        attention_mask: bool (1, questions, length, length), True where a token of a question attends to one
+            of its own question; None if there is only a prefix.
         scaling: Factor of the scores.
 
     Returns:

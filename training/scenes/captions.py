@@ -1,7 +1,7 @@
 """Texts that the partner learns to match with frames: captions, none of them worded like a question asked.
 
-The partner stands for a SigLIP that has never seen the benchmark. So it learns from sentences of other forms
-(`TEMPLATES`), and pairs of colour and shape for which `held_out` is true are never named to it as a pair.
+The partner represents a SigLIP that was not trained on the benchmark. So it learns from sentences of other
+forms (`TEMPLATES`). Pairs of colour and shape for which `held_out` is true never occur as a pair.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class VisionBatch:
 
 
 def _dotted(clip: Clip, rng: Random) -> Clip:
-    """The clip with dots on a quarter of its things, for as long as they are seen."""
+    """The clip with dots on a quarter of its things, as long as they are visible."""
 
     def dot(thing: Thing) -> Thing:
         colour = rng.choice([colour for colour in COLOURS if colour != thing.look[0]])
@@ -155,7 +155,7 @@ class Named:
 
 
 def name_facts(clip: Clip, question: Question) -> Named:
-    """Where a question's words name things and places, and when those are seen."""
+    """Where a question's words name things and places, and when those are visible."""
     words, found, at = question.text.split(), list[tuple[int, float]](), 0
     for name in question.names if question.kind != "count" else ():
         text, thing = name.text.split(), clip.things[name.thing]

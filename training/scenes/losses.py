@@ -1,4 +1,4 @@
-"""Losses of both stages. They keep backgrounds: a visual token names its place and shows its pixels."""
+"""Losses of both stages. They keep backgrounds: a visual token must give its place and its pixels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from training.scenes.model import TEXT_LENGTH, TOKENS_PER_FRAME, WIDTH
 from training.scenes.scores import Scores
 
 CLOCK_LAYER, MOTION_LAYER, NAME_LAYER, CHOICE_LAYER = 3, 6, 14, 16
-"""Before these layers of 20 the states must tell: visual tokens their frame, and their motion; words of a
-question what they name; its last token which of the named is meant."""
+"""Before these layers of 20 the states must contain: for visual tokens their frame and motion; for words
+of a question what they name; for its last token which of the named things is meant.
+"""
 
 LOSS_WEIGHT = {"count": 3.0}
 """Question type -> weight of an answer, for types of which a clip allows only few."""
@@ -27,7 +28,7 @@ PIXEL_SCALE = 0.2
 """Root mean square of a change of pixels, in -1..1, at which a background token should clearly differ."""
 
 PIXELS = (CELL // 4) ** 2 * 3
-"""Numbers of a token's small picture: 4 x 4 pixels of three colours."""
+"""Numbers of a token's thumbnail: 4 x 4 pixels of three colours."""
 
 
 class Probes(nn.ModuleDict):
@@ -54,8 +55,8 @@ def normal_pixels(frames: torch.Tensor) -> torch.Tensor:
     return frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def small_pictures(pixels: torch.Tensor) -> torch.Tensor:
-    """What each visual token should show of its pixels: (N, 3, 96, 96) to (N, 36, 48)."""
+def thumbnails_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Thumbnail that each visual token should reproduce: (N, 3, 96, 96) to (N, 36, 48)."""
     small = F.avg_pool2d(pixels, 4).reshape(len(pixels), 3, GRID, CELL // 4, GRID, CELL // 4)
     cells: torch.Tensor = small.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
     return cells
@@ -70,7 +71,7 @@ def token_loss(
     probes: Probes,
     scores: Scores,
 ) -> torch.Tensor:
-    """What the projected visual tokens say of colour, shape, dot, place, position and pixels.
+    """Loss of colour, shape, dot, place, position and pixels as read from projected visual tokens.
 
     Names are read in the word embeddings of the decoder, the rest by probes. Where the pixels of a background
     change from one frame to the next, its tokens must as well.
@@ -115,15 +116,15 @@ def token_loss(
     shown = colour > 0
     away = (probes["offset"](tokens).float() - target_of("offset")).abs().mean(-1)
     loss = loss + (away * shown).sum() / shown.sum().clamp(1)
-    error = (probes["pixels"](tokens).float() - small_pictures(pixels)).square()
-    scores.add("pixels", 1 - error.mean() / small_pictures(pixels).var())
+    error = (probes["pixels"](tokens).float() - thumbnails_of(pixels)).square()
+    scores.add("pixels", 1 - error.mean() / thumbnails_of(pixels).var())
     loss = loss + 4 * error.mean()
     empty = colour == 0
-    return loss + 3 * _sameness(tokens, small_pictures(pixels), empty[1:] & empty[:-1], scores)
+    return loss + 3 * _sameness(tokens, thumbnails_of(pixels), empty[1:] & empty[:-1], scores)
 
 
 def _sameness(
-    tokens: torch.Tensor, pictures: torch.Tensor, where: torch.Tensor, scores: Scores
+    tokens: torch.Tensor, thumbnails: torch.Tensor, where: torch.Tensor, scores: Scores
 ) -> torch.Tensor:
     """How much more similar background tokens are, from one frame to the next, than the pixels they show.
 
@@ -132,12 +133,12 @@ def _sameness(
 
     Args:
         tokens: (N, 36, width), of unit root mean square.
-        pictures: (N, 36, 48), what they show.
+        thumbnails: (N, 36, 48), what they show.
         where: bool (N - 1, 36), which tokens are background in both frames.
         scores: Takes the mean cosine.
     """
     cosine = (tokens[1:] * tokens[:-1]).mean(-1)
-    similar = torch.exp(-(pictures[1:] - pictures[:-1]).square().mean(-1) / PIXEL_SCALE**2)
+    similar = torch.exp(-(thumbnails[1:] - thumbnails[:-1]).square().mean(-1) / PIXEL_SCALE**2)
     scores.add("background cosine", cosine, where)
     scores.add("background pixels", similar, where)
     loss: torch.Tensor = ((cosine - similar).relu().square() * where).sum() / where.sum().clamp(1)
@@ -155,12 +156,12 @@ def vision_loss(
     """SigLIP's sigmoid loss over all pairs of texts and frames, and `token_loss`."""
     device = partner.device
     pixels = normal_pixels(torch.from_numpy(batch.pixels).to(device))
-    seen = partner.vision_model(pixels, output_hidden_states=True)
+    encoded = partner.vision_model(pixels, output_hidden_states=True)
     text = tokenizer(
         batch.texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
     )
     read = partner.text_model(text["input_ids"].to(device)).pooler_output
-    cosine = F.normalize(read.float(), dim=-1) @ F.normalize(seen.pooler_output.float(), dim=-1).T
+    cosine = F.normalize(read.float(), dim=-1) @ F.normalize(encoded.pooler_output.float(), dim=-1).T
     logits = cosine * partner.logit_scale.exp() + partner.logit_bias
     match = torch.from_numpy(batch.match).to(device)
     loss: torch.Tensor = 10 * F.binary_cross_entropy_with_logits(logits, match.float())
@@ -170,9 +171,9 @@ def vision_loss(
     scores.add("match area", (mean_rank - (positives - 1) / 2) / (match.numel() - positives).clamp(1))
     # The tower's output is the input of the partner's last layer. Without a common component, frames of
     # different scenes differ in it, as cutting a video into segments by the cosine of their means asks for.
-    states = seen.hidden_states[-2].float()
+    states = encoded.hidden_states[-2].float()
     loss = loss + states.mean((0, 1)).square().sum() / states.detach().square().sum(-1).mean()
-    tokens = model.model.apply_pooling(model.model.multi_modal_projector(seen.hidden_states[-2]))
+    tokens = model.model.apply_pooling(model.model.multi_modal_projector(encoded.hidden_states[-2]))
     words = model.get_input_embeddings().weight
     loss = loss + token_loss(tokens, batch.labels, pixels, words, tokenizer, probes, scores)
     return loss
@@ -232,7 +233,7 @@ def decoder_loss(
 ) -> torch.Tensor:
     """Cross-entropy of the answers, with what the probes ask, and `token_loss` so that backgrounds stay.
 
-    Every prompt is whole: no visual token is left out.
+    Every prompt is complete: no visual token is left out.
     """
     device, inner, tokenizer = model.device, model.model, processor.tokenizer
     head, tail = prompt_parts(processor)
@@ -280,7 +281,7 @@ def decoder_loss(
 def _visual_probes(
     states: Any, batch: ClipBatch, where: slice, probes: Probes, scores: Scores
 ) -> torch.Tensor:
-    """What visual tokens must tell some layers up: their frame, and how their thing moves."""
+    """Loss of what visual tokens must contain some layers up: their frame, and their thing's motion."""
 
     def at(layer: int) -> torch.Tensor:
         return F.rms_norm(states[layer][:, where].float(), states[layer].shape[-1:])
@@ -303,7 +304,9 @@ def _visual_probes(
 def _question_probes(
     states: Any, batch: ClipBatch, start: int, asked: _Asked, probes: Probes, scores: Scores
 ) -> torch.Tensor:
-    """What words of questions must tell: when a named thing is seen, which one is meant, what counts."""
+    """Loss of what words of questions must contain: when a named thing is visible, which is meant, what
+    counts.
+    """
     n, blocks, length = asked.ids.shape
     device = states[0].device
     facts: list[tuple[int, int, str, int, Named]] = [
@@ -320,9 +323,9 @@ def _question_probes(
 
     if named := [((i, j, word), frame) for i, j, _, _, fact in facts for word, frame in fact.words]:
         truth = torch.tensor([frame for _, frame in named], device=device)
-        told = 8 * read("named", [spot for spot, _ in named], NAME_LAYER).squeeze(-1)
-        loss = loss + F.huber_loss(told, truth)
-        scores.add("name frame", (told - truth).abs() < 1.5)
+        predicted = 8 * read("named", [spot for spot, _ in named], NAME_LAYER).squeeze(-1)
+        loss = loss + F.huber_loss(predicted, truth)
+        scores.add("name frame", (predicted - truth).abs() < 1.5)
     for probe, kind in (("second", "before/after"), ("third", "first/last")):
         some = [
             (i, j, last, fact)
@@ -336,13 +339,13 @@ def _question_probes(
         truth = torch.tensor([fact.chosen for *_, fact in some], device=device)
         for where, layer in zip(spots, (NAME_LAYER, CHOICE_LAYER), strict=True):
             if some:
-                told = read(probe, where, layer)
-                two = F.pad(told, (1, 0)) if told.shape[1] == 1 else told
+                predicted = read(probe, where, layer)
+                two = F.pad(predicted, (1, 0)) if predicted.shape[1] == 1 else predicted
                 loss = loss + F.cross_entropy(two, truth)
                 scores.add(f"{kind} before layer {layer}", two.argmax(-1) == truth)
     if counts := [(i, j, last, fact.members) for i, j, _, last, fact in facts if fact.members is not None]:
         truth = torch.tensor([members for *_, members in counts], device=device)
-        told = read("members", [(i, j, last - 2) for i, j, last, _ in counts], NAME_LAYER)
-        loss = loss + 3 * F.binary_cross_entropy_with_logits(told, truth)
-        scores.add("members", ((told > 0) == (truth > 0)).all(1))
+        predicted = read("members", [(i, j, last - 2) for i, j, last, _ in counts], NAME_LAYER)
+        loss = loss + 3 * F.binary_cross_entropy_with_logits(predicted, truth)
+        scores.add("members", ((predicted > 0) == (truth > 0)).all(1))
     return loss

@@ -3,15 +3,14 @@
 Two stages, counted in steps:
 
 - *vision*: the partner, on single frames. Captions and frames are matched with SigLIP's sigmoid loss; every
-  visual token that the Video LLM will read names what it shows, its place included, and reproduces a small
-  picture of its pixels. The tower is then copied into the Video LLM and stays frozen.
+  visual token that the Video LLM will read names what it shows, its place included, and reproduces a
+  thumbnail of its pixels. The tower is then copied into the Video LLM and stays frozen.
 - *decoder*: projector and decoder, on clips that grow (`--curriculum`). All questions on a clip share one
-  pass. Every prompt is whole. A quarter of the steps repeat shorter clips.
+  pass. Every prompt is complete. A quarter of the steps repeat shorter clips.
 
-The whole state is written to ``OUT/state.pt`` in one atomic step every few minutes. The same command after a
-kill goes on from there: batches follow from (seed, stage, step). More steps, or another curriculum whose
-first phases are the same, go on from there as well. ``OUT/log.jsonl`` has the curves; ``plot.py``
-draws them.
+The complete state is written to ``OUT/state.pt`` in one atomic step every few minutes. The same command after
+a kill continues from there: batches follow from (seed, stage, step). So do runs with more steps, or with
+another curriculum whose first phases are the same. ``OUT/log.jsonl`` has the curves; ``plot.py`` draws them.
 """
 
 from __future__ import annotations

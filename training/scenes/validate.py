@@ -74,7 +74,7 @@ def background_cosine(
 
 @torch.no_grad()
 def relevance_auc(partner: SiglipModel, processor: Any, n_frames: int, n: int) -> dict[str, float]:
-    """How well the partner tells frames with a question's evidence from the others.
+    """How well the partner separates frames with a question's evidence from the others.
 
     Returns:
         "all" and each question type -> area under the ROC curve in 0..1, mean over those of n questions

@@ -33,7 +33,9 @@ def ablate(
     disturb: DisturbOption = "none",
     paper: Annotated[
         bool,
-        typer.Option("--paper", help="Change the paper's method, without the early stage, not the default."),
+        typer.Option(
+            "--paper", help="Vary the paper's method, without the early stage, instead of the default."
+        ),
     ] = False,
     limit: LimitOption = 200,
     batch: BatchOption = 1,

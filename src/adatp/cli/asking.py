@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from adatp.cli.console import downloading, progress
-from adatp.cli.terminal import plain
+from adatp.cli.terminal import plain, say
 
 if TYPE_CHECKING:
     from adatp import Answer, Prompt, Session
@@ -22,12 +22,24 @@ if TYPE_CHECKING:
 
 
 def open_session(model: str | None, device: str, dtype: str, trusted: bool = False) -> Session:
-    """A session of the model that --model names, without its weights."""
+    """A session of the model that --model names, without its weights.
+
+    Of a model that no family file knows, a line on stderr says that the general rule is tried.
+    """
+    from adatp.models import family_of
     from adatp.session import Session
     from adatp.session.loading import source_of
 
     with progress(f"looking up {source_of(model)}"):
-        return Session(model, device=device, dtype=dtype, trust_remote_code=trusted)
+        session = Session(model, device=device, dtype=dtype, trust_remote_code=trusted)
+    if family_of(session.config.model_type).by_rule:
+        say(f"{session.source}: {by_rule(session.config)}")
+    return session
+
+
+def by_rule(config: Any) -> str:
+    """The note of a command about a model that the general rule is tried on."""
+    return f"general rule: no family file knows {config.model_type!r} (`adatp models` says what that means)"
 
 
 def load_weights(session: Session) -> None:

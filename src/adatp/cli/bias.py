@@ -42,8 +42,8 @@ def bias(
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="A text file, a question a line, each asked about every video; after a file's name and a "
-            "tab, about that video alone.",
+            help="A text file with one question per line. Each is asked about every video, or about one if "
+            "the line begins with that file's name and a tab.",
             show_default=QUESTION,
         ),
     ] = None,
@@ -52,9 +52,7 @@ def bias(
         typer.Option(help="Decoder layers, separated by commas.", show_default="all with full attention"),
     ] = None,
     frames: Annotated[int, typer.Option(min=4, max=MOST_FRAMES, help="Frames of each clip.")] = 32,
-    limit: Annotated[
-        int, typer.Option(min=1, max=MOST, help="At most so many clips, each with its question.")
-    ] = 24,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="Most clips, each with its question.")] = 24,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
     ] = None,

@@ -15,7 +15,7 @@ KINDS = ("llava-video",)
 
 
 def convert(
-    kind: Annotated[str, typer.Argument(help="What the checkpoint is: llava-video.")],
+    kind: Annotated[str, typer.Argument(help="Kind of checkpoint: llava-video.")],
     source: Annotated[Path, typer.Argument(help="Folder of the official checkpoint.")],
     dest: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
     vision_tower: Annotated[

@@ -17,11 +17,9 @@ from adatp.errors import RefusedError
 
 def demo(
     model: ModelOption = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where the page is served; 0: any free port.")
-    ] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,

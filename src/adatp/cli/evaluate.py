@@ -40,7 +40,7 @@ def evaluate(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file of parameters, method -> parameter -> value, as benchmarks/tune.py writes it.",
+            help="A JSON file of parameters, method -> parameter -> value, from benchmarks/tune.py.",
             show_default="each method's own",
         ),
     ] = None,

@@ -45,15 +45,15 @@ SplitOption = Annotated[str, typer.Option(help="A split of the world: validation
 WorldOption = Annotated[
     str | None,
     typer.Option(
-        help="Whose questions are asked: tiny or scenes. Without --model, the embedded model of "
-        "that name answers.",
+        help="World of the questions: tiny or scenes. Without --model, the embedded model of that name "
+        "answers.",
         show_default="the one that the model knows",
     ),
 ]
 DisturbOption = Annotated[
     str,
     typer.Option(
-        help="What is done to every clip, several separated by commas: none, noise, pan, compression, dim, "
+        help="Disturbances of every clip, separated by commas: none, noise, pan, compression, dim, "
         "features[:AMOUNT] (noise on the projected tokens), relevance[:AMOUNT] (noise on the frames' "
         "relevance)."
     ),
@@ -64,29 +64,29 @@ JsonOption = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        help="Also write everything to this file; answers gather in a work file beside it, from which the "
-        "same command, or one with more methods or targets, goes on.",
+        help="Also write everything to this file. A work file next to it stores the answers, so that the "
+        "same command, or one with more methods or targets, continues.",
         show_default=False,
     ),
 ]
 PlotOption = Annotated[
     Path | None,
     typer.Option(
-        help="Also draw accuracy against FLOPs into this file (.png, .pdf, .svg), and accuracy by where the "
-        "evidence is into one named -thirds beside it.",
+        help="Also draw accuracy against FLOPs into this file (.png, .pdf, .svg), and accuracy by place of "
+        "the evidence into one named -thirds next to it.",
         show_default=False,
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_THREADS, help="CPU threads to use.", show_default="as torch decides"),
+    typer.Option(min=1, max=MOST_THREADS, help="CPU threads to use.", show_default="torch's choice"),
 ]
 BatchOption = Annotated[
     int,
     typer.Option(
         min=1,
         max=MOST_BATCH,
-        help="Questions asked together: faster on a GPU. Answers stay what they are alone.",
+        help="Questions asked together: faster on a GPU, with the same answers.",
     ),
 ]
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from adatp.cli.asking import by_rule
 from adatp.cli.console import PRESET, conventions, importing, progress, table_of, working_on
 from adatp.cli.options import (
     MOST_FRAMES,
@@ -23,6 +24,7 @@ from adatp.cli.options import (
     fractions,
     video_grid,
 )
+from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 from adatp.units import amount
 
@@ -46,6 +48,7 @@ def flops(
         from adatp.flops import PRESETS, DecoderShape, paper_macs
         from adatp.layout import PromptCounts
         from adatp.methods import AdaTP
+        from adatp.models import family_of
         from adatp.session.loading import load_config, source_of
     if preset not in PRESETS:
         raise RefusedError(f"--preset is one of {', '.join(PRESETS)}, not {preset!r}")
@@ -53,6 +56,8 @@ def flops(
         methods = [AdaTP(flops=1.0), *(AdaTP(flops=ratio) for ratio in ratios)]
         with progress(f"looking up {source_of(model)}"):
             config = load_config(model, trusted)
+        if family_of(config.model_type).by_rule:
+            say(f"{source_of(model)}: {by_rule(config)}")
         shape = DecoderShape.from_config(config.get_text_config())
         if preset != PRESET and shape.delta_net is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")

@@ -20,7 +20,7 @@ GENERAL_RULE = (
 def models() -> None:
     """List the supported models and the features that the test suite has verified for each."""
     with importing():
-        from adatp.models import by_general_rule, supported
+        from adatp.models import by_general_rule, later_version, supported
     tests: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
     reasons: list[str] = []
     table = table_of("Model type")
@@ -36,6 +36,8 @@ def models() -> None:
                     reasons.append(result)
                 lacking.append(f"{feature} [{reasons.index(result) + 1}]")
         tested = ", ".join(lacking) if name in tests["families"] else "not tested"
+        if least := later_version(name):
+            tested = f"needs transformers {least}"
         table.add_row(Text(name), Text(checkpoint or ""), Text(tested))
     for name in by_general_rule():
         table.add_row(Text(name), Text("general rule", style="dim"), Text("not tested"))

@@ -40,24 +40,24 @@ ModelOption = Annotated[
 TargetsOption = Annotated[
     str, typer.Option("--flops", help="Fractions of vanilla's prefill FLOPs, separated by commas.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the checkpoint is.")]
-DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA where there is one.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: the checkpoint's own.")]
+DeviceOption = Annotated[str, typer.Option(help="A torch device; auto: CUDA if available.")]
 TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code, and load pickled weights, that the checkpoint brings. Never asked for.",
+        help="Run the checkpoint's Python code and load its pickled weights. Never asked at a terminal.",
     ),
 ]
 VideoArgument = Annotated[
     str | None,
     typer.Argument(
         help="A video file, a folder of frame images, or an address (https://...).",
-        show_default="a clip of ours",
+        show_default="a clip that ships with adatp",
     ),
 ]
 QuestionArgument = Annotated[
-    str | None, typer.Argument(help="What to ask about it.", show_default="the clip's own")
+    str | None, typer.Argument(help="Question about the video.", show_default="the clip's own")
 ]
 TargetOption = Annotated[
     float | None,
@@ -70,7 +70,7 @@ TargetOption = Annotated[
 StrictOption = Annotated[
     bool,
     typer.Option(
-        "--strict", help="Refuse a --flops out of reach; else the least that the method can do is run."
+        "--strict", help="Refuse a --flops out of reach. Otherwise the lowest possible target is used."
     ),
 ]
 FramesOption = Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Frames to sample, uniformly.")]

@@ -21,17 +21,17 @@ def paper(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="The folder of all results. The same command goes on there.")
+        Path, typer.Option(help="The folder of all results. The same command continues there.")
     ] = Path("paper"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, and how long it may take.")
     ] = False,
     show_plan: Annotated[
-        bool, typer.Option("--show-plan", help="Print the default plan, to copy and change it.")
+        bool, typer.Option("--show-plan", help="Print the default plan, to be copied and changed.")
     ] = False,
     shard: Annotated[str, typer.Option(help="i/n: only every n-th run, for array jobs.")] = "1/1",
     gather_only: Annotated[
-        bool, typer.Option("--gather-only", help="Run nothing, make the tables of what is there.")
+        bool, typer.Option("--gather-only", help="Run nothing, only make the tables of complete runs.")
     ] = False,
     offline_check: Annotated[
         bool,

@@ -19,6 +19,7 @@ from adatp.cli.options import (
     MethodOption,
     ModelOption,
     NewTokensOption,
+    StrictOption,
     TargetOption,
     TrustOption,
 )
@@ -38,11 +39,13 @@ def run(
     rows: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines or Parquet, each row with a video, a question, an id if you like; and, where "
-            "they differ, method, flops, frames, max_new_tokens."
+            help="JSON lines or Parquet. Each row has a video, a question, an id if you like, and its own "
+            "method, flops, frames, max_new_tokens or strict."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the answers; run again, it goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the answers. The same command continues there.")
+    ],
     model: ModelOption = None,
     flops: TargetOption = None,
     frames: FramesOption = 32,
@@ -54,7 +57,7 @@ def run(
         typer.Option(
             min=0,
             max=MOST_WORKERS,
-            help="Processes that read the next videos; 0: none but this one.",
+            help="Processes that read the next videos; 0: only this one.",
             show_default="half of the cores",
         ),
     ] = None,
@@ -73,6 +76,7 @@ def run(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    strict: StrictOption = False,
     trusted: TrustOption = False,
 ) -> None:
     """Answer many questions about many videos, and go on where that was stopped.
@@ -92,7 +96,9 @@ def run(
     )
     asked.check(json_file)
     with working_on(model):
-        job = asked.job(settings_of(method, flops, frames, max_new_tokens), rows_per_file, shard, retry)
+        job = asked.job(
+            settings_of(method, flops, frames, max_new_tokens, strict), rows_per_file, shard, retry
+        )
         summary = asked.run_on_ray(job, actors, actor_gpus) if ray else asked.run(job)
         if json_file is not None:
             write(Path(os.path.realpath(json_file)), json.dumps(summary.to_dict()) + "\n")

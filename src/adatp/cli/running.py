@@ -22,6 +22,7 @@ from adatp.cli.files import check_folder, check_writable, keep_inputs, model_fil
 from adatp.cli.options import check_dtype, method_named
 from adatp.cli.terminal import plain, say
 from adatp.errors import RefusedError
+from adatp.machine import cores
 
 if TYPE_CHECKING:
     from adatp.run import Job, Settings, Summary
@@ -33,17 +34,12 @@ MOST_WORKERS = 256
 """Most worker processes that can be requested."""
 
 RayOption = Annotated[
-    bool, typer.Option("--ray", help="Run on a Ray cluster: that of RAY_ADDRESS, or one on this machine.")
+    bool, typer.Option("--ray", help="Run on a Ray cluster: the one in RAY_ADDRESS, or one on this machine.")
 ]
-ActorsOption = Annotated[int, typer.Option(min=1, max=100_000, help="With --ray: how many models.")]
+ActorsOption = Annotated[int, typer.Option(min=1, max=100_000, help="With --ray: number of models.")]
 ActorGpusOption = Annotated[
     float, typer.Option("--gpus", min=0, max=1024, help="With --ray: GPUs of each model.")
 ]
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
@@ -69,12 +65,14 @@ def check_summary(path: Path | None, folder: Path, input_file: Path, model: str 
     keep_inputs([("--json", target)], [("the input", input_file), *model_files(model)])
 
 
-def settings_of(method: str, flops: float | None, frames: int, max_new_tokens: int) -> Settings:
+def settings_of(
+    method: str, flops: float | None, frames: int, max_new_tokens: int, strict: bool = False
+) -> Settings:
     """The settings of rows that give none themselves."""
     from adatp.run import Settings
 
     method_named(method, flops)
-    return Settings(method, flops, frames, max_new_tokens)
+    return Settings(method, flops, frames, max_new_tokens, strict)
 
 
 @contextmanager

@@ -22,35 +22,38 @@ _NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 def serve(
     model: options.ModelOption = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any free port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
     ] = "127.0.0.1",
     name: Annotated[
         str | None,
-        typer.Option("--served-model-name", help="What requests call the model.", show_default="--model"),
+        typer.Option("--served-model-name", help="Name of the model in requests.", show_default="--model"),
     ] = None,
     method: options.MethodOption = "adatp",
     flops: options.TargetOption = None,
     frames: options.FramesOption = 32,
     most_frames: Annotated[
-        int, typer.Option("--max-frames", min=1, max=4096, help="Frames that a request may ask for.")
+        int, typer.Option("--max-frames", min=1, max=4096, help="Most frames that a request may ask for.")
     ] = 256,
     max_new_tokens: options.NewTokensOption = 64,
     most_new_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, max=options.MOST, help="Tokens that a request may ask for.")
+        int,
+        typer.Option("--max-tokens", min=1, max=options.MOST, help="Most tokens that a request may ask for."),
     ] = 1024,
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Answers written together.")] = 8,
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Answers generated together.")] = 8,
     batch_wait: Annotated[
         float, typer.Option(min=0, max=10, help="Seconds to wait for requests that are being read.")
     ] = 0.05,
     max_requests: Annotated[
-        int, typer.Option(min=1, max=1000, help="Requests taken in at once; one more gets 429.")
+        int, typer.Option(min=1, max=1000, help="Most requests at once; one more gets 429.")
     ] = 64,
-    max_body_mb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a request.")] = 128,
-    max_media_mb: Annotated[int, typer.Option(min=1, max=65536, help="Size of a video of the web.")] = 256,
+    max_body_mb: Annotated[int, typer.Option(min=1, max=4096, help="Largest request, in MiB.")] = 128,
+    max_media_mb: Annotated[
+        int, typer.Option(min=1, max=65536, help="Largest video of the web, in MiB.")
+    ] = 256,
     media_seconds: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Time to fetch and decode a request's videos.")
+        float, typer.Option(min=0.1, max=3600, help="Seconds to fetch and decode a request's videos.")
     ] = 60,
     local: Annotated[
         Path | None,
@@ -64,11 +67,13 @@ def serve(
     key_file: Annotated[
         Path | None,
         typer.Option(
-            "--api-key-file", help="Keys, one a line; also $ADATP_API_KEY.", show_default="no key is needed"
+            "--api-key-file",
+            help="File of keys, one per line; also $ADATP_API_KEY.",
+            show_default="no key is needed",
         ),
     ] = None,
     shutdown_seconds: Annotated[
-        float, typer.Option(min=1, max=3600, help="Time for running requests when it is stopped.")
+        float, typer.Option(min=1, max=3600, help="Seconds for running requests when the server is stopped.")
     ] = 30,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",

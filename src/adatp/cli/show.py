@@ -35,7 +35,7 @@ def show(
         str | None,
         typer.Option(
             help="Another method for the page, at the same FLOPs.",
-            show_default="fastv, or random where the target is out of fastv's reach",
+            show_default="fastv, or random if fastv can't reach the target",
         ),
     ] = None,
     layers: Annotated[

@@ -7,6 +7,9 @@ layer's cache, in prefill and in every later step. Kept tokens keep their own ro
 are averaged into them. The plan decides which tokens to keep: the engine knows no method and no model family.
 """
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.engine.hooks import Engine, attention_module
 
 __all__ = ["Engine", "attention_module"]

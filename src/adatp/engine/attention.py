@@ -104,7 +104,7 @@ def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     """
     shares, log_shares = weight.shares(logits.shape[1], logits.device)
     mean = torch.bmm(shares[:, None], logits.softmax(-1).flatten(1, 2))[:, 0]
-    if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # a GPU would have to be waited for
+    if mean.device.type == "cpu" and bool((mean >= _SMALL).all()):  # reading it would wait for a GPU
         return mean.double().log()
     logs = logits.log_softmax(-1).flatten(1, 2).add_(log_shares[..., None]).logsumexp(1)
     # Not the smallest float32: below this value, the mean has already lost terms.
@@ -171,7 +171,15 @@ class _Tap(ABC):
 
     @abstractmethod
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
-        """Read one call; ``packed`` are the ends of sequences laid side by side, if any."""
+        """Read one call. ``packed`` are the ends of sequences laid side by side, if any.
+
+        Args:
+            query: (B, heads, n, d) final queries.
+            key: (B, kv_heads, K, d) final keys.
+            mask: see `attention_logits`.
+            scaling: factor on the products.
+            packed: int tensor, or None.
+        """
 
 
 class Probe(_Tap):
@@ -191,7 +199,7 @@ class Probe(_Tap):
 
     @property
     def log_scores(self) -> Tensor | None:
-        """Scores of the last call, or None if none was scored."""
+        """(B, K) float64 scores of the last call, or None if none was scored."""
         return self._present.log_scores
 
     def arm(self, rows: Tensor, weight: RowWeights, past: int) -> None:

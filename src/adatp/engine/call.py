@@ -56,13 +56,13 @@ class DecoderCall:
         return shown_slots(self.layer_cache(layer), self.past if held is None else held.count(self.past))
 
     def rows_of(self, positions: Tensor, sample: int) -> Tensor:
-        """Rows of the next layer's hidden states that hold ``positions`` of ``sample``."""
+        """Rows (k,) of the next layer's hidden states that hold ``positions`` (k,) of ``sample``."""
         if self.index is None:
             return positions
         return rows_of(positions, self.alive[sample], self.index.shape[1])
 
     def rows_alive(self, sample: int, length: int) -> Tensor | slice:
-        """Rows of a layer's states (``length`` rows) that hold all alive tokens of ``sample``."""
+        """Rows (n,) of a layer's states (``length`` rows) that hold all alive tokens of ``sample``."""
         alive = self.alive[sample]
         if self.index is None and len(alive) < length:  # the call's own padding, wherever it is
             return alive

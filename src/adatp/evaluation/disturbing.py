@@ -117,7 +117,7 @@ class TokenNoise:
 
     def __init__(self, model: Any, amount: float, seeds: Sequence[int]) -> None:
         config = model.config
-        images = family_of(config.model_type).encoded_as == "image"
+        images = family_of(config.model_type).of(model).encoded_as == "image"
         self.placeholder: int = config.image_token_id if images else config.video_token_id
         self.amount, self.seeds = amount, seeds
         self.visual: Tensor | None = None

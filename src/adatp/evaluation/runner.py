@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from adatp.evaluation.entrants import Entrant
 from adatp.evaluation.results import Results
 from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
-from adatp.models import family_of
+from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
 
 LONGEST_ANSWER = 8
@@ -33,10 +34,11 @@ class TowerCache:
 
     Args:
         tower: the vision tower.
-        attention: its module whose attention some methods watch; for them only this module runs again.
+        attention: its module whose attention some methods watch; for them only this module runs again. None:
+            it is not known, and there are no such methods.
     """
 
-    def __init__(self, tower: nn.Module, attention: nn.Module) -> None:
+    def __init__(self, tower: nn.Module, attention: nn.Module | None) -> None:
         self.tower, self.attention = tower, attention
         self._video: object = None
         self._watched = False
@@ -51,12 +53,9 @@ class TowerCache:
             given = [value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             if self._output is None or given != self._given:  # other frames are left out
                 self._given, self._calls = given, []
-                note = self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
-                try:
+                with self._noting():
                     self._output = encode(*args, **kwargs)
-                finally:
-                    note.remove()
-            elif self._watched:
+            elif self._watched and self.attention is not None:
                 for again, named in self._calls:
                     self.attention(*again, **named)
             return copy(self._output)  # Qwen2.5-VL's model changes its input in place
@@ -72,6 +71,17 @@ class TowerCache:
         self._watched = watched
         if video is not self._video:
             self._video, self._output, self._calls = video, None, []
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        if self.attention is None:
+            yield
+            return
+        note = self.attention.register_forward_pre_hook(self._note, with_kwargs=True)
+        try:
+            yield
+        finally:
+            note.remove()
 
     def _note(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         self._calls.append((args, kwargs))
@@ -150,13 +160,26 @@ def evaluate(
     for entrant in entrants:
         results.pin(f"run {entrant.key}", entrant.facts())
     ordered = sorted(entrants, key=_shown)  # the cache holds one video
-    family = family_of(model.config.model_type)
-    cache = TowerCache(family.tower(model), family.tower_attention_module(model))
-    with cache as tower, torch.no_grad():
+    with _tower_cache(model) as tower, torch.no_grad():
         for frames in frame_counts:
             wanted = _wanted(world, ordered, split, frames, limit, results)
             while together := list(islice(wanted, batch)):
                 _ask_all(session, ordered, together, frames, results, progress, tower)
+
+
+@contextmanager
+def _tower_cache(model: Any) -> Iterator[TowerCache | None]:
+    """A cache of the last encoded video; None: it is not known where the vision tower is."""
+    family = family_of(model.config.model_type).of(model)
+    if (tower := family.lone_tower(model)) is None:
+        yield None
+        return
+    try:
+        attention = family.tower_attention_module(model)
+    except GeneralRuleError:
+        attention = None
+    with TowerCache(tower, attention) as cache:
+        yield cache
 
 
 def _wanted(
@@ -195,7 +218,7 @@ def _ask_all(
     frames: int,
     results: Results,
     progress: Callable[[str | None], None],
-    tower: TowerCache,
+    tower: TowerCache | None,
 ) -> None:
     """Ask each entrant those of some questions that it has not answered. Store answers, or why there are
     none.
@@ -208,7 +231,8 @@ def _ask_all(
         key = (_shown(entrant), [each.number for each in lacking])
         if key != made[0]:
             made = key, [_prompt(session, entrant, each) for each in lacking]
-        tower.show(made[1], entrant.method.tower_attention)
+        if tower is not None:
+            tower.show(made[1], entrant.method.tower_attention)
         seeds = [each.seed for each in lacking]
         try:
             with entrant.disturbance.tokens(session.model, seeds):
@@ -219,7 +243,7 @@ def _ask_all(
                     reuse_frames=entrant.reuse_frames,
                     strict=True,
                 )
-        except (BudgetError, NoEncoderError, GridError) as error:
+        except (BudgetError, NoEncoderError, GridError, GeneralRuleError) as error:
             results.skips[entrant.key, frames] = reason = " ".join(str(error).split())
             progress(f"{entrant.key}, {frames} frames: {reason}")
             continue

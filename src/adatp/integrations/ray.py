@@ -111,7 +111,8 @@ def _beside(block: Any, found: list[Mapping[str, Any]]) -> Any:
     """A table with the columns of answers, of the same types whatever failed."""
     import pyarrow as pa
 
-    texts, counts = ("answer", "error", "method", "relevance"), ("prompt_tokens", "visual_tokens")
+    texts = ("answer", "error", "method", "out_of_reach", "relevance")
+    counts = ("prompt_tokens", "visual_tokens")
     ints = (*counts, "visual_tokens_last", "new_tokens", "batch")
     for name in ANSWERED:
         kind = pa.string() if name in texts else pa.int64() if name in ints else pa.float64()
@@ -136,13 +137,15 @@ def answer(
     flops: float | None = None,
     frames: int = 32,
     max_new_tokens: int = 64,
+    strict: bool = False,
     **loading: Any,
 ) -> Any:
     """Answer every row of a dataset. Nothing runs before the result is read or written.
 
     Args:
         dataset: a `ray.data.Dataset` with the columns ``video`` and ``question``; ``method``, ``flops``,
-            ``frames`` and ``max_new_tokens`` may be columns too, where rows differ. Others stay as they are.
+            ``frames``, ``max_new_tokens`` and ``strict`` may be columns too, where rows differ. Others stay
+            as they are.
         model: a folder or an id on the hub, the same on every machine; None: the embedded model.
         actors: how many models there are.
         num_cpus: CPUs of each.
@@ -153,11 +156,12 @@ def answer(
         flops: its target, a fraction of vanilla's prefill; None: the method's default.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
+        strict: whether a target out of reach is an error. If not, the least that the method can do is run.
         loading: more of `Model`: batch, workers, device, dtype, trust_remote_code.
 
     Returns:
-        The dataset with the columns of `adatp run` beside its own. A row that can't be answered has the
-        reason under ``error``.
+        The dataset with the columns of `adatp run` in addition to its own. A row that can't be answered has
+        the reason under ``error``.
 
     Raises:
         RayError: Ray is not installed.
@@ -165,7 +169,8 @@ def answer(
     """
     ray = _ray()
     source = None if model is None else os.fspath(model)
-    settings = {"method": method, "flops": flops, "frames": frames, "max_new_tokens": max_new_tokens}
+    settings: dict[str, Any] = {"method": method, "flops": flops, "frames": frames}
+    settings |= {"max_new_tokens": max_new_tokens, "strict": strict}
     start = os.path.abspath(root) if os.fspath(root) else ""
     return dataset.map_batches(
         Answerer,

@@ -81,8 +81,9 @@ class AdaTP(Method):
             some layers have linear attention or a window, tokens are only dropped after layers of full
             attention.
         end: last such layer; None: 16 of 28 (the paper's N - 12), others in proportion.
-        every: tokens are dropped before one in so many of these layers. 1 is the paper's. More is faster on a
-            GPU with one short prompt, where the cuts' many small operations take as long as the layers.
+        every: tokens are dropped before every ``every``-th of these layers; the paper's value is 1. Higher
+            values are faster on a GPU with one short prompt, where the many small operations of cuts take as
+            long as the layers.
         tau_s: neighbouring frames whose pooled tower features have at least this cosine share a segment.
         tau_r: temperature of the split between segments. Lower values give relevant segments more;
             ``math.inf`` ignores relevance.

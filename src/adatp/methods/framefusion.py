@@ -93,7 +93,16 @@ class _Fusion:
         return choice
 
     def merge(self, layer: int, token: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge similar tokens as far as the budget needs it; decide whether to go on."""
+        """Merge similar tokens as far as the budget needs it; decide whether to continue.
+
+        Args:
+            layer: the layer about to run.
+            token: (n,) int64, the visual tokens alive.
+            hidden: (n, d) their states.
+
+        Returns:
+            See `Choice`.
+        """
         n = len(token)
         before, like = same_place_before(self.layout, token, hidden)
         merged, surplus = int((like >= self.method.similarity).sum()), n - self.spent.room(n)

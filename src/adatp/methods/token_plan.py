@@ -141,7 +141,10 @@ class TokenPlan:
     def select(
         self, layer: int, sample: int, alive: Tensor, log_scores: Tensor | None, hidden: Tensor
     ) -> Selection:
-        """The tokens of one prompt that go on to ``layer``: all text, and those that its rule chooses."""
+        """The tokens of one prompt that go on to ``layer``: all text, and those that its rule chooses.
+
+        For the arguments and their shapes, see `adatp.plan.Plan.select`.
+        """
         of = self.samples[sample]
         if of is None or layer not in of.cuts:
             return Selection(alive)

@@ -7,13 +7,17 @@ what several families share.
 from importlib import import_module
 from pkgutil import iter_modules
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from adatp.models.family import EncoderMethod, Family, TowerCall
-from adatp.models.general import reads_videos
+from adatp.models.general import GeneralRuleError, reads_videos
 from adatp.models.registry import (
     UnsupportedModelError,
     allow_general_rule,
     by_general_rule,
     family_of,
+    later_version,
     register,
     supported,
 )
@@ -24,11 +28,13 @@ for _module in iter_modules(__path__):
 __all__ = [
     "EncoderMethod",
     "Family",
+    "GeneralRuleError",
     "TowerCall",
     "UnsupportedModelError",
     "allow_general_rule",
     "by_general_rule",
     "family_of",
+    "later_version",
     "reads_videos",
     "register",
     "supported",

@@ -11,7 +11,7 @@ from adatp.models.shared import ByConvention
 
 
 @register("cohere_compass", checkpoint="CohereLabs/North-Micro-Vision-Instruct")
-@register("kimi_k25", checkpoint="moonshotai/Kimi-K2.6")
+@register("kimi_k25", checkpoint="moonshotai/Kimi-K2.6", since=(5, 24))
 @register("lfm3_vl", checkpoint="LiquidAI/LFM3-VL-2B")
 @register("minicpm_ocr", checkpoint="openbmb/MiniCPM-OCR-1.0")
 @register("minicpmv4_6", checkpoint="openbmb/MiniCPM-V-4.6")
@@ -19,7 +19,7 @@ from adatp.models.shared import ByConvention
 @register("molmo2", checkpoint="allenai/Molmo2-8B")
 @register("muse_glimmer", checkpoint="meta-models/Muse-Glimmer-30B")
 @register("muse_spark", checkpoint="meta-models/Muse-Spark-Open-816B-A42B")
-@register("perception_lm", checkpoint="facebook/Perception-LM-1B")
+@register("perception_lm", checkpoint="facebook/Perception-LM-1B", since=(5, 23))
 class Conventional(ByConvention):
     """Runs of placeholders for frames, or one run for a video. Frames of several videos count as one
     video's.

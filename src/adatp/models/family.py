@@ -92,6 +92,10 @@ class Family(ABC):
     def tower(self, model: Any) -> nn.Module:
         """The vision tower: the module that is called once for all the videos of a batch."""
 
+    def lone_tower(self, model: Any) -> nn.Module | None:
+        """The tower, if its output depends on the videos alone and can be cached; else None."""
+        return self.tower(model)
+
     @abstractmethod
     def tower_attention_module(self, model: Any) -> nn.Module:
         """The attention module in the tower's layer whose output is projected."""

@@ -39,7 +39,7 @@ class Gemma4Unified(ByConvention):
         return derived
 
 
-@register("gemma4", checkpoint="google/gemma-4-31B-it")
+@register("gemma4", checkpoint="google/gemma-4-31B-it", since=(5, 23))
 class Gemma4(Gemma4Unified):
     """The largest models. Small ones are refused, since their last layers share the keys of earlier ones."""
 

@@ -14,7 +14,7 @@ from adatp.models.registry import register
 from adatp.models.shared import PooledAfterwards
 
 
-@register("llava_video", checkpoint="lmms-lab/LLaVA-Video-7B-Qwen2")
+@register("llava_video", checkpoint="lmms-lab/LLaVA-Video-7B-Qwen2", since=(5, 18))
 class LlavaVideo(PooledAfterwards):
     """Newlines are not visual tokens and are never dropped. `adatp convert` makes the checkpoints."""
 

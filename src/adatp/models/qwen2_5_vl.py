@@ -7,6 +7,6 @@ from adatp.models.shared import WindowedPatches
 
 
 @register("qwen2_5_vl", checkpoint="Qwen/Qwen2.5-VL-7B-Instruct")
-@register("qwen2_5_omni_thinker", checkpoint="Qwen/Qwen2.5-Omni-7B")
+@register("qwen2_5_omni_thinker", checkpoint="Qwen/Qwen2.5-Omni-7B", since=(5, 23))
 class Qwen25VL(WindowedPatches):
     """All placeholders of a video are in one run. An omni model mixes audio into it, which is kept."""

@@ -13,7 +13,7 @@ from adatp.tower_flops import packed_tower_flops
 
 @register("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct")
 @register("qwen3_vl_moe", checkpoint="Qwen/Qwen3-VL-30B-A3B-Instruct")
-@register("qwen3_omni_moe_thinker", checkpoint="Qwen/Qwen3-Omni-30B-A3B-Instruct")
+@register("qwen3_omni_moe_thinker", checkpoint="Qwen/Qwen3-Omni-30B-A3B-Instruct", since=(5, 23))
 @register("cosmos3_omni", checkpoint="nvidia/Cosmos3-Nano")
 @register("qwen3_5", checkpoint="Qwen/Qwen3.5-27B")
 @register("qwen3_5_moe", checkpoint="Qwen/Qwen3.5-35B-A3B")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from adatp.errors import AdaTPError
+import transformers
+
+from adatp.errors import PruningError
 from adatp.models.family import Family
 from adatp.models.general import GeneralRule, offered
 
@@ -21,14 +23,15 @@ import.
 _FamilyClass = TypeVar("_FamilyClass", bound=type[Family])
 
 
-class UnsupportedModelError(AdaTPError, ValueError):
-    """No family is registered for this model."""
+class UnsupportedModelError(PruningError, ValueError):
+    """No family is registered for this model, or its family needs a later transformers."""
 
 
 @dataclass(frozen=True)
 class _Entry:
     family: Family
     checkpoint: str | None
+    since: tuple[int, int]
 
 
 _entries: dict[str, _Entry] = {}
@@ -37,7 +40,9 @@ _unread_entry_points = True
 _reading = threading.RLock()  # a server may look up the first model in several threads
 
 
-def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_FamilyClass], _FamilyClass]:
+def register(
+    model_type: str, *, checkpoint: str | None = None, since: tuple[int, int] = (0, 0)
+) -> Callable[[_FamilyClass], _FamilyClass]:
     """Class decorator: the library prunes models of this type according to the decorated family.
 
     The class may be in this package, in a script, or in an installed package that names its module as an
@@ -47,6 +52,7 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
     Args:
         model_type: the ``model_type`` of the models' config.
         checkpoint: a model on the Hugging Face hub, as an example in ``adatp models``.
+        since: the first version of transformers whose code of these models the family fits.
 
     Raises:
         TypeError: the class is no `Family`, or lacks one of its methods.
@@ -59,7 +65,7 @@ def register(model_type: str, *, checkpoint: str | None = None) -> Callable[[_Fa
     def decorate(cls: _FamilyClass) -> _FamilyClass:
         if not issubclass(cls, Family):
             raise TypeError(f"{cls.__name__} is registered for {model_type!r}, but is no adatp.models.Family")
-        _entries[model_type] = _Entry(cls(), checkpoint)
+        _entries[model_type] = _Entry(cls(), checkpoint, since)
         return cls
 
     return decorate
@@ -71,7 +77,8 @@ def family_of(model_type: str) -> Family:
     For an unregistered type it is the general rule, if the type reads videos in transformers.
 
     Raises:
-        UnsupportedModelError: no family is registered for it, and the general rule can't be tried.
+        UnsupportedModelError: no family is registered for it, and the general rule can't be tried; or this
+            transformers is too old for the family.
     """
     if model_type not in _entries:
         _read_entry_points()
@@ -82,7 +89,19 @@ def family_of(model_type: str) -> Family:
             f"model type {model_type!r} is not supported; supported: {', '.join(sorted(_entries))} "
             "(`adatp models` tells more, CONTRIBUTING.md how to add one)"
         )
+    if least := later_version(model_type):
+        raise UnsupportedModelError(
+            f"model type {model_type!r} needs transformers {least} or newer, "
+            f"this is {transformers.__version__}"
+        )
     return _entries[model_type].family
+
+
+def later_version(model_type: str) -> str | None:
+    """The transformers that a registered type needs, where the installed one is older, else None."""
+    since = _entries[model_type].since
+    installed = tuple(map(int, transformers.__version__.split(".")[:2]))
+    return ".".join(map(str, since)) if installed < since else None
 
 
 def supported() -> dict[str, str | None]:

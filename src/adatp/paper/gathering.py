@@ -80,15 +80,10 @@ def gather(folder: Path, facts: Mapping[str, Any]) -> Outcome:
             f"{folder}: lmms-eval wrote no results (its messages are in log.txt there)"
         ) from None
     score = _score(results, facts)
-    documents: dict[str, float] = {}
-    figures: list[dict[str, float]] = []
-    for name, sample in _samples(folder):
-        own = score_of(sample.get(facts["metric"]))
-        if own is not None:
-            documents[name] = own
-        counts = (sample.get("token_counts") or [None])[0]
-        if counts and "flops_ratio" in counts:
-            figures.append(counts)
+    try:
+        documents, figures = _documents(folder, facts["metric"])
+    except (ValueError, KeyError, OSError):
+        raise GatheringError(f"{folder}: the documents that lmms-eval wrote can't be read") from None
     throughput = results.get("throughput", {})
     return Outcome(
         facts=dict(facts),
@@ -99,6 +94,20 @@ def gather(folder: Path, facts: Mapping[str, Any]) -> Outcome:
         seconds=float(results.get("total_evaluation_time_seconds") or 0),
         peak_memory_gb=throughput.get("avg_peak_memory_gb"),
     )
+
+
+def _documents(folder: Path, metric: str) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Scores of the documents that have one by themselves, and the figures of those that were pruned."""
+    documents: dict[str, float] = {}
+    figures: list[dict[str, float]] = []
+    for name, sample in _samples(folder):
+        own = score_of(sample.get(metric))
+        if own is not None:
+            documents[name] = own
+        counts = (sample.get("token_counts") or [None])[0]
+        if counts and "flops_ratio" in counts:
+            figures.append(counts)
+    return documents, figures
 
 
 def _score(results: Mapping[str, Any], facts: Mapping[str, Any]) -> float:

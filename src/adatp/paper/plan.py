@@ -95,7 +95,7 @@ class Plan:
                     for name in self.methods
                     if METHODS[name].flops is None and name != VANILLA
                 ]
-        return found
+        return list(dict.fromkeys(found))  # what the file names twice is run once
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ def _part(name: str, where: str, given: Any, kind: type[Part]) -> Part:
 
 def _check(name: str, plan: Plan) -> None:
     """Refuse values of the wrong kind."""
+    _check_parts(name, plan)
     for key, least in (("frames", 1), ("batch_size", 1), ("limit", 1)):
         value = getattr(plan, key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
@@ -206,10 +207,12 @@ def _check(name: str, plan: Plan) -> None:
     for budget in budgets:
         if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
             raise RefusedError(f"{name}: budgets are fractions of vanilla, in (0, 1], not {budget!r}")
-    if unknown := [method for method in plan.methods if method not in METHODS]:
+    if unknown := [method for method in plan.methods if method not in tuple(METHODS)]:
         raise RefusedError(f"{name}: no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     if not all(isinstance(word, str) for word in plan.launch):
         raise RefusedError(f"{name}: launch is a list of words")
+    if not isinstance(plan.include_path, str | None):
+        raise RefusedError(f"{name}: include_path is a folder, not {plan.include_path!r}")
     for model in plan.models:
         values = [model.name, model.pretrained, *model.arguments.values()]
         if any("," in str(value) for value in values):
@@ -220,3 +223,19 @@ def _check(name: str, plan: Plan) -> None:
     ):
         if len(set(map(_file_name, names))) < len(names):
             raise RefusedError(f"{name}: two {kind} have the same name")
+
+
+def _check_parts(name: str, plan: Plan) -> None:
+    """Refuse models and tasks with values of the wrong kind."""
+    parts: list[Model | Task] = [*plan.models, *plan.tasks]
+    for part in parts:
+        what = f"{name}: {type(part).__name__.lower()} {part.name!r}"
+        for each in fields(part):
+            value = getattr(part, each.name)
+            if each.type == "str" and not (isinstance(value, str) and value):
+                raise RefusedError(f"{what}: {each.name} is a text, not {value!r}")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if each.type in ("int", "float") and not number:
+                raise RefusedError(f"{what}: {each.name} is a number above 0, not {value!r}")
+            if each.name == "arguments" and not isinstance(value, dict):
+                raise RefusedError(f"{what}: arguments is a table, not {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def carry_out(
         folder = out / run.folder
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
+            if run in (found := outcomes([run], out)):  # by another process, meanwhile
+                complete |= found
+                continue
             progress(run, None)
             for left in folder.iterdir():  # from a run that was stopped
                 if left.is_dir():
@@ -103,6 +107,9 @@ def carry_out(
                 outcome = gather(folder, run.facts())
             except GatheringError as error:
                 progress(run, f"{error} (exit code {code})")
+                continue
+            if code:  # results are written before the documents that they are of
+                progress(run, f"{folder}: lmms-eval ended with exit code {code} (its messages are in {LOG})")
                 continue
             outcome.write(folder)
         complete[run] = outcome
@@ -174,7 +181,8 @@ def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
         RefusedError: the text has another form.
     """
     first, slash, of = shard.partition("/")
-    if not (slash and first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
+    numbers = slash and all(each.isascii() and each.isdigit() and len(each) < 10 for each in (first, of))
+    if not (numbers and 1 <= int(first) <= int(of)):
         raise RefusedError(f"--shard is i/n, with i from 1 to n, not {shard!r}")
     return list(runs[int(first) - 1 :: int(of)])
 
@@ -187,7 +195,7 @@ def described(plan: Plan, runs: Sequence[Run], complete: Mapping[Run, Outcome], 
         command = command_of(run, out)
         if plan.launch[0] == "python":
             command[0] = "python"
-        lines.append(" ".join(command))
+        lines.append(shlex.join(command))
     vanilla = sum(run.method == VANILLA for run in waiting)
     lines.append("")
     lines.append(

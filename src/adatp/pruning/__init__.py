@@ -1,6 +1,6 @@
 """The context in which one model prunes: admission, the vision tower, planning, accounting."""
 
-from adatp.pruning.admission import PruningError
+from adatp.errors import PruningError
 from adatp.pruning.pruner import Pruner
 from adatp.pruning.run import Run
 

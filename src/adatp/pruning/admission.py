@@ -11,17 +11,13 @@ from typing import Any
 from torch import nn
 
 from adatp.engine import attention_module
-from adatp.errors import AdaTPError
+from adatp.errors import PruningError
 from adatp.flops import layer_types
 from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv"}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
-
-
-class PruningError(AdaTPError, RuntimeError):
-    """The model can't be pruned this way."""
 
 
 def family_for(model: Any) -> Family:

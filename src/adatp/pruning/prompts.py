@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from adatp.adatp_steps.precision import full_precision
+from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.models import Family, TowerCall
 from adatp.plan import Plan
 from adatp.prefill import Prefill, PruningMethod
-from adatp.pruning.admission import PruningError
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 

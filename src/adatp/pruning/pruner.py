@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from adatp.engine import Engine
 from adatp.engine.attention import ReceivedProbe
+from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
-from adatp.pruning.admission import PruningError, check_decoder, claimed, family_for, unwrapped
+from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped
 from adatp.pruning.compiled import uncompiled
 from adatp.pruning.copies import clean_copies
 from adatp.pruning.prompts import PromptReader

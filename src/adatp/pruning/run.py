@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from adatp.errors import PruningError
 from adatp.layout import VideoLayout
 from adatp.prefill import PruningMethod
-from adatp.pruning.admission import PruningError
 from adatp.report import Report
 
 KEPT_REPORTS = 1000

@@ -2,7 +2,6 @@
 
 - `rows`: the rows of an input file, cut into parts and shards.
 - `preparing`, `workers`, `worker`, `channel`: videos are read and prompts made in other processes.
-- `encode_once`: the vision tower encodes a video once for all questions about it.
 - `answering`: batches of similar prompts.
 - `folder`, `runner`: what is answered already, and what is still to be asked.
 """

@@ -13,12 +13,12 @@ import torch
 
 from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.models import family_of
-from adatp.run.encode_once import EncodeOnce
 from adatp.run.preparing import Unit, line_of
 from adatp.run.rows import Row, Settings
 from adatp.run.workers import PATIENCE, Workers
 from adatp.session import Answer, LoadError, Prompt, Session
 from adatp.session.answer import kind_of
+from adatp.session.encode_once import EncodeOnce
 
 PADDING = 1.25
 """Approximate limit: how much longer than the shortest prompt of a batch the longest may be."""
@@ -103,6 +103,8 @@ class Answering:
     def answer(self, units: Iterable[Unit]) -> Iterator[Outcome]:
         """Answer the rows of units, in approximately their order.
 
+        Who stops before the last outcome leaves nothing of these units to a later call.
+
         Args:
             units: taken one by one, only a few ahead of the answers.
 
@@ -111,16 +113,20 @@ class Answering:
             LoadError: the weights can't be loaded.
         """
         left = iter(units)
-        coming = next(left, None)
-        while coming is not None or self._workers.waiting or self._waiting:
-            while coming is not None and self._workers.room and self._prompts() < self._ahead:
-                self._workers.give(coming)
-                coming = next(left, None)
-            ready = self._workers.take(wait=self._waits())
-            if ready is not None:
-                yield from self._sort(ready.unit, ready.prepared)
-            elif self._waiting:
-                yield from self._answer_fullest()
+        try:
+            coming = next(left, None)
+            while coming is not None or self._workers.waiting or self._waiting:
+                while coming is not None and self._workers.room and self._prompts() < self._ahead:
+                    self._workers.give(coming)
+                    coming = next(left, None)
+                ready = self._workers.take(wait=self._waits())
+                if ready is not None:
+                    yield from self._sort(ready.unit, ready.prepared)
+                elif self._waiting:
+                    yield from self._answer_fullest()
+        finally:  # of an error, or where nobody asks for the rest
+            self._workers.drop()
+            self._waiting, self._videos = {}, Counter()
 
     def _waits(self) -> bool:
         """Whether the model waits for more prompts, instead of answering those that are there.
@@ -144,7 +150,7 @@ class Answering:
                 continue
             length = made.inputs["input_ids"].shape[1]
             settings = row.settings
-            how = settings.method, settings.flops, settings.max_new_tokens
+            how = settings.method, settings.flops, settings.max_new_tokens, settings.strict
             key = how, kind_of(made), int(math.log(length, PADDING))
             asked = Asked(row, made, unit)
             self._waiting.setdefault(key, []).append(asked)
@@ -187,21 +193,22 @@ class Answering:
 
     def _ask(self, together: Sequence[Asked], settings: Settings) -> list[Answer]:
         method = settings.pruning()
-        tower = self._open_tower()
-        # Methods that read the attention inside the tower need its call.
-        tower.show([] if method.tower_attention else [asked.video for asked in together], self._videos)
+        if (tower := self._open_tower()) is not None:
+            # Methods that read the attention inside the tower need its call.
+            tower.show([] if method.tower_attention else [asked.video for asked in together], self._videos)
         return self.session.answer_batch(
             [asked.prompt for asked in together],
             method,
             max_new_tokens=settings.max_new_tokens,
-            strict=settings.flops is not None,
+            strict=settings.strict,
         )
 
-    def _open_tower(self) -> EncodeOnce:
-        if self._tower is None:
-            model = self.session.model
-            self._tower = EncodeOnce(family_of(model.config.model_type).tower(model))
-            self._stack.enter_context(self._tower)
+    def _open_tower(self) -> EncodeOnce | None:
+        """The cache of encoded videos; None: the vision tower is not known."""
+        model = self.session.model
+        tower = family_of(model.config.model_type).lone_tower(model) if self._tower is None else None
+        if tower is not None:
+            self._tower = self._stack.enter_context(EncodeOnce(tower))
         return self._tower
 
     def _reason(self, error: Exception) -> str:
@@ -228,6 +235,7 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
         "method": report.method,
         "flops_target": asked.row.settings.pruning().flops,
         "flops_ratio": answer.flops_ratio,
+        "out_of_reach": report.out_of_reach(row),
         "relevance": report.relevance,
         "prompt_tokens": report.prompt_tokens[row],
         "visual_tokens": report.prompt_visual_tokens[row],
@@ -242,8 +250,8 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
 
 
 ANSWERED = (
-    *("answer", "error", "method", "flops_target", "flops_ratio", "relevance", "prompt_tokens"),
-    *("visual_tokens", "visual_tokens_mean", "visual_tokens_last", "new_tokens"),
+    *("answer", "error", "method", "flops_target", "flops_ratio", "out_of_reach", "relevance"),
+    *("prompt_tokens", "visual_tokens", "visual_tokens_mean", "visual_tokens_last", "new_tokens"),
     *("batch", "video_milliseconds", "preprocess_milliseconds", "generate_milliseconds"),
 )
 """Names in the output in addition to those of `Row.facts`."""

@@ -73,8 +73,7 @@ def prepare(processor: Any, config: Any, unit: Unit) -> list[Prepared]:
             try:
                 prompt = build_prompt(processor, config, video, row.question, frames=unit.frames)
                 settings = row.settings
-                strict = settings.flops is not None
-                check_prompt(config, prompt, settings.pruning(), settings.max_new_tokens, strict)
+                check_prompt(config, prompt, settings.pruning(), settings.max_new_tokens, settings.strict)
             except Exception as error:
                 found.append(line_of(error))
                 continue

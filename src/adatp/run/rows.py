@@ -33,12 +33,15 @@ class Settings:
         flops: FLOPs target, a fraction of vanilla's prefill; None: the method's own default.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
+        strict: whether a FLOPs target out of reach is an error. If not, the least that the method can do is
+            run.
     """
 
     method: str = "adatp"
     flops: float | None = None
     frames: int = 32
     max_new_tokens: int = 64
+    strict: bool = False
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """These settings, overridden by those of a row. A value of None overrides nothing.
@@ -51,6 +54,8 @@ class Settings:
         own = {name: values[name] for name in vars(self) if values.get(name) is not None}
         for name, most in _MOST.items():
             own[name] = _whole_number(name, own.get(name, getattr(self, name)), most)
+        if not isinstance(own.get("strict", False), bool):
+            raise ValueError(f"strict is true or false, not {own['strict']!r}")
         if (name := own.get("method", self.method)) not in METHODS:
             raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
         if "flops" in own:

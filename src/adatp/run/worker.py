@@ -20,16 +20,21 @@ def serve() -> None:
     os.dup2(2, 1)  # prints of libraries are not messages
     import torch
 
+    from adatp.models import allow_general_rule
     from adatp.run.channel import receive, send
     from adatp.run.preparing import prepare
+    from adatp.video.opening import decoded_by
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the model's process gives all necessary warnings
     try:
-        processor, config = receive(incoming)
+        processor, config, by_rule, decoder_threads = receive(incoming)
+        if by_rule:
+            allow_general_rule(config.model_type)
         send(outgoing, "ready")
-        while True:
-            unit = receive(incoming)
-            send(outgoing, prepare(processor, config, unit))
+        with decoded_by(decoder_threads):
+            while True:
+                unit = receive(incoming)
+                send(outgoing, prepare(processor, config, unit))
     except (EOFError, BrokenPipeError):
         os._exit(0)

@@ -14,6 +14,8 @@ from threading import Thread
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.machine import cores
+from adatp.models import family_of
 from adatp.run.channel import receive, send
 from adatp.run.preparing import Prepared, Unit, line_of, prepare
 from adatp.run.worker import START
@@ -52,7 +54,6 @@ class Workers:
 
     Attributes:
         count: how many processes.
-        waiting: units that were given and not yet taken.
     """
 
     def __init__(self, processor: Any, config: Any, count: int, patience: float = PATIENCE) -> None:
@@ -63,7 +64,7 @@ class Workers:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._threads: list[Thread] = []
         self._closed = False
-        self.waiting = 0
+        self._given: set[Unit] = set()  # and not yet taken
 
     def __enter__(self) -> Workers:
         for number in range(self.count):
@@ -82,14 +83,26 @@ class Workers:
             thread.join()
 
     @property
+    def waiting(self) -> int:
+        """How many units were given and not yet taken."""
+        return len(self._given)
+
+    @property
     def room(self) -> bool:
         """Whether another unit would begin at once, or be the one that is ready for the next process."""
         return self.waiting < self.count + 1
 
     def give(self, unit: Unit) -> None:
         """Pass on a unit to be prepared."""
-        self.waiting += 1
+        self._given.add(unit)
         self._units.put(unit)
+
+    def drop(self) -> None:
+        """Forget the units that were given: nobody takes what becomes of them."""
+        with suppress(queue.Empty):
+            while True:
+                self._units.get_nowait()
+        self._given = set()
 
     def take(self, wait: bool) -> Ready | None:
         """Take a unit that is prepared.
@@ -100,22 +113,24 @@ class Workers:
         Raises:
             WorkerError: the processes can't be started.
         """
-        if not self.waiting:
-            return None
-        if not self.count:
-            if not wait:
+        while self.waiting:
+            if not self.count:
+                if not wait:
+                    return None
+                unit = self._units.get()
+                assert unit is not None
+                self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
+            try:
+                ready = self._ready.get(block=wait)
+            except queue.Empty:
                 return None
-            unit = self._units.get()
-            assert unit is not None
-            self._ready.put(Ready(unit, prepare(self._processor, self._config, unit)))
-        try:
-            ready = self._ready.get(block=wait)
-        except queue.Empty:
-            return None
-        self.waiting -= 1
-        if ready.failure is not None:
-            raise ready.failure
-        return ready
+            if ready.unit not in self._given:  # dropped while a process worked on it
+                continue
+            self._given.remove(ready.unit)
+            if ready.failure is not None:
+                raise ready.failure
+            return ready
+        return None
 
     def _work(self, number: int) -> None:
         """One thread per process: it passes on units and waits for the prepared ones."""
@@ -165,7 +180,8 @@ class Workers:
         assert process.stdout is not None
         try:
             pickle.dump(sys.path, process.stdin)
-            send(process.stdin, (self._processor, self._config))
+            by_rule = family_of(self._config.model_type).by_rule
+            send(process.stdin, (self._processor, self._config, by_rule, decoder_threads(self.count)))
             receive(process.stdout)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._end(number)
@@ -189,6 +205,15 @@ class Workers:
             with suppress(OSError):  # what was not sent yet
                 pipe.close()  # type: ignore[union-attr]
         return code
+
+
+def decoder_threads(workers: int) -> int:
+    """How many threads each worker decodes with: the cores are the workers' and the model's together.
+
+    Args:
+        workers: how many there are.
+    """
+    return max(1, cores() // (workers + 1))
 
 
 def _of_code(code: int | None) -> str:

@@ -6,19 +6,26 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.methods import Method
+from adatp.models import family_of
 from adatp.pruning import Run
 from adatp.report import Report
 from adatp.serve.errors import RequestError
+from adatp.serve.memory import SECONDS, trimmer
 from adatp.serve.rows import Row, RowKeeper, RowSampler
 from adatp.session import Prompt, Session
 from adatp.session.answer import kind_of
+from adatp.session.encode_once import EncodeOnce
 
 STOPPED = "the server is being stopped"
 
@@ -137,21 +144,28 @@ class Batcher:
         job.failed(None)
 
     def _work(self) -> None:
-        while jobs := self._next():
-            self.running = sum(len(job.rows) for job in jobs)
-            self.batches(self.running)
-            try:
-                self._answer(jobs)
-            finally:
-                self.running = 0
-                del jobs  # their inputs are not held while nothing is asked
+        give_back = trimmer()
+        while (jobs := self._next()) is not None:
+            if jobs:
+                self.running = sum(len(job.rows) for job in jobs)
+                self.batches(self.running)
+                try:
+                    self._answer(jobs)
+                finally:
+                    self.running = 0
+                    del jobs  # their inputs are not held while nothing is asked
+            give_back()
 
-    def _next(self) -> list[Job]:
-        """The jobs of the next batch, including the one that has waited longest. None once it is closed."""
+    def _next(self) -> list[Job] | None:
+        """The jobs of the next batch, including the one that has waited longest. None once it is closed.
+
+        The list is empty where nothing comes for some seconds.
+        """
         with self._changed:
             while not self._closed:
                 if not self._waiting:
-                    self._changed.wait()
+                    if not self._changed.wait(SECONDS):
+                        return []
                     continue
                 jobs = self._fitting()
                 left = jobs[0].arrived + self._wait - time.monotonic()
@@ -164,7 +178,7 @@ class Batcher:
             dropped, self._waiting = self._waiting, []
         for job in dropped:
             job.failed(RequestError(503, STOPPED))
-        return []
+        return None
 
     def _fitting(self) -> list[Job]:
         """The first job that waits, and those after it that can be answered with it."""
@@ -215,13 +229,27 @@ class Batcher:
         settings["stopping_criteria"] = StoppingCriteriaList([keeper])
         if any(row.sampling.temperature or row.sampling.ignore_eos for row in rows):
             settings["logits_processor"] = LogitsProcessorList([RowSampler(rows, stop_at)])
-        session.answer_batch(
-            [job.prompt for job in jobs for _ in job.rows],
-            jobs[0].method,
-            max_new_tokens=max(row.max_new_tokens for row in rows),
-            watch=runs.append,
-            **settings,
-        )
+        with self._encoding_once(jobs):
+            session.answer_batch(
+                [job.prompt for job in jobs for _ in job.rows],
+                jobs[0].method,
+                max_new_tokens=max(row.max_new_tokens for row in rows),
+                watch=runs.append,
+                **settings,
+            )
+
+    def _encoding_once(self, jobs: Sequence[Job]) -> AbstractContextManager[object]:
+        """While open, the vision tower encodes a job's videos once for all its rows."""
+        # Methods that read the attention inside the tower have to be there when it encodes.
+        if jobs[0].method.tower_attention or all(len(job.rows) == 1 for job in jobs):
+            return nullcontext()
+        model = self._session.model
+        tower = family_of(model.config.model_type).of(model).lone_tower(model)
+        if tower is None:  # a model of the general rule that does not say where it is
+            return nullcontext()
+        once = EncodeOnce(tower)
+        once.show([number for number, job in enumerate(jobs) for _ in job.rows])
+        return once
 
     def _note(self, jobs: Sequence[Job], run: Run) -> None:
         """Store what the method did, before the first answer can be finished."""

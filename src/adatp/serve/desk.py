@@ -136,6 +136,7 @@ class Conversation:
             visual_tokens_kept=kept,
             flops_ratio=report.flops_ratios[row],
             method=report.method,
+            out_of_reach=report.out_of_reach(row),
         )
 
     def close(self) -> None:
@@ -265,7 +266,7 @@ class Desk:
             with self._making:
                 still_wanted()
                 prompt = self._maker.prepare(None, chat)
-            self._maker.check(prompt, method, max_new_tokens=most, strict=call.flops is not None)
+            self._maker.check(prompt, method, max_new_tokens=most, strict=call.strict)
         except RequestError:
             raise
         except AdaTPError as error:

@@ -76,6 +76,9 @@ class ChatRequest(BaseModel):
     flops: float | None = Field(
         None, gt=0, le=1, description="adatp: FLOPs of the decoder's prefill, a fraction of vanilla's."
     )
+    strict: bool = Field(
+        False, description="adatp: refuse flops out of reach; else the least that the method can do is run."
+    )
     frames: int | None = Field(None, ge=1, le=_INT64, description="adatp: frames sampled from each video.")
     max_tokens: int | None = Field(None, ge=1, le=_INT64, description="Longest answer, in tokens.")
     max_completion_tokens: int | None = Field(None, ge=1, le=_INT64, description="The same.")
@@ -114,7 +117,8 @@ class Usage(BaseModel):
 
     ``prompt_tokens`` are those of the unpruned prompt. Of them ``kept_tokens`` are left in the last layer.
     ``visual_tokens`` and ``visual_tokens_kept`` are the same for the visual tokens alone. ``flops_ratio`` is
-    the cost of the decoder's prefill, as a fraction of vanilla's.
+    the cost of the decoder's prefill, as a fraction of vanilla's. ``out_of_reach`` says why the target was
+    missed, if it was: then it is the least that the method can do.
     """
 
     prompt_tokens: int
@@ -125,6 +129,7 @@ class Usage(BaseModel):
     visual_tokens_kept: int
     flops_ratio: float
     method: str
+    out_of_reach: str | None = None
 
 
 class AnswerMessage(BaseModel):

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adatp.serve.app import build_app
 from adatp.serve.desk import Desk
+from adatp.serve.memory import share_heaps
 from adatp.serve.settings import Settings
 from adatp.session import Session
 from adatp.signals import stopping
@@ -37,6 +38,7 @@ def serve(session: Session, settings: Settings, listener: socket.socket, ready: 
         ready: called once requests are accepted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    share_heaps()
     try:
         server = build_server(session, settings)
         with stopping(lambda: setattr(server, "should_exit", True)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from adatp.layout import LayoutError
 from adatp.models import family_of
 from adatp.session.errors import PromptError
 from adatp.video import Fit
@@ -42,7 +43,10 @@ def _check_context(processor: Any, config: Any, frames: int) -> None:
     """Refuse frames before they are decoded, if even one token per frame is too much."""
     if getattr(getattr(processor, "video_processor", None), "use_token_compression", False):
         return
-    tokens = math.prod(family_of(config.model_type).grid(config, frames, 1, 1))
+    try:
+        tokens = math.prod(family_of(config.model_type).grid(config, frames, 1, 1))
+    except LayoutError:  # the general rule may learn it from the prompt alone, which is checked as well
+        return
     longest = config.get_text_config().max_position_embeddings
     if tokens > longest:
         raise PromptError(

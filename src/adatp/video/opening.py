@@ -25,6 +25,7 @@ Check = Callable[[], object]
 """Called repeatedly while a video is fetched or read. An error that it raises ends that."""
 
 _CHECK: ContextVar[Check | None] = ContextVar("adatp-check", default=None)
+_THREADS: ContextVar[int] = ContextVar("adatp-threads", default=0)
 _ENCRYPTED_KEYS = {"enc_key_id", "asf_protection_type", "asf_key_id"}  # metadata of Matroska and ASF
 
 
@@ -57,6 +58,7 @@ def open_stream(
         if not isinstance(stream, VideoStream):
             raise UnreadableError(CUT_SHORT)  # the file changed after it was scanned
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = _THREADS.get()
         if most_pixels < NO_LIMIT:
             stream.codec_context.options = {"max_pixels": str(int(1.1 * most_pixels) + 2**18)}
         yield container, stream
@@ -93,6 +95,19 @@ def checked_by(check: Check | None) -> Iterator[None]:
         yield
     finally:
         _CHECK.reset(token)
+
+
+@contextmanager
+def decoded_by(threads: int) -> Iterator[None]:
+    """Has decoders use so many threads, in this thread; 0: as many as there are cores.
+
+    Threads that divide a stream among them need more processor time in all: a third more for H.264.
+    """
+    token = _THREADS.set(threads)
+    try:
+        yield
+    finally:
+        _THREADS.reset(token)
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Stream]]:

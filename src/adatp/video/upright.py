@@ -46,8 +46,8 @@ def of_rotation(degrees: int) -> Orientation:
 def of_matrix(matrix: np.ndarray) -> Orientation:
     """The orientation nearest to a (3, 3) display matrix of ISO 14496-12.
 
-    A point (x, y), with y pointing down, is shown at (a x + c y, b x + d y), where (a, b) and (c, d) are the
-    first two numbers of the first two rows. Scale and position don't matter. A matrix that maps the frame to
+    A point (x, y), with y pointing down, is shown at (a x + c y, b x + d y). (a, b) and (c, d) are the first
+    two numbers of the first two rows. Scale and position don't matter. A matrix that maps the frame to
     a line or a point (for example, all zeros) is ignored.
     """
     a, b, c, d = (float(number) for number in matrix[:2, :2].ravel())

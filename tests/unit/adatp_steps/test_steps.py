@@ -234,8 +234,8 @@ def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
 def test_position_rank_and_distinct_positions_against_plain_python(case: Tokens) -> None:
     _, segment, position = case
     assert position_rank(*case).tolist() == plain_rank(*case)
-    seen = set(zip(segment.tolist(), position.tolist(), strict=True))
-    expected = [sum(s == wanted for s, _ in seen) for wanted in range(5)]
+    observed = set(zip(segment.tolist(), position.tolist(), strict=True))
+    expected = [sum(s == wanted for s, _ in observed) for wanted in range(5)]
     assert distinct_positions(segment, position, 5).tolist() == expected
 
 
@@ -364,15 +364,15 @@ def test_novelty_by_plain_loops(tokens: Tensor, tau_d: float, full: float, seed:
     unit = torch.nn.functional.normalize(tokens, dim=-1)
     mean = torch.nn.functional.normalize(unit.sum((0, 1)), dim=-1)
     for p in range(tokens.shape[1]):
-        told: list[Tensor] = []
+        noted: list[Tensor] = []
         for t in there[:, p].nonzero().flatten().tolist():
-            closest = max([float(unit[t, p] @ other) for other in told], default=-2.0)
+            closest = max([float(unit[t, p] @ other) for other in noted], default=-2.0)
             if abs(closest - tau_d) < 1e-5:
                 return  # rounding may decide either way
             assert bool(distinct[t, p]) == (closest < tau_d)
             assert float(new[t, p]) == pytest.approx(1 - max(closest, float(unit[t, p] @ mean)), abs=1e-5)
             if closest < tau_d:
-                told.append(unit[t, p])
+                noted.append(unit[t, p])
 
 
 @unhurried
@@ -393,7 +393,7 @@ def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> N
     tokens[3, 2] = torch.tensor([0.0, 1, 0, 0])
     new, distinct = novelty(tokens, 0.9, everywhere(tokens))
     assert divmod(int(new.argmax()), 6) == (3, 2)
-    assert distinct.sum() == 6 + 1  # the background behind the flash was there before it
+    assert distinct.sum() == 6 + 1  # the background hidden by the flash was there before it
     assert (new[1:].flatten().sort().values[:-1] < 1e-5).all()
 
 

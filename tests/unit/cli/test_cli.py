@@ -248,13 +248,13 @@ def test_models_of_the_hub(run: Run, made: Path, hub: Path, tmp_path: Path, fami
     assert 0.5 < report["flops_ratio"] <= 0.6
     assert report["relevance"] == "embedding"
     # Some families pair frames: the odd one out is repeated, not lost.
-    (visual,), whole = report["visual_tokens"][0], math.prod(family.grid(7, 48, 64))
-    assert 0 < visual < whole if family.compresses else visual == whole
+    (visual,), complete = report["visual_tokens"][0], math.prod(family.grid(7, 48, 64))
+    assert 0 < visual < complete if family.compresses else visual == complete
     assert report["visual_tokens"][-1][0] < visual
     assert "embedding" in out
 
 
-def test_methods_for_whole_frames_are_refused_in_one_line(
+def test_methods_for_complete_frames_are_refused_in_one_line(
     run: Run, made: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = hub / VideoLlama3.name, tmp_path / "out"
@@ -274,7 +274,7 @@ def test_methods_for_whole_frames_are_refused_in_one_line(
     assert "fastv" in printed
 
 
-def test_qwen_is_told_the_rate_of_the_sample(made: Path, hub: Path) -> None:
+def test_qwen_is_given_the_rate_of_the_sample(made: Path, hub: Path) -> None:
     session = Session(hub / Qwen25VL.name)
     for frames in (8, 7):
         clip = read_video(made / "plain.mp4", frames)
@@ -494,17 +494,17 @@ def test_a_preset_that_is_none_or_does_not_know_the_model_is_refused(run: Run, t
     assert (code, err) == (2, "adatp: --preset fastv knows no linear attention: leave it out\n")
 
 
-def test_models_tells_what_the_suite_has_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_lists_what_the_suite_has_observed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     code, out, err = run("models")
     assert (code, err) == (0, "")
     lines = [line.strip() for line in out.splitlines()]
-    told = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in supported()}
-    assert [*told] == [*supported()]
+    noted = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in supported()}
+    assert [*noted] == [*supported()]
     for name, checkpoint in supported().items():
-        assert str(checkpoint) in told[name]
-    assert told["qwen2_5_vl"].endswith("Qwen/Qwen2.5-VL-7B-Instruct")
-    [number] = re.findall(r"assisted \[(\d)\]", told["qwen3_5"])
+        assert str(checkpoint) in noted[name]
+    assert noted["qwen2_5_vl"].endswith("Qwen/Qwen2.5-VL-7B-Instruct")
+    [number] = re.findall(r"assisted \[(\d)\]", noted["qwen3_5"])
     assert f"[{number}] {Qwen35.lacks()['assisted']}." in lines
     assert "transformers 5." in lines[-1]
 
@@ -611,12 +611,14 @@ def test_libraries_are_quiet_while_it_runs_and_as_before_afterwards(run: Run, mo
     def settings() -> tuple[Any, ...]:
         return logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
 
-    seen = []
+    observed = []
     load_model = loading.load_model
-    monkeypatch.setattr(loading, "load_model", lambda *args: (seen.append(settings()), load_model(*args))[1])
+    monkeypatch.setattr(
+        loading, "load_model", lambda *args: (observed.append(settings()), load_model(*args))[1]
+    )
     assert run("ask", "--frames", 2, *QUICK)[0] == 0
     assert run("ask", "nothing.mp4", "what ?")[0] == 2
-    assert seen == [(ERROR, ERROR, False)]
+    assert observed == [(ERROR, ERROR, False)]
     assert settings() == (INFO, INFO, True)
 
 
@@ -656,9 +658,7 @@ def test_eval_writes_rows_table_and_figures(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out.work.jsonl").read_bytes() == work
 
 
-def test_eval_leaves_nothing_behind_without_json(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_eval_leaves_no_file_without_json(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*EVAL)

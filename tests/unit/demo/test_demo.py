@@ -78,7 +78,7 @@ def test_answers_are_those_of_ask(session: Session) -> None:
     assert "asking: adatp" in {what for _, what in said}
 
 
-def test_a_target_out_of_reach_is_told_and_the_others_are_answered(session: Session) -> None:
+def test_a_target_out_of_reach_is_reported_and_the_others_are_answered(session: Session) -> None:
     got = compare(session, str(CLIP), QUESTION, 0.1, 16, ["pyramiddrop", "adatp"], silent)
     assert [answer.report.method for answer in got.answers] == ["vanilla", "adatp"]
     assert "the lowest is" in got.refused["pyramiddrop"]
@@ -114,7 +114,7 @@ def test_clips_beyond_the_limits_are_refused_before_they_are_decoded(
         compare(session, str(large), QUESTION, 0.273, 8, ["adatp"], silent)
 
 
-def test_what_is_told_names_the_clip_and_not_its_place() -> None:
+def test_an_error_names_the_clip_and_not_its_place() -> None:
     assert error_text(VideoError("/tmp/x/y.mp4: cut short"), "/tmp/x/y.mp4") == "y.mp4: cut short"
     assert error_text(RefusedError("no clip"), None) == "no clip"
 
@@ -169,7 +169,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return err
 
 
-def test_bad_options_are_told_in_a_line(
+def test_bad_options_are_reported_in_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--dtype" in refused(capsys, "--dtype", "float7")
@@ -343,7 +343,7 @@ def test_another_site_can_neither_upload_nor_show_the_page_in_a_frame(
     assert "adatp" not in page.frames[1].content()
 
 
-def test_a_port_in_use_is_told_in_a_line(server: Server) -> None:
+def test_a_port_in_use_is_reported_in_a_line(server: Server) -> None:
     port = server.address.rsplit(":", 1)[1]
     done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -278,7 +278,7 @@ class Streamed:
         path: str,
         pieces: Iterable[bytes],
         headers: dict[str, str],
-        whole: bool = True,
+        complete: bool = True,
     ) -> None:
         self.status, self.body, self.taken = 0, b"", 0
         pairs = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1", **headers}.items()]
@@ -302,7 +302,7 @@ class Streamed:
         async def receive() -> dict[str, Any]:
             piece = next(coming, None)
             if piece is None:
-                return {"type": "http.request", "body": b""} if whole else {"type": "http.disconnect"}
+                return {"type": "http.request", "body": b""} if complete else {"type": "http.disconnect"}
             self.taken += len(piece)
             return {"type": "http.request", "body": piece, "more_body": True}
 
@@ -328,7 +328,7 @@ def test_bodies_are_bounded(client: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", [ASK, PICK])
 def test_a_client_that_leaves_amid_its_question(client: TestClient, path: str) -> None:
-    Streamed(client, path, [b'{"data":'], {"content-type": "application/json"}, whole=False)
+    Streamed(client, path, [b'{"data":'], {"content-type": "application/json"}, complete=False)
 
 
 BOUNDARY = "b0"
@@ -424,7 +424,7 @@ def test_large_uploads_are_cut_off(
 
 def test_an_upload_that_is_broken_off_is_swept(client: TestClient, folder: Path) -> None:
     before = unfinished(folder)
-    Streamed(client, UPLOAD, [HEAD, ZEROS, ZEROS], FORM, whole=False)
+    Streamed(client, UPLOAD, [HEAD, ZEROS, ZEROS], FORM, complete=False)
     [rest] = unfinished(folder) - before
     kept = [path for path in left(folder) if path.suffix == ".mp4"]
     sweep(folder, kept, time.time() + uploads.ABANDONED_SECONDS + 5)

@@ -57,10 +57,10 @@ def test_logarithms_of_mean_attention(sink: float) -> None:
     found = log_mean_attention(logits, RowWeights(weight))
     exact = logits.double().log_softmax(-1) + (weight.double() / HEADS).log()[:, None, :, None]
     exact = exact.flatten(1, 2).logsumexp(1)
-    seen = exact > -1e30
-    assert torch.equal(seen.sum(1), torch.tensor([39, 39]))
-    assert (found - exact)[seen].abs().max() < 1e-5 * max(1.0, sink)
-    assert (found[~seen] < -1e30).all()
+    observed = exact > -1e30
+    assert torch.equal(observed.sum(1), torch.tensor([39, 39]))
+    assert (found - exact)[observed].abs().max() < 1e-5 * max(1.0, sink)
+    assert (found[~observed] < -1e30).all()
     mean = (logits.softmax(-1).mean(1) * weight[..., None]).sum(1)
     torch.testing.assert_close(found.exp().float(), mean, rtol=1e-4, atol=1e-37)
     if sink >= 500:

@@ -28,32 +28,34 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def watched(model: Any) -> list[bool]:
     """Whether cuDNN's attention may be taken, at every call of the model's last layer from now on."""
-    seen: list[bool] = []
-    model.get_decoder().layers[-1].register_forward_pre_hook(lambda *_: seen.append(cuda.cudnn_sdp_enabled()))
-    return seen
+    observed: list[bool] = []
+    model.get_decoder().layers[-1].register_forward_pre_hook(
+        lambda *_: observed.append(cuda.cudnn_sdp_enabled())
+    )
+    return observed
 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_off_in_prefill_and_decode_and_afterwards_as_before(allowed: bool) -> None:
     cuda.enable_cudnn_sdp(allowed)
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
-    seen = watched(model)
+    observed = watched(model)
     with LATE(model) as run:
         model.generate(**inputs, **GREEDY)
         assert cuda.cudnn_sdp_enabled() == allowed
     assert run.report.flops_ratio < 1
-    assert len(seen) > 2
-    assert not any(seen)
+    assert len(observed) > 2
+    assert not any(observed)
 
 
 def test_keeping_all_leaves_the_kernels_alone() -> None:
     cuda.enable_cudnn_sdp(True)
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
-    seen = watched(model)
+    observed = watched(model)
     with AdaTP(flops=1.0)(model):
         model.generate(**inputs, **GREEDY)
     model.generate(**inputs, **GREEDY)
-    assert all(seen)
+    assert all(observed)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -159,10 +159,10 @@ def test_answers_are_those_of_the_model_alone(shipped: tuple[Any, Any], tmp_path
 def test_the_tower_encodes_a_video_once_and_hooks_fire_each_time(shipped: tuple[Any, Any]) -> None:
     model, _ = shipped
     tower = model.model.vision_tower
-    encoded, seen, watched = [], [], []
+    encoded, observed, watched = [], [], []
     handles = [
         tower.encoder.register_forward_hook(lambda *_: encoded.append(1)),
-        tower.register_forward_hook(lambda _, args, output: seen.append(output)),
+        tower.register_forward_hook(lambda _, args, output: observed.append(output)),
     ]
     attention = tower.encoder.layers[-1].self_attn
     handles.append(attention.register_forward_hook(lambda _, args, output: watched.append(output[0])))
@@ -174,11 +174,11 @@ def test_the_tower_encodes_a_video_once_and_hooks_fire_each_time(shipped: tuple[
     for handle in handles:
         handle.remove()
     assert len(encoded) == 2
-    assert len(seen) == 4
-    assert all(output is not seen[0] for output in seen[1:])
-    for output in seen[:3]:
-        assert output.hidden_states[-1] is seen[0].hidden_states[-1]
-    assert seen[3].hidden_states[-1] is not seen[0].hidden_states[-1]
+    assert len(observed) == 4
+    assert all(output is not observed[0] for output in observed[1:])
+    for output in observed[:3]:
+        assert output.hidden_states[-1] is observed[0].hidden_states[-1]
+    assert observed[3].hidden_states[-1] is not observed[0].hidden_states[-1]
     assert len(watched) == 3  # when it encodes, and once more for who watches
     assert torch.equal(watched[0], watched[1])
     assert "forward" not in vars(tower)
@@ -209,15 +209,15 @@ def test_a_target_out_of_reach_is_skipped_not_invented(shipped: tuple[Any, Any],
     with pytest.raises(BudgetError):
         run_alone(shipped, method)
     who = [VANILLA, Entrant("adatp", method)]
-    told = []
+    noted = []
     with Results(tmp_path / "work") as results:
-        evaluate(Session.of(*shipped), who, [FRAMES], "validation", LIMIT, results, told.append)
+        evaluate(Session.of(*shipped), who, [FRAMES], "validation", LIMIT, results, noted.append)
         rows, skipped = summarise(results)
     assert [row["method"] for row in rows] == ["vanilla"]
     [skip] = skipped
     assert (skip["method"], skip["frames"], skip["flops_target"]) == ("adatp", FRAMES, 1e-4)
     assert "lowest" in skip["reason"]
-    [said] = filter(None, told)
+    [said] = filter(None, noted)
     assert skip["reason"] in said
 
 
@@ -238,11 +238,11 @@ class Kill(BaseException):
 def kill_after(n: int) -> Any:
     count = iter(range(n))
 
-    def told(_: str | None) -> None:
+    def noted(_: str | None) -> None:
         if next(count, None) is None:
             raise Kill
 
-    return told
+    return noted
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The method on whole models: what it keeps, what it spends, and what each switch changes."""
+"""The method on complete models: what it keeps, what it spends, and what each switch changes."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def test_words_are_never_dropped() -> None:
 def grid(report: Report, prompt: Prompt) -> torch.Tensor:
     """(frames, positions) bool: what the last layer kept; LLaVA-OneVision's prompts."""
     first = prompt.before + 1
-    seen = torch.zeros(len(report.kept[0][0]), dtype=torch.bool)
-    seen[report.kept[-1][0]] = True
-    return seen[first : first + prompt.frames * 4].view(prompt.frames, 4)
+    observed = torch.zeros(len(report.kept[0][0]), dtype=torch.bool)
+    observed[report.kept[-1][0]] = True
+    return observed[first : first + prompt.frames * 4].view(prompt.frames, 4)
 
 
 def identical_frames(prompt: Prompt) -> dict[str, torch.Tensor]:
@@ -254,16 +254,16 @@ def test_a_report_is_plain_json(family: Any) -> None:
     model = build(family)
     with AdaTP(flops=0.5)(model) as run:
         model.generate(**batch(family, [LONG, LONG]), max_new_tokens=5, min_new_tokens=5, do_sample=False)
-    told = json.loads(run.report.to_json())
-    assert told["method"] == "adatp"
-    assert told["settings"]["flops"] == 0.5
-    assert told["kept"][-1][1] == run.report.kept[-1][1].tolist()
-    assert told["decode_steps"] == 4
-    assert told["flops_ratio"] == run.report.flops_ratio
-    assert set(told["milliseconds"]) == {"vision", "relevance", "prefill", "pruning", "decode"}
-    assert 0 < told["milliseconds"]["pruning"] < told["milliseconds"]["prefill"]
-    assert told["flops"]["decode"] < told["flops"]["decode_vanilla"]
-    assert told["flops"]["request"] < told["flops"]["request_vanilla"]
+    noted = json.loads(run.report.to_json())
+    assert noted["method"] == "adatp"
+    assert noted["settings"]["flops"] == 0.5
+    assert noted["kept"][-1][1] == run.report.kept[-1][1].tolist()
+    assert noted["decode_steps"] == 4
+    assert noted["flops_ratio"] == run.report.flops_ratio
+    assert set(noted["milliseconds"]) == {"vision", "relevance", "prefill", "pruning", "decode"}
+    assert 0 < noted["milliseconds"]["pruning"] < noted["milliseconds"]["prefill"]
+    assert noted["flops"]["decode"] < noted["flops"]["decode_vanilla"]
+    assert noted["flops"]["request"] < noted["flops"]["request_vanilla"]
     assert "visual tokens" in str(run.report)
 
 
@@ -309,7 +309,7 @@ def test_a_flash_survives_the_early_stage() -> None:
     read = run.report.kept[0][0] - first
     read = read[(read >= 0) & (read < 96)]
     assert len(read) <= 17
-    assert set(read.tolist()) >= {0, 1, 2, 3, 13 * 4 + 1}  # the picture, and what flashes in its corner
+    assert set(read.tolist()) >= {0, 1, 2, 3, 13 * 4 + 1}  # the image, and what flashes in its corner
 
 
 def test_early_duplicates_are_not_read_while_something_else_is_new() -> None:
@@ -432,8 +432,10 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     )
     hidden = torch.randn(count + 3, 8, generator=generator)
     kinds = torch.randn(2, 8, generator=generator)
-    alike = torch.rand(count + 3, generator=generator) < 0.7
-    hidden[alike] = kinds[torch.randint(2, (int(alike.sum()),), generator=generator)] + 0.1 * hidden[alike]
+    similar = torch.rand(count + 3, generator=generator) < 0.7
+    hidden[similar] = (
+        kinds[torch.randint(2, (int(similar.sum()),), generator=generator)] + 0.1 * hidden[similar]
+    )
     try:
         plan = method.plan(dataclasses.replace(prefill, strict=True))
     except BudgetError:
@@ -442,22 +444,22 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     notes = plan.notes()[0]
     keep, segment = notes["schedule"][0], torch.tensor(notes["segments"])[layout.frame]
     tokens = torch.nn.functional.normalize(hidden[layout.index], dim=-1)
-    score, told = torch.zeros(count), [False] * count
+    score, noted = torch.zeros(count), [False] * count
     for token in range(count):
         mean = torch.nn.functional.normalize(tokens[segment == segment[token]].sum(0), dim=0)
         before = [
             other
             for other in range(token)
-            if told[other]
+            if noted[other]
             and segment[other] == segment[token]
             and layout.position[other] == layout.position[token]
         ]
         closest = max([float(tokens[token] @ tokens[other]) for other in before], default=-2)
         assume(abs(closest - method.tau_d) > 1e-4)
-        told[token] = closest < method.tau_d
-        score[token] = 1 - max(closest, float(tokens[token] @ mean)) + 2 * told[token]
+        noted[token] = closest < method.tau_d
+        score[token] = 1 - max(closest, float(tokens[token] @ mean)) + 2 * noted[token]
     sizes = torch.zeros(int(max(notes["segments"])) + 1, dtype=torch.int64).index_add_(
-        0, segment, torch.tensor(told).long()
+        0, segment, torch.tensor(noted).long()
     )
     there, weights = segment.bincount(minlength=len(sizes)), torch.ones(len(sizes))
     share = allocate(sizes, weights, keep, capacity=sizes)

@@ -45,11 +45,11 @@ peers = pytest.mark.parametrize("method", PEERS, ids=lambda method: method.name)
 
 
 def flops_of(plan: TokenPlan, sample: int, layers: list[Tensor]) -> float:
-    whole = len(plan.real[sample])
+    complete = len(plan.real[sample])
     spent = prefill_flops(
         SHAPE, [len(alive) for alive in layers], dict.fromkeys(plan.scored, len(plan.queries[sample]))
     )
-    return spent / prefill_flops(SHAPE, [whole] * SHAPE.layers)
+    return spent / prefill_flops(SHAPE, [complete] * SHAPE.layers)
 
 
 # Every method under the same budget.
@@ -238,13 +238,13 @@ def test_random_is_a_matter_of_the_seed_and_uniform() -> None:
     assert (often - share).abs().max() < 5 * math.sqrt(share * (1 - share) / 300)
 
 
-def test_uniform_frames_are_whole_but_for_the_last() -> None:
+def test_uniform_frames_are_complete_but_for_the_last() -> None:
     prefill, (embeds,) = prefill_of(TINY)
     kept = kept_first(UniformFrames(flops=0.4), prefill, embeds)
     of_frame = (kept // 36).bincount(minlength=16)
     used = of_frame.nonzero().squeeze(1)
-    whole, rest = divmod(len(kept), 36)
-    assert of_frame[used].tolist() == [36] * whole + [rest] * (rest > 0)
+    complete, rest = divmod(len(kept), 36)
+    assert of_frame[used].tolist() == [36] * complete + [rest] * (rest > 0)
     assert used.diff().max() - used.diff().min() <= 1
     assert used[0] <= 2
     assert used[-1] >= 13
@@ -428,7 +428,7 @@ def test_dycoke_drops_what_its_official_rule_drops(frames: int, seed: int, share
     assert got.tolist() == expected
 
 
-def test_dycoke_keeps_first_frames_whole_and_says_its_floor() -> None:
+def test_dycoke_keeps_first_frames_complete_and_says_its_floor() -> None:
     prefill, (embeds,) = prefill_of(TINY)
     of_frame = (kept_first(DyCoke(flops=0.4), prefill, embeds) // 36).bincount(minlength=16)
     assert of_frame[::4].tolist() == [36] * 4
@@ -548,7 +548,7 @@ def test_fastvid_segments() -> None:
 @given(w=st.integers(1, 9), p=st.integers(1, 12), seed=st.integers(0, 99), data=st.data())
 @settings(deadline=None)
 def test_fastvid_segment(w: int, p: int, seed: int, data: st.DataObject) -> None:
-    """Salient tokens stay, density peaks are of anchor frames, every other token goes to the most alike."""
+    """Salient tokens stay, density peaks are of anchor frames, every other token goes to the most similar."""
     share = data.draw(st.integers(1, p))
     generator = torch.Generator().manual_seed(seed)
     states, attention = torch.randn(w, p, 4, generator=generator), torch.rand(w, p, generator=generator)
@@ -674,7 +674,7 @@ def test_framefusion_merges_from_the_papers_threshold_on(cosine: float, merges: 
     assert (counts[0] < 576) == merges
 
 
-def test_framefusion_merges_the_most_alike_first() -> None:
+def test_framefusion_merges_the_most_similar_first() -> None:
     """Half the positions stand still, the others turn a little: there is room for all of these."""
     prefill, embeds = still(16)
     index = prefill.layouts[0].index.view(16, 36)
@@ -686,10 +686,10 @@ def test_framefusion_merges_the_most_alike_first() -> None:
     assert len(first) < 500
 
 
-def test_framefusion_prunes_once_where_little_is_alike() -> None:
+def test_framefusion_prunes_once_where_little_is_similar() -> None:
     prefill, (embeds,) = prefill_of(TINY)
     embeds[:] = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0))
-    # Of random states under a tenth are alike: merging ends at once, pruning follows a layer later.
+    # Of random states under a tenth are similar: merging ends at once, pruning follows a layer later.
     counts = visual_counts(FrameFusion(flops=0.3), prefill, embeds)
     assert 0.9 * 576 < counts[0] <= 576
     assert len(set(counts[1:])) == 1
@@ -698,7 +698,7 @@ def test_framefusion_prunes_once_where_little_is_alike() -> None:
     assert counts[1] >= schedule[1]
 
 
-def test_framefusion_goes_on_merging_while_a_tenth_is_alike() -> None:
+def test_framefusion_goes_on_merging_while_a_tenth_is_similar() -> None:
     """In front of each layer a share of the positions stands still: merging takes several layers."""
     prefill, _ = prefill_of(TINY)
     layout = prefill.layouts[0]
@@ -724,7 +724,7 @@ def test_framefusion_goes_on_merging_while_a_tenth_is_alike() -> None:
         assert len(set(counts)) >= 3
 
 
-# The maths behind them.
+# The maths under them.
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=8), share=st.floats(0, 1))
@@ -796,7 +796,7 @@ def test_nearest_ignores_length() -> None:
     assert nearest(torch.tensor([[9.0, 1], [1, 9], [0, 0]]), targets).tolist() == [0, 1, 0]
 
 
-# Whole models.
+# Complete models.
 
 
 @peers

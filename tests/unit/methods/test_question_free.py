@@ -61,15 +61,15 @@ def test_a_scene_of_the_second_turn_keeps_its_fair_share(monkeypatch: pytest.Mon
 
 def test_the_words_change_nothing() -> None:
     """Not even words that are given, nor those that score."""
-    model, told = build(LlavaOnevision), []
+    model, noted = build(LlavaOnevision), []
     for question in (1, 2, 3):
         inputs = scenes()
         inputs["input_ids"][0, -7:-1] = torch.arange(6) + 10 * question
         with AdaTP(flops=0.4, question_free=True)(model) as run, torch.no_grad():
             model(**inputs)
-        told.append(run.report.kept[-1][0])
-    assert torch.equal(told[0], told[1])
-    assert torch.equal(told[0], told[2])
+        noted.append(run.report.kept[-1][0])
+    assert torch.equal(noted[0], noted[1])
+    assert torch.equal(noted[0], noted[2])
 
 
 @families

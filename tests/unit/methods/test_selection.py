@@ -84,7 +84,7 @@ def test_shares_by_hand() -> None:
     assert split([3, 11, 2, 6], [7, 4, 5, 7], 17) == [3, 7, 1, 6]  # 8 left after two caps: 6.52 and 1.48
     assert split([4, 4, 4], [1, 3, 2], 2) == [0, 1, 1]  # fewer tokens than segments: the most relevant
     assert split([4, 4, 4], [1, 1, 1], 2) == [1, 1, 0]
-    assert split([9, 9, 9], [1, 1, 7], 6, floor=3) == [2, 2, 2]  # all lower their floor alike
+    assert split([9, 9, 9], [1, 1, 7], 6, floor=3) == [2, 2, 2]  # all lower their floor equally
     assert split([1, 0, 2], [1, 1, 1], 99) == [1, 0, 2]
     assert split([], [], 3) == []
     none_left = torch.tensor([0, 5, 5])

@@ -87,12 +87,12 @@ def test_several_videos_among_images(family: Any) -> None:
 
 
 @families
-@pytest.mark.parametrize("seen", ["rows", "columns", "frames"])
-def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
+@pytest.mark.parametrize("observed", ["rows", "columns", "frames"])
+def test_a_layout_names_what_a_token_shows(family: Any, observed: str) -> None:
     """Brighten one frame, row or column of pixels: the tokens whose embeddings change are those named."""
     model = build(family)
     ours = family_of(family.name)
-    with torch.no_grad():  # attention would carry what changes to the whole frame
+    with torch.no_grad():  # attention would carry what changes to the complete frame
         for name, parameter in ours.tower(model).named_parameters():
             if any(part in name for part in ("out_proj", "attn.proj", "attention.projection_layer")):
                 parameter.zero_()
@@ -105,7 +105,7 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     video = frames(family.step * count, 2 * half, 2 * half) // 4  # nothing stands still
     shown = video.copy()
     third = shown[2 * family.step : 3 * family.step]
-    part = {"frames": third, "rows": shown[:, :half], "columns": shown[:, :, half:]}[seen]
+    part = {"frames": third, "rows": shown[:, :half], "columns": shown[:, :, half:]}[observed]
     part += 150
     plain, bright = (asked(processor, ["what ?"], [each]) for each in (video, shown))
     ((before,), (after,)) = (family.encode(model, inputs) for inputs in (plain, bright))
@@ -113,12 +113,14 @@ def test_a_layout_names_what_a_token_shows(family: Any, seen: str) -> None:
     (layout,) = layouts_of(family, plain)
     change = family.shown(before - after).norm(dim=1)
     half = layout.grids[0][1] // 2
-    named = {"frames": layout.frame == 2, "rows": layout.row < half, "columns": layout.column >= half}[seen]
+    named = {"frames": layout.frame == 2, "rows": layout.row < half, "columns": layout.column >= half}[
+        observed
+    ]
     assert (change[named] > 0).all()
     assert (change[~named] == 0).all()
     features = ours.frame_features(model.config, tower[1], ours.grids(model.config, plain, tower[1]))
     assert [part.shape[:2] for part in features] == [(count, family.features_a_frame)]
-    if seen == "frames":
+    if observed == "frames":
         moved = (features[0] - ours.frame_features(model.config, tower[0], layout.grids)[0]).norm(dim=(1, 2))
         assert torch.equal(moved > 0, torch.arange(count) == 2)
 
@@ -159,10 +161,10 @@ def test_tokens_that_videollama3s_processor_leaves_out() -> None:
         [kept] = layout.on_grid(layout.index[3:])
         assert kept.flatten().nonzero().squeeze(1).tolist() == layout.cell[3:].tolist()
 
-    # Change one cell's pixels behind the processor: its placeholder alone is another, if it has one.
+    # Change one cell's pixels after the processor: its placeholder alone is another, if it has one.
     model, embeds = build(VideoLlama3), []
     for name, parameter in model.base_model.vision_model.named_parameters():
-        if "out_proj" in name:  # attention would carry the change to the whole frame
+        if "out_proj" in name:  # attention would carry the change to the complete frame
             parameter.zero_()
     model.get_decoder().register_forward_pre_hook(
         lambda _, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
@@ -193,7 +195,7 @@ def test_what_is_no_frame_is_not_laid_out(family: Any, lengths: list[int]) -> No
         family_of(family.name).grids(family.config(), {"input_ids": ids}, None)
 
 
-def test_a_picture_beside_a_video_of_glm_is_no_part_of_it() -> None:
+def test_an_image_beside_a_video_of_glm_is_no_part_of_it() -> None:
     ids = torch.tensor([[94, *[IMAGE] * 16, 95, *Glm4v.visual(3), 5, 94, *[IMAGE] * 16, 95, 6]])
     call = {"input_ids": ids, "video_grid_thw": torch.tensor([[3, 8, 8]])}
     ours, config = family_of("glm4v"), Glm4v.config()
@@ -203,7 +205,7 @@ def test_a_picture_beside_a_video_of_glm_is_no_part_of_it() -> None:
     assert not torch.isin(layout.question, shown).any()
 
 
-def test_grids_of_glms_videos_are_told_apart() -> None:
+def test_grids_of_glms_videos_are_distinguished() -> None:
     steps = torch.tensor([[1, 8, 8]] * 3 + [[1, 4, 8]] * 2)
     encoded = SimpleNamespace(pooler_output=[torch.zeros(3 * 16, 32), torch.zeros(2 * 8, 32)])
     tower = TowerCall({"grid_thw": steps}, encoded)

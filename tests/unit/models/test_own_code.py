@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import own_code
 from adatp import AdaTP, Session, UnsupportedModelError
 from adatp.models import registry
-from families import TEXT
-from own_code import OwnVideoConfig, OwnVideoForCausalLM
-from processors import qwen2_vl
+from own_code import OwnVideoForCausalLM, save_checkpoint
 
 VIDEO = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
 QUESTION = "what is the red ball ?"
@@ -29,18 +24,7 @@ def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """Weights, a processor, and the code that reads them."""
-    folder = tmp_path / "checkpoint"
-    torch.manual_seed(0)
-    OwnVideoForCausalLM(OwnVideoConfig(text_config=dict(TEXT))).save_pretrained(folder)
-    qwen2_vl().save_pretrained(folder)
-    (folder / "own_code.py").write_text(Path(own_code.__file__).read_text())
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {
-        "AutoConfig": "own_code.OwnVideoConfig",
-        "AutoModelForCausalLM": "own_code.OwnVideoForCausalLM",
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return save_checkpoint(tmp_path / "checkpoint")
 
 
 def test_a_session_prunes_it_where_its_code_is_trusted(checkpoint: Path) -> None:

@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import adatp.models
-from adatp.models import Family, UnsupportedModelError, family_of, register, registry, supported
+from adatp import PruningError
+from adatp.models import (
+    Family,
+    GeneralRuleError,
+    UnsupportedModelError,
+    family_of,
+    register,
+    registry,
+    supported,
+)
 from adatp.models.qwen2_vl import Qwen2VL
 
 FOLDER = Path(adatp.models.__file__).parent
@@ -176,3 +186,30 @@ def test_the_command_says_so_in_one_line(install: Install, run: Callable[..., tu
     assert "me/own-vl" in out
     [line] = err.splitlines()
     assert line.startswith("adatp: warning: the entry point 'bad' (missing_family) of own-families")
+
+
+def test_a_family_names_the_transformers_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with both versions, wherever the model is met; the list of models says it as well."""
+    assert registry.later_version("gemma4") is None
+    monkeypatch.setattr(transformers, "__version__", "5.5.0")
+    with pytest.raises(PruningError, match=r"'gemma4' needs transformers 5\.23 or newer, this is 5\.5\.0$"):
+        family_of("gemma4")
+    assert registry.later_version("gemma4") == "5.23"
+    late = {name for name in supported() if registry.later_version(name)}
+    assert late == {
+        "gemma4",
+        "kimi_k25",
+        "llava_video",
+        "perception_lm",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
+    }
+    family_of("gemma3")
+
+
+def test_all_refusals_of_a_model_are_of_one_class() -> None:
+    """Users catch one; the classes in it say which kind of refusal it is."""
+    assert issubclass(UnsupportedModelError, PruningError)
+    assert issubclass(GeneralRuleError, PruningError)
+    with pytest.raises(PruningError):
+        family_of("mllama")

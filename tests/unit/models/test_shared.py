@@ -64,7 +64,7 @@ def test_the_class_token_is_left_out_whether_there_is_one_or_not() -> None:
     assert torch.equal(without_class_token(states[:, 1:]), states[:, 1:])
 
 
-def test_prompts_are_copied_as_often_as_the_tower_has_not_seen_their_frames() -> None:
+def test_prompts_are_copied_as_often_as_the_tower_has_not_read_their_frames() -> None:
     assert copies(6, call_of(last_hidden_state=torch.zeros(2, 1))) == 3
     assert copies(2, call_of(last_hidden_state=torch.zeros(2, 1))) == 1
     assert copies(0, call_of(last_hidden_state=torch.zeros(2, 1))) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +88,12 @@ class TestPlan:
             ('name = "videomme"', 'name = "mvbench"', "two tasks have the same name"),
             ("qwen2-7b-ov-hf", "qwen2,7b", "lmms-eval splits values at commas"),
             ("[[models]]", "[models]", "models is a list"),
+            ('name = "mvbench"', "name = 5", "task 5: name is a text, not 5"),
+            ("documents = 4000 ", 'documents = "many" ', "documents is a number above 0, not 'many'"),
+            ("seconds = 1.5 ", "seconds = true ", "seconds is a number above 0, not True"),
+            ("# arguments = {", "arguments = 3 # {", "arguments is a table, not 3"),
+            ('"fastv"', '["fastv"]', "no method ['fastv']"),
+            ("batch_size = 1", "batch_size = 1\ninclude_path = 2", "include_path is a folder, not 2"),
             ("frames = 32 ", "frames = ", "no TOML"),
         ],
     )
@@ -105,7 +112,7 @@ class TestPlan:
         runs = read_plan(None).runs()
         parts = [shard_of(runs, f"{i}/3") for i in (1, 2, 3)]
         assert sorted(run.folder for part in parts for run in part) == sorted(run.folder for run in runs)
-        for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
+        for wrong in ("0/3", "4/3", "1", "a/b", "1/0", "1/\N{SUPERSCRIPT TWO}", "1/" + "9" * 5000):
             with pytest.raises(RefusedError, match="--shard is i/n"):
                 shard_of(runs, wrong)
 
@@ -136,6 +143,44 @@ class TestRunning:
         (tmp_path / "fails").unlink()
         assert len(carry_out(plan.runs(), tmp_path / "out")) == len(plan.runs())
         assert asked(tmp_path) == len(plan.runs()) + 2
+
+    def test_a_run_killed_amid_its_documents_is_not_complete(self, plan: Plan, tmp_path: Path) -> None:
+        program = Path(plan.launch[1])
+        program.write_text(program.read_text() + "\nos = __import__('os'); os.kill(os.getpid(), 9)\n")
+        reasons: list[Outcome | str | None] = []
+        runs = plan.runs()[:1]
+        assert not carry_out(runs, tmp_path / "out", progress=lambda _, result: reasons.append(result))
+        assert "ended with exit code -9" in str(reasons[1])
+        assert outcomes(runs, tmp_path / "out") == {}
+
+    def test_documents_cut_short_are_one_line(self, plan: Plan, tmp_path: Path) -> None:
+        carry_out(plan.runs()[:1], tmp_path / "out")
+        folder = tmp_path / "out" / plan.runs()[0].folder
+        [samples] = folder.rglob("*_samples_*.jsonl")
+        samples.write_text(samples.read_text()[:-5])
+        with pytest.raises(GatheringError, match="documents that lmms-eval wrote can't be read"):
+            gather(folder, plan.runs()[0].facts())
+
+    def test_what_another_process_completed_meanwhile_is_not_run_again(
+        self, plan: Plan, tmp_path: Path
+    ) -> None:
+        runs = plan.runs()[:2]
+
+        def other(run: Run, result: Outcome | str | None) -> None:
+            if run == runs[0] and result is not None:
+                carry_out(runs[1:], tmp_path / "out")
+
+        assert len(carry_out(runs, tmp_path / "out", progress=other)) == 2
+        assert asked(tmp_path) == 2
+
+    def test_what_is_named_twice_is_run_once(self, plan: Plan) -> None:
+        twice = replace(plan, budgets=(0.3, 0.3), methods=("adatp", "fastv", "adatp", "vanilla"))
+        assert [run.label for run in twice.runs()] == [run.label for run in plan.runs()]
+
+    def test_a_command_can_be_pasted(self, plan: Plan, tmp_path: Path) -> None:
+        spaced = replace(plan, models=(Model("mine", "/my models/one"),))
+        first = described(spaced, spaced.runs()[:1], {}, tmp_path).splitlines()[0]
+        assert "pretrained=/my models/one,method=vanilla,frames=32" in shlex.split(first)
 
     def test_results_of_another_plan_are_refused(self, plan: Plan, tmp_path: Path) -> None:
         carry_out(plan.runs()[:1], tmp_path / "out")

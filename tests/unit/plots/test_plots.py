@@ -41,11 +41,11 @@ ROWS = [
 
 
 def render(figure: Any) -> np.ndarray:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=60)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=60)
     from PIL import Image
 
-    return np.asarray(Image.open(picture).convert("RGB"))
+    return np.asarray(Image.open(image).convert("RGB"))
 
 
 def texts(axes: Any) -> list[str]:

@@ -39,12 +39,12 @@ def test_on_a_filled_cache_the_target_is_met_and_flops_are_torchs(
         model(**first, past_key_values=cache)
         model(**second, past_key_values=cache)
     vanilla = DynamicCache(config=model.config.get_text_config())
-    with decoder_flops(model) as whole:
+    with decoder_flops(model) as complete:
         model(**first, past_key_values=vanilla)
         model(**second, past_key_values=vanilla)
     report = run.report
     assert report.flops.decoder == pytest.approx(counted[-1], rel=0.01)
-    assert report.flops.decoder_vanilla == pytest.approx(whole[-1], rel=0.01)
+    assert report.flops.decoder_vanilla == pytest.approx(complete[-1], rel=0.01)
     assert report.flops.decoder_padded == report.flops.decoder
     assert 0.97 * method.flops < report.flops_ratio <= method.flops
 
@@ -109,7 +109,7 @@ def test_pads_of_earlier_turns_are_no_tokens(second: bool) -> None:
 def test_a_ragged_batch_meets_the_target_and_says_what_padding_costs(family: Any, target: float) -> None:
     model = build_wide(family)
     inputs = batch(family, RAGGED)
-    with decoder_flops(model) as whole:
+    with decoder_flops(model) as complete:
         model(**inputs)
     with AdaTP(flops=target, early="off")(model) as run, decoder_flops(model) as counted:
         model(**inputs)
@@ -122,7 +122,7 @@ def test_a_ragged_batch_meets_the_target_and_says_what_padding_costs(family: Any
     assert flops.decoder == sum(report.flops.decoder for report in alone)
     assert run.report.flops_ratio <= target
     assert flops.decoder_padded == pytest.approx(counted[0], rel=0.01)
-    assert flops.decoder_padded_vanilla == pytest.approx(whole[0], rel=0.01)
+    assert flops.decoder_padded_vanilla == pytest.approx(complete[0], rel=0.01)
     assert flops.decoder_padded > flops.decoder
     assert run.report.to_dict()["padded_flops_ratio"] == run.report.padded_flops_ratio
     assert f"{run.report.padded_flops_ratio:.1%} with padding" in str(run.report)

@@ -120,8 +120,8 @@ def test_all_that_is_not_pruned_is_counted() -> None:
         model.generate(inputs_embeds=embeds, **BEFORE)
         model.generate(**inputs, **BEFORE)
         model.generate(input_ids=torch.arange(1, 30)[None], **BEFORE)
-    told = [str(each.message) for each in shown if "not pruned" in str(each.message)]
-    assert len(told) == 2
+    noted = [str(each.message) for each in shown if "not pruned" in str(each.message)]
+    assert len(noted) == 2
     assert list(run.not_pruned.values()) == [3, 1]
     for_video, for_embeds = run.not_pruned
     assert for_video.startswith("no text follows the video")

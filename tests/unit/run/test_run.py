@@ -25,6 +25,7 @@ from adatp.run.folder import Folder
 from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
 from adatp.run.workers import Workers
+from adatp.tiny import CLIP
 from run_clips import write_rows
 from run_kills import lines_in
 from run_rows import FRAMES, answers
@@ -45,6 +46,27 @@ def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
     assert main(["run", str(rows), "--out", str(out), *map(str, QUICK), "--rows-per-file", "4"]) == 1
     return out
+
+
+@pytest.mark.filterwarnings("ignore:the prompt takes .* the least that adatp can do")
+def test_a_target_out_of_reach_is_met_as_far_as_it_goes(run: Run, tmp_path: Path) -> None:
+    """Of each row, whoever names the target, and the row says so; as an error where that is asked for."""
+    good = {"video": str(CLIP), "question": "what colour is the star ?"}
+    asked = [good, {**good, "flops": 0.9}, {**good, "strict": True}, {**good, "strict": "yes"}]
+    rows = write_rows(tmp_path / "rows.jsonl", asked[:3])
+    code, _, _ = run("run", rows, "--out", tmp_path / "out", "--flops", 0.0001, *QUICK)
+    assert code == 1
+    low, reached, refused = answers(tmp_path / "out")
+    assert low["answer"]
+    assert low["flops_target"] == 0.0001 < low["flops_ratio"] < 0.1
+    assert low["out_of_reach"]
+    assert reached["flops_ratio"] <= 0.9
+    assert reached["out_of_reach"] is None
+    assert "0.0001 of vanilla FLOPs is out of reach" in refused["error"]
+    assert run("run", rows, "--out", tmp_path / "all", "--flops", 0.0001, "--strict", *QUICK)[0] == 1
+    assert [each["answer"] is None for each in answers(tmp_path / "all")] == [True, False, True]
+    code, _, err = run("run", write_rows(tmp_path / "bad.jsonl", asked), "--out", tmp_path / "bad", *QUICK)
+    assert (code, "strict is true or false, not 'yes'" in err) == (2, True)
 
 
 def test_every_row_is_answered_as_a_session_answers_it(whole: Path, rows: Path, session: Session) -> None:
@@ -164,7 +186,7 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
     assert not isinstance(said[2], str)
 
 
-def test_shards_together_are_the_whole(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
+def test_shards_together_are_all_rows(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for index in (1, 0):
         code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4, "--shard", f"{index}/2")
@@ -253,6 +275,20 @@ def test_a_batch_that_fails_is_divided(rows: Path, session: Session, monkeypatch
     assert found[1]["error"].startswith("unexpected KeyError")
     assert found[0]["error"] is None
     assert found[2]["answer"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_stops_early_leaves_nothing_to_the_next_call(rows: Path, session: Session, workers: int) -> None:
+    def asked(first: int, clips: int) -> list[Row]:
+        files = [str(rows.parent / "clips" / f"{clip:04d}.mp4") for clip in range(clips)]
+        return [Row(first + n, n, file, "who ?", Settings(frames=2)) for n, file in enumerate(files)]
+
+    with Answering(session, batch=1, workers=workers) as answering:
+        for _outcome in answering.answer(units(asked(0, 4), Path())):
+            break
+        found = [each.row.number for each in answering.answer(units(asked(10, 2), Path()))]
+        assert found == [10, 11]
+        assert answering._workers.waiting == 0
 
 
 def test_a_broken_model_ends_the_run(rows: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

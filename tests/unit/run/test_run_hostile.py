@@ -26,7 +26,7 @@ def test_odd_rows_are_errors_and_cost_no_other(run: Run, tmp_path: Path) -> None
         "not UTF-8 text": {"question": "\ud800"},
         "the token that stands for a video": {"question": "<video> who ?"},
         "the question is empty": {"question": " "},
-        "out of reach": {"flops": 0.0001},
+        "out of reach": {"flops": 0.0001, "strict": True},
         "not a regular file": {"video": "/dev/zero"},
     }
     good: dict[str, Any] = {

@@ -29,11 +29,11 @@ def test_seeds_splits_and_lengths_draw_different_clips() -> None:
 
 
 def test_no_clip_of_one_split_comes_back_in_another() -> None:
-    seen: dict[tuple[Thing, ...], str] = {}
+    observed: dict[tuple[Thing, ...], str] = {}
     for split in SPLITS:
         for seed in range(120):
             things = make_clip(seed, 16, split).things
-            assert seen.setdefault(things, split) == split
+            assert observed.setdefault(things, split) == split
 
 
 def test_unknown_splits_and_empty_clips_are_refused() -> None:
@@ -117,7 +117,7 @@ def test_the_camera_moves_the_background(camera: str, moves: bool) -> None:
     assert (change > 6) == moves
 
 
-def test_places_can_be_told_from_their_pixels() -> None:
+def test_places_can_be_recognised_by_their_pixels() -> None:
     """By the nearest of other drawings in colour and texture: far better than one in twelve."""
     from random import Random
 

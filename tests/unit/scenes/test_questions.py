@@ -184,13 +184,13 @@ def test_the_words_of_a_question_hardly_give_its_answer_away() -> None:
         parts = question.text.split()
         rows[question.kind].append(({*parts, *enumerate(parts), len(parts)}, question.answer))
     for kind, asked in rows.items():
-        seen, total = defaultdict(Counter), Counter()  # type: ignore[var-annotated]
+        observed, total = defaultdict(Counter), Counter()  # type: ignore[var-annotated]
         for features, answer in asked[::2]:
-            seen[answer].update(features)
+            observed[answer].update(features)
             total[answer] += 1
         for features, answer in asked[1::2]:
             likely = {
-                a: np.log(total[a]) + sum(np.log((seen[a][f] + 0.5) / (total[a] + 1)) for f in features)
+                a: np.log(total[a]) + sum(np.log((observed[a][f] + 0.5) / (total[a] + 1)) for f in features)
                 for a in total
             }
             hits[kind].append(max(likely, key=lambda a: likely[a]) == answer)

@@ -1,4 +1,4 @@
-"""Models of the hub behind the server: their processors, their shapes, their batches."""
+"""Models of the hub in the server: their processors, their shapes, their batches."""
 
 from __future__ import annotations
 

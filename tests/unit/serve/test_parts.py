@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from adatp.serve.desk import check, longest_answer, method_of
 from adatp.serve.errors import RequestError
 from adatp.serve.keys import is_known, read_keys
 from adatp.serve.media import MediaReader
+from adatp.serve.memory import trimmer
 from adatp.serve.protocol import parse
 from adatp.serve.rows import Row, RowKeeper, RowSampler, Sampling, cut_at, without_begun
 from adatp.serve.settings import Settings
@@ -279,7 +282,7 @@ def test_keys_are_those_of_the_shell_and_of_a_file(tmp_path: Path) -> None:
             read_keys(None, environment)
 
 
-def test_keys_are_compared_whole() -> None:
+def test_keys_are_compared_completely() -> None:
     keys = ("one", "two")
     assert is_known("Bearer one", keys)
     assert is_known("bearer two", keys)
@@ -356,3 +359,26 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(monkeypatch: pytest.MonkeyPatch
             connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
         assert httpx.get(f"{address}/health").status_code == 200
+
+
+# Memory.
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    [line] = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")
+    ]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc; other systems have no malloc_trim")
+def test_free_memory_between_what_is_used_is_given_back_now_and_then() -> None:
+    blocks = [np.ones(1 << 16, np.uint8) for _ in range(1600)]  # 100 MB
+    del blocks[::2]
+    before = resident()
+    trimmer(3600)()
+    assert resident() > before - 10
+    trimmer(0)()
+    assert resident() < before - 30
+    assert all(block.all() for block in blocks)

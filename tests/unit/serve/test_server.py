@@ -15,10 +15,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 from adatp import Session
 from adatp.cli import main
 from adatp.methods import METHODS
+from adatp.models import family_of
+from adatp.serve import batching
 from adatp.serve.settings import Settings
 from adatp.tiny import CLIP
 from clips import write_clip
@@ -245,13 +248,43 @@ def test_seeds_draw_equal_answers_and_others_do_not(address: str, clip: str) -> 
     assert len(free) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the prompt takes .* the least that adatp can do")
+def test_a_target_out_of_reach_is_met_as_far_as_it_goes(address: str, clip: str) -> None:
+    """As `adatp ask` does it, whether a request names the target or the server has it; the usage says so."""
+    low = post(address, question(clip, flops=1e-4)).json()["usage"]
+    assert 1e-4 < low["flops_ratio"] < 0.1
+    assert "out of reach" not in low["out_of_reach"]
+    assert low["out_of_reach"]
+    assert post(address, question(clip)).json()["usage"]["out_of_reach"] is None
+
+
+def test_a_video_is_encoded_once_for_all_answers_that_are_drawn(
+    address: str, clip: str, session: Session
+) -> None:
+    tower = family_of(session.config.model_type).tower(session.model)
+    frames: list[int] = []
+    inside = next(module for module in tower.modules() if isinstance(module, torch.nn.Conv2d))
+    hook = inside.register_forward_pre_hook(lambda _, given: frames.append(len(given[0])))
+    drawn = {**LONG, "temperature": 2.0, "frames": 8}
+    try:
+        alone = [said(post(address, question(clip, **drawn, seed=seed))) for seed in (4, 5, 6)]
+        frames.clear()
+        together = post(address, question(clip, **drawn, seed=4, n=3)).json()
+    finally:
+        hook.remove()
+    assert [choice["message"]["content"] for choice in together["choices"]] == alone
+    assert frames == [8]
+
+
 # What goes wrong.
 
 
 def test_errors_are_those_of_the_official_client(client: openai.OpenAI, clip: str) -> None:
     messages: Any = question(clip)["messages"]
     with pytest.raises(openai.BadRequestError, match=r"0\.0001 of vanilla FLOPs is out of reach"):
-        client.chat.completions.create(model="adatp-embedded", messages=messages, extra_body={"flops": 1e-4})
+        client.chat.completions.create(
+            model="adatp-embedded", messages=messages, extra_body={"flops": 1e-4, "strict": True}
+        )
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-5' here"):
         client.chat.completions.create(model="gpt-5", messages=messages)
     with pytest.raises(openai.BadRequestError, match="no method 'nothing'; there are adatp, vanilla"):
@@ -353,6 +386,16 @@ def test_a_batch_that_fails_is_answered_one_by_one(
 # Around it.
 
 
+def test_memory_is_given_back_after_batches(
+    session: Session, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+    monkeypatch.setattr(batching, "trimmer", lambda: lambda: given_back.append(True))
+    with served(session, SETTINGS) as small:
+        assert post(small, question(clip)).status_code == 200
+    assert given_back
+
+
 def test_keys_are_asked_for(session: Session, clip: str) -> None:
     with served(session, replace(SETTINGS, keys=("first-key", "second-key"))) as small:
         for headers in ({}, {"Authorization": "Bearer nothing"}, {"Authorization": "first-key"}):
@@ -409,6 +452,7 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
     command = Command(
         ["--api-key-file", str(keys), "--max-tokens", "2000"], {"ADATP_API_KEY": "of-the-shell"}
     )
+    heaps = command.heaps()
     headers = {"Authorization": "Bearer of-the-file"}
     found = httpx.get(f"{command.address}/v1/models", headers={"Authorization": "Bearer of-the-shell"})
     assert found.json()["data"][0]["id"] == "adatp-embedded"
@@ -416,6 +460,7 @@ def test_the_command_serves_and_stops_when_answers_are_given(clip: str, tmp_path
         body = question(clip, ignore_eos=True, max_tokens=100)
         running = pool.submit(post, command.address, body, headers=headers)
         until_running(command.address, headers)
+        assert command.heaps() == heaps  # the readers' threads and the model's made none of their own
         code, err = command.stop()
         assert running.result().json()["usage"]["completion_tokens"] == 100
     assert (code, err) == (0, "")

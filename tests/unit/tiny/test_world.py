@@ -55,9 +55,9 @@ def test_what_the_metadata_say_is_what_is_drawn(seed):
     for thing in clip.things:
         if thing.shape in ("circle", "square", "cross"):  # shapes that cover their centre
             for t, (row, column) in enumerate(thing.path, thing.start):
-                seen = clip.frames[t, row - 1 : row + 1, column - 1 : column + 1].mean((0, 1))
+                observed = clip.frames[t, row - 1 : row + 1, column - 1 : column + 1].mean((0, 1))
                 nearest = min(
-                    world.COLOURS, key=lambda name: np.abs(seen - np.array(world.COLOURS[name])).sum()
+                    world.COLOURS, key=lambda name: np.abs(observed - np.array(world.COLOURS[name])).sum()
                 )
                 assert nearest == thing.colour
 
@@ -146,7 +146,7 @@ def test_answers_by_hand():
     }
 
 
-def test_flashes_come_anywhere_alike():
+def test_flashes_come_anywhere_equally():
     flashes = [
         (thing.start + len(thing.path) / 2) / 16
         for seed in range(400)

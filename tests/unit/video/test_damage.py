@@ -83,7 +83,7 @@ def without(source: Path, path: Path, lost: list[int]) -> Path:
     return path
 
 
-def test_pictures_lost_in_the_middle_are_refused(clips, tmp_path):
+def test_frames_lost_in_the_middle_are_refused(clips, tmp_path):
     path = without(clips / "start.mp4", tmp_path / "hollow.mp4", lost=list(range(12, 36)))
     assert "cut short or damaged" in refusal(path)
 
@@ -199,7 +199,7 @@ class TestWholeOrCut:
             else:
                 assert read * step >= min(frames - 1, frames * 0.98 - 1) * step - 0.15 * FPS
 
-    def test_a_pause_at_the_end_of_a_whole_matroska_file(self, tmp_path):
+    def test_a_pause_at_the_end_of_a_complete_matroska_file(self, tmp_path):
         pts = [*range(20), 200]
         assert len(read_video(write_clip(tmp_path / "a.mkv", 21, pts=pts), 100).frames) == 21
 

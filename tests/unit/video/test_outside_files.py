@@ -15,7 +15,7 @@ from av.stream import Disposition
 
 from adatp.video import VideoError, errors, read_video
 from adatp.video.upright import Orientation
-from clips import FPS, FRAMES, decoded, indexes, picked, picture, write_clip
+from clips import FPS, FRAMES, decoded, image_of, indexes, picked, write_clip
 
 DATA = Path(__file__).parents[2] / "data" / "videos"
 
@@ -116,7 +116,7 @@ class TestMirrored:
 
 
 def write_tracks(path: Path, tracks: list[dict], **muxing: str) -> Path:
-    """Writes streams of `frames` pictures that spell `first` and on."""
+    """Writes streams of `frames` images that spell `first` and on."""
     with av.open(str(path), "w", container_options=muxing) as container:
         streams = []
         for track in tracks:
@@ -129,7 +129,7 @@ def write_tracks(path: Path, tracks: list[dict], **muxing: str) -> Path:
         container.start_encoding()
         for stream, track in zip(streams, tracks, strict=True):
             for index in range(track["frames"]):
-                frame = av.VideoFrame.from_ndarray(picture(track.get("first", 0) + index))
+                frame = av.VideoFrame.from_ndarray(image_of(track.get("first", 0) + index))
                 frame = frame.reformat(format=stream.pix_fmt)
                 frame.pts, frame.time_base = index, Fraction(1, FPS)
                 container.mux(stream.encode(frame))
@@ -218,7 +218,7 @@ class TestJumpingClocks:
         pauses = [0, 1, 2, 3, 100, 101, 102, 103]  # four seconds in MPEG-TS
         read = read_video(write_clip(tmp_path / "pause.ts", 8, pts=pauses), 8)
         np.testing.assert_allclose(read.timestamps, np.array(pauses) / FPS, atol=1e-4)
-        slides = [n * 24 * 15 for n in range(8)]  # one picture every 15 s
+        slides = [n * 24 * 15 for n in range(8)]  # one frame every 15 s
         read = read_video(write_clip(tmp_path / "slides.ts", 8, pts=slides), 8)
         np.testing.assert_allclose(read.timestamps, np.array(slides) / FPS, atol=1e-4)
 
@@ -264,7 +264,7 @@ class TestEncrypted:
         path.write_bytes((DATA / "encrypted_cenc.mp4").read_bytes().replace(b"cenc", scheme))
         assert "encrypted" in refusal(path)
 
-    def test_clear_pictures_of_an_encrypted_file(self, clips, tmp_path):
+    def test_clear_frames_of_an_encrypted_file(self, clips, tmp_path):
         path = tmp_path / "a.mp4"
         data = (clips / "plain.mp4").read_bytes()
         path.write_bytes(data.replace(b"avc1", b"encv").replace(b"isomiso2encvmp41", b"isomiso2avc1mp41"))
@@ -357,11 +357,11 @@ def test_frames_are_scaled_as_they_come(clips):
         return height // 2, width // 2
 
     for name in ("plain.mp4", "h264.avi"):  # by seeking, and by decoding through
-        read, whole = read_video(clips / name, 5, fit=fit), read_video(clips / name, 5)
+        read, complete = read_video(clips / name, 5, fit=fit), read_video(clips / name, 5)
         assert read.frames.shape == (5, 24, 32, 3)
-        means = whole.frames.reshape(5, 24, 2, 32, 2, 3).mean((2, 4))
+        means = complete.frames.reshape(5, 24, 2, 32, 2, 3).mean((2, 4))
         assert abs(read.frames - means).mean() < 2
-        assert (read.timestamps == whole.timestamps).all()
+        assert (read.timestamps == complete.timestamps).all()
     assert asked == [(5, 48, 64)] * 2
     kept = read_video(clips / "plain.mp4", 5, fit=lambda frames, height, width: (height, width))
     assert (kept.frames == read_video(clips / "plain.mp4", 5).frames).all()
@@ -371,10 +371,10 @@ def test_frames_are_scaled_upright(tmp_path, monkeypatch):
     """As a phone held upright stores them: turned."""
     clip = write_clip(tmp_path / "plain.mp4", 4)
     monkeypatch.setattr("adatp.video.decoding.orientation", lambda frame: Orientation(transposed=True))
-    whole = read_video(clip, 2)
+    complete = read_video(clip, 2)
     read = read_video(clip, 2, fit=lambda frames, height, width: (height // 2, width // 4))
-    assert (whole.frames.shape, read.frames.shape) == ((2, 64, 48, 3), (2, 32, 12, 3))
-    means = whole.frames.reshape(2, 32, 2, 12, 4, 3).mean((2, 4))
+    assert (complete.frames.shape, read.frames.shape) == ((2, 64, 48, 3), (2, 32, 12, 3))
+    means = complete.frames.reshape(2, 32, 2, 12, 4, 3).mean((2, 4))
     assert abs(read.frames - means).mean() < 3
 
 

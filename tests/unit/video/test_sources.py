@@ -25,7 +25,7 @@ from adatp.video.addresses import is_address, is_public, locate
 from adatp.video.download import Limits, download
 from adatp.video.folder import natural
 from adatp.video.sources import cache_folder
-from clips import index_of, picture
+from clips import image_of, index_of
 from evil_web import evil_web
 from running import Run
 
@@ -35,7 +35,7 @@ from running import Run
 def images(folder: Path, count: int, suffix: str = ".png", **options: object) -> Path:
     folder.mkdir(exist_ok=True)
     for index in range(count):
-        Image.fromarray(picture(index)).save(folder / f"frame-{index}{suffix}", **options)  # type: ignore[arg-type]
+        Image.fromarray(image_of(index)).save(folder / f"frame-{index}{suffix}", **options)  # type: ignore[arg-type]
     return folder
 
 
@@ -91,7 +91,7 @@ def test_other_files_are_left_out_and_sizes_follow_the_first(tmp_path: Path) -> 
     (folder / "notes.txt").write_text("no frame")
     (folder / ".hidden.png").write_text("no frame")
     (folder / "folder.png").mkdir()
-    Image.fromarray(picture(3, 128, 96)).save(folder / "frame-3.png")
+    Image.fromarray(image_of(3, 128, 96)).save(folder / "frame-3.png")
     video = read_source(folder, 8)
     assert video.frames.shape == (4, 48, 64, 3)
     assert index_of(video.frames[3]) == 3
@@ -99,7 +99,7 @@ def test_other_files_are_left_out_and_sizes_follow_the_first(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("turned", [1, 3, 6, 8])
 def test_photographs_are_turned_as_they_ask(tmp_path: Path, turned: int) -> None:
-    image = Image.fromarray(picture(0b1011, 80, 40))
+    image = Image.fromarray(image_of(0b1011, 80, 40))
     exif = image.getexif()
     exif[0x112] = turned
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
@@ -111,7 +111,7 @@ def test_photographs_are_turned_as_they_ask(tmp_path: Path, turned: int) -> None
 
 def test_modes_of_images_become_rgb(tmp_path: Path) -> None:
     for number, mode in enumerate(("RGB", "L", "P", "RGBA", "LA", "1")):
-        Image.fromarray(picture(5)).convert(mode, dither=Image.Dither.NONE).save(tmp_path / f"{number}.png")
+        Image.fromarray(image_of(5)).convert(mode, dither=Image.Dither.NONE).save(tmp_path / f"{number}.png")
     assert {index_of(frame) for frame in read_source(tmp_path, 6).frames} == {5}
 
 
@@ -136,7 +136,7 @@ def test_a_folder_asks_as_the_file_that_it_was_made_of(tmp_path: Path) -> None:
 def test_folders_that_can_not_be_read_are_one_line(tmp_path: Path, name: str, words: str) -> None:
     for folder in ("empty", "damaged", "words", "video"):
         (tmp_path / folder).mkdir()
-    Image.fromarray(picture(0)).save(tmp_path / "damaged" / "a.png")
+    Image.fromarray(image_of(0)).save(tmp_path / "damaged" / "a.png")
     (tmp_path / "damaged" / "b.png").write_bytes((tmp_path / "damaged" / "a.png").read_bytes()[:60])
     (tmp_path / "words" / "a.png").write_text("hello")
     shutil.copy(CLIP, tmp_path / "video" / "a.png")
@@ -192,7 +192,7 @@ def test_addresses_of_the_public_internet_are_known() -> None:
     assert [machine for machine in PRIVATE if is_public(machine)] == []
 
 
-def test_addresses_are_told_from_paths() -> None:
+def test_addresses_are_distinguished_from_paths() -> None:
     assert is_address("https://x.org/a.mp4")
     assert is_address("HTTP://x.org")
     assert not any(
@@ -335,7 +335,7 @@ def test_the_oldest_downloads_make_room(web: tuple[str, list[str]], monkeypatch:
 
 
 @pytest_socket
-def test_two_downloads_of_one_address_at_once_are_both_whole(web: tuple[str, list[str]]) -> None:
+def test_two_downloads_of_one_address_at_once_are_both_complete(web: tuple[str, list[str]]) -> None:
     found: list[int] = []
     threads = [
         threading.Thread(target=lambda: found.append(len(read_source(f"{web[0]}/clip.mp4", 4).frames)))

@@ -14,7 +14,7 @@ from adatp.video.decoding import UntrueError, collect, decode_to
 from adatp.video.opening import demux
 from adatp.video.scanning import scan
 from adatp.video.upright import Orientation
-from clips import CLIPS, FPS, FRAMES, LATE, WHOLE, decoded, index_of, indexes, picked, write_clip
+from clips import CLIPS, COMPLETE, FPS, FRAMES, LATE, decoded, index_of, indexes, picked, write_clip
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -30,13 +30,13 @@ def test_frames_are_those_of_a_full_decode(clips, name, frames):
     assert read.timestamps.dtype == np.float64
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", COMPLETE)
 @pytest.mark.usefixtures("no_decoding_through")
 def test_well_formed_files_are_read_by_seeking(clips, name):
     assert indexes(read_video(clips / name, 9).frames) == picked(FRAMES, 9)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", COMPLETE)
 def test_seeking_and_decoding_through_agree(clips, name, monkeypatch):
     sought = read_video(clips / name, 11)
     monkeypatch.setattr(reading, "by_seeking", lambda *_: None)

@@ -65,13 +65,13 @@ def answer_calls(
     """
     replies: dict[int, Reply | Exception] = {}
     for group in _groups(session, calls):
-        given: list[Reply | Exception]
+        given: list[Reply | Exception] = []
         try:
-            given = [*_answer(session, group, method, reuse_frames)]
+            given += _answer(session, group, method, reuse_frames)
         except Exception as error:  # of any kind: the prompts are those of others
-            given = [error]
-            if len(group) > 1:
-                given = [answer_calls(session, [call], method, reuse_frames)[0] for call in group]
+            given += [error] if len(group) == 1 else []
+        if not given:  # outside of the handler, whose traceback holds on to what the model had in memory
+            given = [answer_calls(session, [call], method, reuse_frames)[0] for call in group]
         replies.update(zip((call.number for call in group), given, strict=True))
     return [replies[call.number] for call in calls]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from lmms_eval.api.instance import TokenCounts
 
+from adatp.machine import peak_resident
 from adatp.session import Answer
 
 
@@ -147,5 +146,4 @@ def peak_memory() -> float:
     """The peak memory of this process in GB: of its GPU, if it uses one."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_resident() / 1e9

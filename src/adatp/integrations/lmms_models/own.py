@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+import adatp.torchvision_guard  # noqa: F401  # before transformers
+
+# isort: split
 import torch
 from transformers import PreTrainedModel
 

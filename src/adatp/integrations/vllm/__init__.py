@@ -15,6 +15,7 @@ ARCHITECTURES = {
     "LlavaOnevisionForConditionalGeneration": (
         f"{_MODELS}.llava_onevision:LlavaOnevisionForConditionalGeneration"
     ),
+    "InternVLForConditionalGeneration": f"{_MODELS}.internvl:InternVLForConditionalGeneration",
 }
 """vLLM's name of a model -> the class that takes its place."""
 

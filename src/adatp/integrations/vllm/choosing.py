@@ -91,3 +91,21 @@ class VideoPruning:
         words = self.embed(self._words[number].to(tokens.device, non_blocking=True))
         frame = torch.arange(frames, device=tokens.device).repeat_interleave(len(tokens) // frames)
         return embedding_relevance(words, tokens, frame, frames)
+
+
+def put_text_between(words: Tensor, rows: Tensor, text: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+    """Combine the tokens left of a video and the text between its frames, in the order of the prompt.
+
+    Args:
+        words: (m, d) embeddings of the text.
+        rows: (k, d or more) embeddings that stay of the video. Columns beyond ``d`` are zero for text.
+        text: (m,) int64 places of the text in the unpruned video's tokens.
+        visual: (k,) int64 places there of the rows.
+
+    Returns:
+        The embeddings (m + k, d or more) in their order, and the place (m + k,) of each.
+    """
+    words = torch.nn.functional.pad(words, (0, rows.shape[1] - words.shape[1]))
+    places = torch.cat([text, visual])
+    order = places.argsort()
+    return torch.cat([words.to(rows.dtype), rows])[order], places[order]

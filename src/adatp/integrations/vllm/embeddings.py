@@ -21,14 +21,16 @@ class EmbeddingCache:
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def get(self, key: bytes) -> Tensor | None:
-        """The embeddings of a video, marked as used; None if they are not cached."""
+        """The embeddings (n, d) of a video, marked as used; None if they are not cached."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def put(self, key: bytes, embeddings: Tensor) -> None:
-        """Cache a video. The least recently used ones make room. A video beyond the limit is not cached."""
+        """Cache a video's embeddings (n, d). The least recently used make room; beyond the limit none are
+        kept.
+        """
         size = embeddings.nbytes
         if key in self._kept or size > self.limit:
             return

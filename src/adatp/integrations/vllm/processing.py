@@ -45,18 +45,23 @@ class PrunedVideos:
             for update in updates
         ]
 
+    def placeholder(self, kind: str) -> int:
+        """The token that stands for an "image" or a "video" in a prompt; some configs call it an index."""
+        config = self.info.get_hf_config()  # type: ignore[attr-defined]
+        token: int = getattr(config, f"{kind}_token_id", None) or getattr(config, f"{kind}_token_index")
+        return token
+
     # The question of the request at hand, for what vLLM calls deeper down.
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request with its question."""
-        config = self.info.get_hf_config()  # type: ignore[attr-defined]
         if self.adatp is not None and self.adatp.question:
             self._request.words = tuple(
                 question_words(
                     self.info.get_hf_processor(),  # type: ignore[attr-defined]
                     inputs.prompt,
-                    token_of(config, "video"),
-                    token_of(config, "image"),
+                    self.placeholder("video"),
+                    self.placeholder("image"),
                 )
             )
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
@@ -107,9 +112,3 @@ class PrunedVideos:
 def _name(medium: str) -> torch.Tensor:
     """(16,) uint8 that represent a medium's hash."""
     return torch.tensor(list(blake2b(medium.encode(), digest_size=16).digest()), dtype=torch.uint8)
-
-
-def token_of(config: Any, kind: str) -> int:
-    """The token that stands for an image or a video; some configs call it an index."""
-    token: int = getattr(config, f"{kind}_token_id", None) or getattr(config, f"{kind}_token_index")
-    return token

@@ -1,4 +1,4 @@
-"""What a model's own method made of the videos of a call: tokens, one tensor for each part."""
+"""Reads the videos of a call as a model's own method encoded them: tokens, one tensor per part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from adatp.models.family import TowerCall
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is known of the videos of a batch before any prompt is looked at.
+    """The encoded videos of a batch, before any prompt is read.
 
     Attributes:
         parts: tokens of each part, (n, d): a part is a video, or one of its frames.
         thw: (V, 3) int64, temporal steps, rows and columns of each video in patches; None: not given.
         frames: number of frames of each video; None: not given.
         size: height and width of a frame in pixels or patches, or (0, 0).
-        newline: (d,) the embedding that stands for no place in a video; None: the model has none.
+        newline: (d,) the embedding of placeholders that show no place in a video; None: the model has none.
     """
 
     parts: Sequence[Tensor]
@@ -34,7 +34,12 @@ class Encoded:
 
     @classmethod
     def of(cls, tower: TowerCall, newline: Tensor | None = None) -> Encoded:
-        """Read a watched call: integer tensors by their names, the pixels' shape, what came out."""
+        """Read a watched call: integer tensors by their names, the shape of the pixels, the output.
+
+        Args:
+            tower: the call.
+            newline: (d,) see the class.
+        """
         thw = _integers(tower.kwargs, ("grid_thw", "grids"), 2)
         counts = _integers(tower.kwargs, ("frames",), 1)
         frames = None if counts is None else counts.tolist()
@@ -56,31 +61,33 @@ class Encoded:
 
     @cached_property
     def places(self) -> list[Tensor]:
-        """Of each part (n,) bool, which tokens show a place: all that are no newline."""
+        """(n,) bool per part: whether each token shows a place. Newlines do not."""
         if self.newline is None:
             return [torch.ones(len(part), dtype=torch.bool) for part in self.parts]
         return [(part != self.newline.to(part)).any(1).cpu() for part in self.parts]
 
     @cached_property
     def shown(self) -> list[int]:
-        """Tokens of each part that show a place."""
+        """Number of tokens of each part that show a place."""
         return [int(part.sum()) for part in self.places]
 
     def cells(self) -> list[Tensor] | None:
-        """Which cell each placeholder of a part shows, as `Family.cells` says it; None: all, in order."""
+        """(n,) int64 per part: the grid cell that each placeholder shows (see `Family.cells`). None: all,
+        in order.
+        """
         if sum(self.shown) == self.tokens:
             return None
         return [(part.cumsum(0) - 1).masked_fill(~part, NO_CELL) for part in self.places]
 
     def features(self) -> Tensor:
-        """(tokens, d) of all that show a place."""
+        """(tokens, d) all tokens that show a place."""
         return torch.cat(
             [part[where.to(part.device)] for part, where in zip(self.parts, self.places, strict=True)]
         )
 
 
 def parts_of(output: Any) -> list[Tensor]:
-    """The tokens (n, d) of each part, whatever form the method returned them in."""
+    """The tokens (n, d) of each part, from any form of return value."""
     pooled = getattr(output, "pooler_output", output)
     if isinstance(pooled, Tensor):
         pooled = pooled[None] if pooled.ndim == 2 else pooled
@@ -88,7 +95,7 @@ def parts_of(output: Any) -> list[Tensor]:
 
 
 def _integers(given: Mapping[str, Any], endings: Sequence[str], dimensions: int) -> Tensor | None:
-    """The argument of whole numbers whose name has one of these words, if there is just one."""
+    """The integer tensor whose name has one of these words, if there is exactly one."""
     found = [
         value.cpu()
         for name, value in given.items()

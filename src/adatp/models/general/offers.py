@@ -1,4 +1,4 @@
-"""Which model types the general rule can be tried on."""
+"""Finds the model types that the general rule can be tried on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def offered() -> tuple[str, ...]:
 
 
 def reads_videos(model: Any) -> bool:
-    """Whether a loaded model, of transformers or by a checkpoint's own code, is given videos as such."""
+    """Whether a loaded model takes videos as such. It may be transformers' or of a checkpoint's own code."""
     base = getattr(model, "base_model", None)
     if base is None or not callable(getattr(model, "get_decoder", None)):
         return False
@@ -34,7 +34,7 @@ def reads_videos(model: Any) -> bool:
 
 
 def _is_written_for_videos(model_type: str) -> bool:
-    """By the text of its module: importing all of them would take a minute."""
+    """Decided by the text of its module, since importing all modules would take a minute."""
     source = _source(model_type_to_module_name(model_type))
     if "def get_video_features" in source or "pixel_values_videos" in source:
         return True

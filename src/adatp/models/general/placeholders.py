@@ -1,4 +1,4 @@
-"""Which tokens of the prompts stand for visual tokens, by the ids that a config names."""
+"""Finds the placeholders of visual tokens in prompts, by the ids that a config names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OTHER = ("audio_token_id", "audio_token_index")
 
 @dataclass(frozen=True)
 class Placeholders:
-    """Those of the videos of a batch.
+    """The placeholders of the videos of a batch.
 
     Attributes:
         mask: (B, L) bool.
@@ -30,28 +30,28 @@ class Placeholders:
 
     @property
     def counts(self) -> list[int]:
-        """How many each prompt has, one number for all copies of it."""
+        """Number of placeholders of each prompt; copies of a prompt count once."""
         return [int(count) for count in self.mask.sum(1).tolist()[:: self.copies]]
 
     def runs(self) -> list[list[int]]:
-        """Lengths of the runs in each prompt."""
+        """Lengths of the runs of placeholders in each prompt."""
         rows = self.mask.tolist()[:: self.copies]
         return [[len(list(run)) for found, run in groupby(row) if found] for row in rows]
 
 
 def find_placeholders(config: Any, input_ids: Tensor, tokens: int | None, images: bool) -> Placeholders:
-    """The placeholders that so many encoded tokens fill, or several times so many.
+    """The placeholders that ``tokens`` encoded tokens fill, or a multiple of them for copies of prompts.
 
-    A model that uses those of images for videos has brackets around a video's, by which they are found.
+    If a model uses an image's placeholders for videos too, the brackets around a video's identify them.
 
     Args:
-        config: the model's.
+        config: the model's config.
         input_ids: (B, L) int64.
-        tokens: that were encoded; None: nothing is, yet.
+        tokens: number of encoded tokens; None: nothing is encoded yet.
         images: whether they were encoded as images.
 
     Raises:
-        LayoutError: there are not so many; the message has all the numbers.
+        LayoutError: the number of placeholders does not match; the message has all the numbers.
     """
     found = {}
     for name in (*(() if images else _VIDEO), *_IMAGE):

@@ -1,4 +1,4 @@
-"""A family for model types that have no file: all is derived from a prompt, and checked against it."""
+"""A family for model types without a file: everything is derived from a prompt, and checked against it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adatp.errors import AdaTPError
+from adatp.errors import PruningError
 from adatp.layout import Grid, LayoutError, VideoLayout, build_layouts
 from adatp.models.family import EncoderMethod, Family, TowerCall
 from adatp.models.general.encoded import Encoded, parts_of
@@ -22,8 +22,8 @@ from adatp.tower_flops import plain_tower_flops
 _TOWERS = ("visual", "vision_tower", "vision_model", "video_tower")
 
 
-class GeneralRuleError(AdaTPError, ValueError):
-    """What was asked needs a family file: the general rule does not know it."""
+class GeneralRuleError(PruningError, ValueError):
+    """The request needs a family file, because the general rule can't know the answer."""
 
 
 class Derived(list[Grid]):
@@ -42,7 +42,7 @@ class Derived(list[Grid]):
 
 
 class GeneralRule(Family):
-    """Placeholders by the config's ids, counts by what the model's own method gave, grids by what it took.
+    """Placeholders from the config's ids, counts from the method's output, grids from its input.
 
     Args:
         model: the model that generates; None: its config alone is known.
@@ -77,10 +77,14 @@ class GeneralRule(Family):
         return EncoderMethod(model.base_model, self._method, parts_of)
 
     def tower(self, model: Any) -> nn.Module:
-        """The vision tower under one of its usual names, or all of the model; it is not watched."""
+        """The vision tower under one of its usual names, or the complete model. It is not watched."""
+        found = self.lone_tower(model)
+        return found if found is not None else cast(nn.Module, model.base_model)
+
+    @override
+    def lone_tower(self, model: Any) -> nn.Module | None:
         found = [getattr(model.base_model, name, None) for name in _TOWERS]
-        towers = [module for module in found if isinstance(module, nn.Module)]
-        return towers[0] if towers else cast(nn.Module, model.base_model)
+        return next((module for module in found if isinstance(module, nn.Module)), None)
 
     def tower_attention_module(self, model: Any) -> nn.Module:
         """Not known without a family file."""
@@ -94,17 +98,20 @@ class GeneralRule(Family):
         raise GeneralRuleError("the general rule does not know the vision tower's attention")
 
     def grid(self, config: Any, frames: int, height: int, width: int) -> Grid:
-        """By patch and merge size, for towers that take frames of any size."""
+        """The grid by patch and merge size, for towers that take frames of any size."""
         vision = getattr(config, "vision_config", None)
         merge, patch = (getattr(vision, name, None) for name in ("spatial_merge_size", "patch_size"))
         if not isinstance(merge, int) or not isinstance(patch, int):
-            raise LayoutError("the general rule learns how many tokens a frame has from a prompt alone")
+            raise LayoutError(
+                "the general rule learns how many tokens a frame has from a prompt alone: "
+                "`adatp ask` makes one"
+            )
         steps = -(-frames // getattr(vision, "temporal_patch_size", 1))
         rows, columns = (max(1, round(length / (patch * merge))) for length in (height, width))
         return steps, rows, columns
 
     def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """Derived anew for every batch. Without the tower's call, as far as the prompts say it."""
+        """Grids derived again for every batch. Without the tower's call, only from the prompts."""
         images = self.encoded_as == "image"
         if tower is None:
             placeholders = find_placeholders(config, call["input_ids"], None, images)
@@ -119,7 +126,7 @@ class GeneralRule(Family):
     def layouts(
         self, config: Any, call: Mapping[str, Any], real: Tensor, grids: Sequence[Grid]
     ) -> list[VideoLayout]:
-        """Every placeholder is accounted for, or nothing is laid out."""
+        """Layouts that account for every placeholder. Otherwise nothing is laid out."""
         assert isinstance(grids, Derived)
         ids: Tensor = call["input_ids"]
         marked = ids.masked_fill(grids.placeholders.mask, _MARK)
@@ -128,12 +135,12 @@ class GeneralRule(Family):
         )
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The projected tokens: where the tower's own features are is not known."""
+        """(frames, patches, d) projected tokens, since the place of the tower's own features is not known."""
         videos = torch.split(Encoded.of(tower, self._newline).features(), [math.prod(grid) for grid in grids])
         return [video.view(grid[0], -1, video.shape[1]) for video, grid in zip(videos, grids, strict=True)]
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:
-        """An estimate: a plain transformer of the sizes that the vision config names, else 0."""
+        """An estimate: a plain transformer with the sizes of the vision config, or 0 without sizes."""
         vision = getattr(config, "vision_config", None)
         merge = getattr(vision, "spatial_merge_size", 1)
         frames = [
@@ -142,11 +149,11 @@ class GeneralRule(Family):
         return plain_tower_flops(vision, frames)
 
     def takes_videos(self, processor: Any) -> bool:
-        """If it has a video processor."""
+        """Whether it has a video processor."""
         return getattr(processor, "video_processor", None) is not None
 
     def fewest_frames(self, processor: Any) -> int:
-        """Those of one temporal step, and more than one where a lone frame looks the same as an image."""
+        """The frames of one temporal step, and at least two if a single frame looks the same as an image."""
         reader = getattr(processor, "video_processor", None)
         step = getattr(reader, "temporal_patch_size", 1)
         return max(step if isinstance(step, int) else 1, 2 if self.encoded_as == "image" else 1)

@@ -1,4 +1,4 @@
-"""Which parts of what was encoded make up a video, and the grid of each."""
+"""Finds the parts that make up each video, and the grid of each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def grids_of(config: Any, encoded: Encoded, placeholders: Placeholders, images: 
     """The grid of each video, in the order of the prompts.
 
     Args:
-        config: the model's.
-        encoded: what is known of them.
-        placeholders: of the prompts.
+        config: the model's config.
+        encoded: the encoded videos.
+        placeholders: placeholders of the prompts.
         images: whether all images of a prompt are the frames of its one video.
 
     Raises:
@@ -43,7 +43,7 @@ def grids_of(config: Any, encoded: Encoded, placeholders: Placeholders, images: 
 
 
 def _frames_joined(grids: list[Grid], counts: Sequence[int]) -> list[Grid]:
-    """Where each of a prompt's grids is a single frame and all have one size, they are one video's."""
+    """If all of a prompt's grids are single frames of one size, join them to one video."""
     if any(grid[0] > 1 for grid in grids):
         return grids
     joined: list[Grid] = []
@@ -55,7 +55,7 @@ def _frames_joined(grids: list[Grid], counts: Sequence[int]) -> list[Grid]:
 
 
 def _videos(encoded: Encoded, placeholders: Placeholders, images: bool) -> list[list[int]]:
-    """Numbers of the parts of each video."""
+    """Indices of the parts of each video."""
     parts = range(len(encoded.parts))
     if not images:
         if encoded.frames is not None and len(encoded.frames) == len(parts):
@@ -69,7 +69,7 @@ def _videos(encoded: Encoded, placeholders: Placeholders, images: bool) -> list[
 
 
 def _by_prompt(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
-    """Every prompt's parts are its one video."""
+    """Indices of parts by prompt: each prompt's parts are its one video."""
     ends, videos, begin = [0, *accumulate(sizes)], [], 0
     for end in accumulate(count for count in counts if count):
         if end not in ends:
@@ -82,7 +82,7 @@ def _by_prompt(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
 
 
 def _runs_by_video(placeholders: Placeholders, sizes: Sequence[int]) -> list[list[int]]:
-    """The runs of placeholders of each video; a run that several videos share is cut."""
+    """The runs of placeholders of each video. A run that several videos share is cut."""
     left = [length for prompt in placeholders.runs() for length in prompt]
     found = []
     for size in sizes:

@@ -59,11 +59,11 @@ class PatchGrid(Family):
         return place_steps(config, inputs, times)
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Hidden states before the merger. The patches of a token are neighbours."""
+        """(frames, patches, d) hidden states before the merger. The patches of a token are neighbours."""
         return split_frames(tower.output.last_hidden_state, grids, self.merge(config) ** 2)
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """The mean over a token's patches, which are neighbours."""
+        """(cells,) for each video: the mean over a token's patches, which are neighbours."""
         assert tower.received is not None
         merged = tower.received.view(-1, self.merge(config) ** 2).mean(1)
         return list(torch.split(merged, [t * h * w for t, h, w in grids]))

@@ -24,7 +24,7 @@ class PooledAfterwards(SelectedLayer):
         return math.ceil(self.patches_a_side(config) / 2)
 
     def pool(self, patches: Tensor, side: int) -> Tensor:
-        """Interpolate in the same way as the projected patches."""
+        """Interpolate (frames, 1, n, n) in the same way as the projected patches."""
         return F.interpolate(patches, size=(side, side), mode="bilinear")
 
     def vision_flops(self, config: Any, grids: Sequence[Grid]) -> int:

@@ -43,12 +43,12 @@ class SquareFrames(Family):
         return cast(Tensor, tower.output.last_hidden_state)
 
     def frame_features(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Patches in the order of rows, without the class token."""
+        """(frames, patches, d) for each video: patches in the order of rows, without the class token."""
         patches = without_class_token(self.features(config, tower))
         return list(torch.split(patches, [frames for frames, _, _ in grids]))
 
     def tower_attention(self, config: Any, tower: TowerCall, grids: Sequence[Grid]) -> list[Tensor]:
-        """Attention by patch, pooled by `pool`."""
+        """(cells,) for each video: attention by patch, pooled by `pool`."""
         assert tower.received is not None
         frames = [grid[0] for grid in grids]
         patches = without_class_token(tower.received.view(sum(frames), -1))
@@ -92,7 +92,7 @@ class SelectedLayer(SquareFrames):
         return cast(nn.Module, layers[layer if layer < 0 else layer - 1].self_attn)
 
     def features(self, config: Any, tower: TowerCall) -> Tensor:
-        """The selected hidden states; with several layers, those of the last."""
+        """(images, tokens, d) selected hidden states; with several layers, those of the last."""
         return cast(Tensor, tower.output.hidden_states[_selected_layer(config)])
 
     def patches_a_side(self, config: Any) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vllm.model_executor.models import qwen3_vl as base
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from adatp.integrations.vllm.choosing import put_text_between
 from adatp.integrations.vllm.models.shared import KeepsPositions
 from adatp.integrations.vllm.numbering import offsets_of
 from adatp.integrations.vllm.positions import attach
@@ -103,10 +104,8 @@ class PrunedQwen3VL(KeepsPositions):
         words = self.pruning.embed(ids[text])
         kept = self.pruning.choose(number, rows[:, : words.shape[1]], int(grid[0]))
         # DeepStack adds nothing to text.
-        words = torch.nn.functional.pad(words, (0, rows.shape[1] - words.shape[1]))
-        place = torch.cat([text, shown[kept]])
-        order = place.argsort()
-        return attach(torch.cat([words.to(rows.dtype), rows[kept]])[order], offsets[place[order]])
+        left, places = put_text_between(words, rows[kept], text, shown[kept])
+        return attach(left, offsets[places])
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -10,7 +10,7 @@ import torch
 from adatp import AdaTP
 from adatp.methods import Vanilla
 from adatp.models import family_of
-from adatp.run.encode_once import EncodeOnce
+from adatp.session.encode_once import EncodeOnce
 from agreement import Agree
 from families import FAMILIES, Prompt, Qwen25VL, batch, build
 from rounding import limit
