@@ -31,6 +31,7 @@ from rounding import limit
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+METHOD = (ROOT / "docs" / "method.md").read_text()
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -38,9 +39,9 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
 
 
-def shown(first_words: str) -> list[str]:
-    """The lines of the README's block that begins with these words."""
-    [block] = [content for _, content in blocks(README) if content.startswith(first_words)]
+def shown(first_words: str, page: str = README) -> list[str]:
+    """The lines of the page's block that begins with these words."""
+    [block] = [content for _, content in blocks(page) if content.startswith(first_words)]
     return [line.rstrip() for line in block.splitlines()]
 
 
@@ -108,16 +109,16 @@ def test_the_budgets_shown_are_those_of_the_7b_model(
         "num_key_value_heads": 4,
     }
     LlavaOnevisionConfig(text_config=qwen2_7b).save_pretrained(tmp_path)
-    table = shown("llava_onevision, 28 layers")
+    table = shown("llava_onevision, 28 layers", METHOD)
     assert printed(capsys, "flops", "--model", str(tmp_path))[: len(table)] == table
     refused = printed(capsys, "flops", "--model", str(tmp_path), "--flops", "0.0001")
     [lowest] = re.findall(r"the lowest is ([\d.]+)%", "\n".join(refused))
-    assert f"target, {lowest} % here" in README
+    assert f"target, {lowest} % here" in METHOD
 
 
 def test_the_settings_shown_are_the_defaults() -> None:
     defaults = AdaTP()
-    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", METHOD, re.MULTILINE))
     names = {"on": True, "off": False}
     for name, value in table.items():
         noted = names.get(value, value.strip('`"'))
@@ -125,7 +126,7 @@ def test_the_settings_shown_are_the_defaults() -> None:
     others = {"start", "end", "global_debias", "local_debias"}  # rows of two settings
     assert set(table) == set(vars(defaults)) - others
     for name in others:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in METHOD
 
 
 def run_guide(part: str) -> dict[str, Any]:
@@ -215,3 +216,33 @@ def test_the_tables_shown_are_those_of_the_results() -> None:
         page = (ROOT / file).read_text()
         assert f"<!-- {mark} -->" in page
         assert tables.written(page, mark, section()) == page
+
+
+def test_the_lines_for_a_checkpoint_of_the_hub_print_an_answer(
+    capsys: pytest.CaptureFixture[str], hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same lines, with a small random checkpoint of that family."""
+    write_clip(tmp_path / "holiday.mp4")
+    monkeypatch.chdir(tmp_path)
+    [code] = [code for language, code in blocks(README) if language == "python" and "Session(" in code]
+    names: dict[str, Any] = {}
+    code = code.replace("Qwen/Qwen2.5-VL-7B-Instruct", str(hub / Qwen25VL.name))
+    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
+    assert capsys.readouterr().out.startswith(f"{names['answer'].text}\n")
+    assert names["answer"].report.flops_ratio < 1
+    assert len(code.splitlines()) <= 10
+
+
+def test_the_readme_is_one_page_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 200
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_no_sentence_is_long(page: str) -> None:
+    """At most 35 words. A line of a list, a cell of a table and a heading end one too."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+    for part in re.split(r"\n\n|\n(?=[-|#])|\||(?<=[.?!:])\s|·", text):
+        assert len(part.split()) <= 35, part
