@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-import fake_flash
 from adatp.errors import AdaTPError
 from adatp.methods.vanilla import Vanilla
 from families import IMAGE, VIDEO, Prompt, batch, build
@@ -117,9 +116,8 @@ def split(scenario: Scenario, model: Any, inputs: dict[str, Tensor]) -> str:
     if cut <= int(last):
         return "vanilla fails too"
     first = {n: part[:, :cut] if n in TEXTS else part for n, part in inputs.items()}
-    second = {"input_ids": inputs["input_ids"][:, cut:]}
-    if not inputs["attention_mask"].all():  # some families take no mask that is longer than the ids
-        second["attention_mask"] = inputs["attention_mask"]
+    padded = mask_of_call(scenario, inputs["attention_mask"], 1 + words)
+    second = {"input_ids": inputs["input_ids"][:, cut:], **padded}
     if "token_type_ids" in inputs:
         second["token_type_ids"] = inputs["token_type_ids"]
 
@@ -321,6 +319,15 @@ def new_cache(scenario: Scenario, model: Any, length: int) -> Any:
     return DynamicCache(config=config) if scenario.cache == "dynamic" else None
 
 
+def mask_of_call(scenario: Scenario, mask: Tensor, new: int) -> dict[str, Tensor]:
+    """The mask (B, S) of a call of the last ``new`` tokens, where transformers needs it, with positions."""
+    family, (size, end) = FOUND[scenario.family], mask.shape
+    given = {} if mask.all() and not scenario.needs_masks else {"attention_mask": mask}
+    if given and new < end and family.multimodal_rope:  # transformers would number the mask, not the new ids
+        given["position_ids"] = family.position(torch.arange(end - new, end).expand(size, -1))
+    return given
+
+
 def converse(
     scenario: Scenario, model: Any, inputs: dict[str, Tensor], run: Any, merged: list[Merged]
 ) -> Noted:
@@ -342,18 +349,11 @@ def converse(
     turns += [{"input_ids": torch.full((size, 1), 10 + step)} for step in range(STEPS)]
     length = sum(turn["input_ids"].shape[1] for turn in turns)
     cache = new_cache(scenario, model, length)
-    # There transformers itself, unpruned, reads a static cache's unused keys.
-    unmasked_fails = scenario.cache == "static" and scenario.attention == fake_flash.NAME
     mask = None
     for turn in turns:
-        if mask is None:
-            mask = turn["attention_mask"]
-        else:
-            mask = torch.nn.functional.pad(mask, (0, turn["input_ids"].shape[1]), value=1)
-        padded = {} if mask.all() and not unmasked_fails else {"attention_mask": mask}
-        start, end = mask.shape[1] - turn["input_ids"].shape[1], mask.shape[1]
-        if padded and start and family.multimodal_rope:  # transformers would number the mask, not the new ids
-            padded["position_ids"] = family.position(torch.arange(start, end).expand(size, -1))
+        new = turn["input_ids"].shape[1]
+        mask = turn["attention_mask"] if mask is None else torch.nn.functional.pad(mask, (0, new), value=1)
+        padded = mask_of_call(scenario, mask, new)
         rest = {name: part for name, part in turn.items() if name != "attention_mask"}
         take(noted, model, {**rest, **padded, "past_key_values": cache}, run, merged)
     return noted
