@@ -84,7 +84,8 @@ def version() -> str:
 
 def test_the_metadata_says_licence_version_and_readme(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        metadata = email.message_from_bytes(archive.read(f"adatp-{version()}.dist-info/METADATA"))
+        text = archive.read(f"adatp-{version()}.dist-info/METADATA").decode()
+    metadata = email.message_from_string(text)
     assert (metadata["Version"], metadata["License-Expression"]) == (version(), "Apache-2.0")
     assert metadata["Requires-Python"] == ">=3.11"
     assert str(metadata.get_payload()).strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
@@ -108,7 +109,7 @@ def test_the_sdist_has_what_a_clone_has_to_build_and_test(sdist: Path) -> None:
 
 def test_the_installed_package_answers(clean: Path) -> None:
     place = run("env/bin/python", "-c", "import adatp; print(adatp.__file__)", cwd=clean)
-    assert Path(place.strip()).is_relative_to((clean / "env").resolve())
+    assert Path(place.strip()).resolve().is_relative_to((clean / "env").resolve())
     printed = run("env/bin/adatp", "ask", cwd=clean)
     assert "what colour is the star ?" in printed
     assert re.search(r"^│ yellow +│$", printed, re.MULTILINE), printed
