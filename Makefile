@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test docs ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
+.PHONY: setup dev demo test docs package ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -48,6 +48,23 @@ test: lint types docs  ## everything that continuous integration checks
 
 docs: dev  ## the documentation site, into site/; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# What builds and checks the package has an environment of its own, where neither the package nor torch is installed.
+PACKAGE := .venv-package
+
+$(PACKAGE)/.done: constraints.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		build hatchling twine mypy pytest
+	touch $@
+
+package: $(PACKAGE)/.done  ## wheel and sdist, into dist/; checked, and the wheel tried in a clean environment
+	rm -rf dist
+	$(PACKAGE)/bin/python -m build --no-isolation --outdir dist
+	$(PACKAGE)/bin/python -m twine check --strict dist/*
+	$(PACKAGE)/bin/python -m pytest -c tests/package/pytest.ini --rootdir tests/package --confcutdir tests/package \
+		tests/package
 
 # Ray pins what the rest does not want: it gets an environment beside the one it borrows everything else from.
 RAY_VENV ?= .venv-ray
@@ -167,4 +184,4 @@ train: dev  ## the embedded model anew, into runs/tiny (80 minutes and more; sto
 	$(BIN)/python -m training.train --out runs/tiny
 
 clean:
-	rm -rf $(VENV) $(RAY_VENV) $(LMMS)
+	rm -rf $(VENV) $(RAY_VENV) $(LMMS) $(PACKAGE) dist

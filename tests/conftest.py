@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from adatp.methods.token_plan import TokenPlan
     from adatp.plan import Selection
 
-collect_ignore = ["vllm_plugin"]  # it needs an environment of its own: `make vllm`
+collect_ignore = ["vllm_plugin", "package"]  # in environments of their own: `make vllm`, `make package`
 pytest_plugins = ["agreement", "browser", "pytester", "run_rows"]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a slow machine is no fault
