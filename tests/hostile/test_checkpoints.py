@@ -236,7 +236,8 @@ DOUBLING = "{% set all = namespace(text='aaaaaaaaaaaaaaaa') %}{% for i in range(
 def test_a_chat_template_that_takes_all(
     run: Run, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, template: str, words: str
 ) -> None:
-    monkeypatch.setattr("adatp.checkpoint.trial.MOST_SECONDS", 1)
+    if template == ENDLESS:  # the others may take longer than that to fill their memory
+        monkeypatch.setattr("adatp.checkpoint.trial.MOST_SECONDS", 1)
 
     def damage(path: Path) -> None:
         path.write_text(template)

@@ -103,8 +103,9 @@ def read_video(
     except av.FFmpegError as error:
         is_avi = head[:4] == b"RIFF" and head[8:] in (b"AVI ", b"AVIX")
         is_video = is_avi or head[4:8] == b"ftyp" or head[:4] == _MATROSKA
-        reason = CUT_SHORT if is_video else ENCRYPTED if is_scrambled(file) else NO_VIDEO
-        raise VideoError(f"{path}: {reason}") from error
+        if is_video or is_scrambled(file):
+            raise VideoError(f"{path}: {CUT_SHORT if is_video else ENCRYPTED}") from error
+        raise VideoError(f"{path}: {NO_VIDEO}") from error
 
 
 _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]

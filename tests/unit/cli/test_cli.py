@@ -765,7 +765,7 @@ def test_eval_refuses_results_of_another_run_and_damaged_ones(run: Run, tmp_path
     assert run(*EVAL, "--json", out_file)[0] == 0
     before = out_file.read_bytes(), work.read_bytes()
     for command in (
-        (*EVAL, "--limit", 3),
+        (*EVAL, "--limit", 1),
         (*EVAL, "--split", "validation"),
         ("ablate", *EVAL[1:5]),
     ):

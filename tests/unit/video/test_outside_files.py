@@ -387,7 +387,7 @@ def test_no_memory_is_one_line(clips):
 
 
 def test_every_message_is_explained():
-    page = (Path(__file__).parents[3] / "docs" / "video.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "troubleshooting.md").read_text()
     messages = [value for name, value in vars(errors).items() if name.isupper()]
     assert len(messages) >= 8
     assert [message for message in messages if message not in page] == []
