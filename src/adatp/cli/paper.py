@@ -21,8 +21,12 @@ def paper(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="The folder of all results. The same command continues there.")
-    ] = Path("paper"),
+        Path | None,
+        typer.Option(
+            help="The folder of all results. The same command continues there.",
+            show_default="paper, or paper-check with --offline-check",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, and how long it may take.")
     ] = False,
@@ -50,6 +54,8 @@ def paper(
         return
     with importing():
         from adatp.paper.plan import read_plan
+    if out is None:  # a check leaves real results alone
+        out = Path("paper-check" if offline_check else "paper")
     if not offline_check:
         carry_out(read_plan(plan), out, shard, dry_run, gather_only)
         return

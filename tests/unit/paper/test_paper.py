@@ -330,6 +330,12 @@ class TestCommand:
         code, out, err = run("paper", *options, "--dry-run")
         assert (code, out, err.count("\n")) == (2, "", 1)
 
+    def test_a_check_has_a_folder_of_its_own(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        folders: list[Path] = []
+        monkeypatch.setattr("adatp.cli.paper.carry_out", lambda _, out, *rest: folders.append(out))
+        assert run("paper")[0] == run("paper", "--offline-check")[0] == 0
+        assert folders == [Path("paper"), Path("paper-check")]
+
 
 def test_errors_are_ours() -> None:
     assert issubclass(GatheringError, AdaTPError)
