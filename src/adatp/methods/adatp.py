@@ -282,35 +282,23 @@ class AdaTP(Method):
         if self.before_the_first_layer:
             return super().schedule(shape, counts)
         start, end = self.layer_range(shape)
-        queries, extra = min(self.max_queries, counts.question), self._extra_layers(shape)
+        asked: dict[str, Any] = {
+            "target": self.flops,
+            "start": start,
+            "end": end,
+            "every": self.every,
+            "queries": min(self.max_queries, counts.question),
+            "extra": self._extra_layers(shape),
+        }
         if self.early != "on":
             try:
-                late = solve(
-                    shape,
-                    counts,
-                    target=self.flops,
-                    start=start,
-                    end=end,
-                    queries=queries,
-                    extra=extra,
-                    every=self.every,
-                )
+                late = solve(shape, counts, **asked)
                 if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
                     return late
             except BudgetError:
                 if self.early == "off":
                     raise
-        return solve_early(
-            shape,
-            counts,
-            target=self.flops,
-            start=start,
-            end=end,
-            queries=queries,
-            survive=self.survive,
-            extra=extra,
-            every=self.every,
-        )
+        return solve_early(shape, counts, survive=self.survive, **asked)
 
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
         return tuple(cut - 1 for cut in self.extra_cuts(shape))
