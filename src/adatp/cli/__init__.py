@@ -29,7 +29,16 @@ from adatp.cli import (
     show,
 )
 from adatp.cli.examples import EXAMPLES, OVERVIEW, epilog
-from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
+from adatp.cli.terminal import (
+    FULL,
+    Interrupts,
+    any_encoding,
+    flush,
+    give_up_stdout,
+    open_closed_streams,
+    reader_has_left,
+    say,
+)
 from adatp.errors import RefusedError
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -50,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments, without the program's name; None: the process's own.
 
     Returns:
-        The exit code: 0; 2 on bad input, with one line on stderr; 130 if interrupted.
+        The exit code: 0; 2 on bad input, with one line on stderr; 130 if interrupted; 1 without a word if
+        whoever read stdout has left.
     """
+    open_closed_streams()
     with any_encoding():
         return _run(argv)
 
@@ -76,11 +87,19 @@ def _run(argv: Sequence[str] | None) -> int:
         message = f"{error.format_message()}{hint}"
     except typer.Abort:  # Typer turns an interrupt into this, or exits with 130 itself
         return 130
-    except OSError as error:
-        if error.errno not in FULL:
+    except BrokenPipeError:
+        if not reader_has_left():
             raise
         give_up_stdout()
-        message = f"the output can't be written ({error.strerror})"
+        return 1
+    except OSError as error:
+        if "temporary directory" in str(error.strerror):  # of Python's tempfile
+            message = "no folder for temporary files can be written: set TMPDIR to one"
+        elif error.errno in FULL:
+            give_up_stdout()
+            message = f"the output can't be written ({error.strerror})"
+        else:
+            raise
     say(message)
     return 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ def convert(
     """Convert a checkpoint to one that transformers and adatp read."""
     if kind not in KINDS:
         raise RefusedError(f"what can be converted is {', '.join(KINDS)}, not {kind!r}")
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise RefusedError(f"{source}: no such folder")
     with importing():
         from adatp.models.converted.llava_video_checkpoint import convert as convert_llava_video

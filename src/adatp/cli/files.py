@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Named = tuple[str, Path]
 """A file with its role: for an output its option, for an input some words."""
+
+MOST_MODEL_FILES = 10_000
+"""Most files of --model's folder that are looked at. A checkpoint has fewer; the folder / has millions."""
 
 EMBEDDED = Path(__file__).parents[1] / "tiny"
 """The folder of the embedded models and the clip."""
@@ -97,9 +101,10 @@ def model_files(model: str | None) -> Iterator[Named]:
         if "/" in model:
             return
         model = None  # an embedded model, by its name
-    for folder, _, names in os.walk(EMBEDDED if model is None else model):
-        for name in names:
-            yield "a file of the model", Path(folder) / name
+    found = os.walk(EMBEDDED if model is None else model)
+    paths = (Path(folder) / name for folder, _, names in found for name in names)
+    for path in islice(paths, MOST_MODEL_FILES):
+        yield "a file of the model", path
 
 
 def video_files(video: str | None) -> Iterator[Named]:
@@ -135,16 +140,20 @@ def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
             files[file] = (option, path)
     if not files:
         return
+    for number, what in enumerate(("standard input", "standard output", "standard error")):
+        if (file := _identity(number)) in files and file is not None:
+            option, output = files[file]
+            raise RefusedError(f"{option} {output}: that is {what}, which would be lost; give another name")
     for what, path in inputs:
         if (file := _identity(path)) in files and file is not None:
             option, output = files[file]
             raise RefusedError(f"{option} {output}: that is {what}, which would be lost; give another name")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, the same under each of its names; None if there is no file."""
+def _identity(path: Path | int) -> tuple[int, int] | None:
+    """Device and inode of a file or a descriptor, the same under each of its names; None if there is none."""
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino

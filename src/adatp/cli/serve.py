@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,7 +88,7 @@ def serve(
     if any(find_spec(package) is None for package in _PACKAGES):
         raise RefusedError('adatp serve needs fastapi, uvicorn and others: pip install "adatp[serve]"')
     options.check_dtype(dtype)
-    if local is not None and not local.is_dir():
+    if local is not None and not os.path.isdir(local):
         raise RefusedError(f"--allowed-local-media-path {local}: no such folder")
     with listen(host, port) as listener:
         with importing():

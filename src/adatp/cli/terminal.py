@@ -6,6 +6,7 @@ import codecs
 import errno
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -89,6 +90,21 @@ def any_encoding() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+def open_closed_streams() -> None:
+    """Open stdin, stdout and stderr on /dev/null where the process was started without them.
+
+    A file that is opened later would get their number, and a library in C that writes a message would write
+    it into that file. Python prints what is for a missing stderr on stdout.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def flush() -> None:
     """Write the buffer of stdout.
 
@@ -107,6 +123,18 @@ def give_up_stdout() -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def reader_has_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, such as that to ``head``."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    pipes = select.poll()
+    try:
+        pipes.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(event & select.POLLERR for _, event in pipes.poll(0))
 
 
 class Interrupts:
