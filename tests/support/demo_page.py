@@ -46,6 +46,6 @@ class Page:
         self.process.send_signal(how)
         assert self.process.stdout is not None
         try:
-            return self.process.wait(20), self.process.stdout.read() + self.errors.read_text()
+            return self.process.wait(120), self.process.stdout.read() + self.errors.read_text()
         finally:
             self.process.kill()

@@ -35,9 +35,11 @@ from adatp.cli.terminal import (
     any_encoding,
     flush,
     give_up_stdout,
+    has_working_folder,
     open_closed_streams,
     reader_has_left,
     say,
+    wide_enough,
 )
 from adatp.errors import RefusedError
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         whoever read stdout has left.
     """
     open_closed_streams()
-    with any_encoding():
+    with any_encoding(), wide_enough():
         return _run(argv)
 
 
@@ -93,15 +95,23 @@ def _run(argv: Sequence[str] | None) -> int:
         give_up_stdout()
         return 1
     except OSError as error:
-        if "temporary directory" in str(error.strerror):  # of Python's tempfile
-            message = "no folder for temporary files can be written: set TMPDIR to one"
-        elif error.errno in FULL:
-            give_up_stdout()
-            message = f"the output can't be written ({error.strerror})"
-        else:
+        if (reason := _reason(error)) is None:
             raise
+        message = reason
     say(message)
     return 2
+
+
+def _reason(error: OSError) -> str | None:
+    """What to tell the user about an error of the system; None if it may be a bug."""
+    if error.errno in FULL:
+        give_up_stdout()
+        return f"the output can't be written ({error.strerror})"
+    if "temporary directory" in str(error.strerror):  # of Python's tempfile
+        return "no folder for temporary files can be written: set TMPDIR to one"
+    if not has_working_folder():
+        return "the working folder is gone: change to one that is there"
+    return None
 
 
 def _show_version(wanted: bool) -> None:

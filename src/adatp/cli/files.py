@@ -8,13 +8,16 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp.cli.terminal import FULL
-from adatp.errors import RefusedError
+from adatp.errors import RefusedError, first_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,12 +82,29 @@ def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
     return target
 
 
+def check_drawing() -> None:
+    """Refuse variables of the environment that matplotlib stumbles over, before anything slow.
+
+    Raises:
+        RefusedError: MPLBACKEND names no backend, or SOURCE_DATE_EPOCH is no time.
+    """
+    getLogger("matplotlib").setLevel(ERROR)  # it warns of folders and settings while it is imported
+    try:
+        import_module("matplotlib")
+        datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise RefusedError(
+            f"figures can't be drawn ({first_line(error)}): look at MPLBACKEND and SOURCE_DATE_EPOCH"
+        ) from error
+
+
 def check_figure(path: Path) -> Path:
     """The real path of a figure. Refused if it could not be drawn at the end."""
     if path.suffix not in (kinds := (".png", ".pdf", ".svg")):
         raise RefusedError(f"--plot {path}: the name ends in {', '.join(kinds)}")
     if find_spec("matplotlib") is None:
         raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
+    check_drawing()
     target = check_writable(path, "--plot")
     check_writable(thirds_beside(target), "--plot")
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,5 +115,4 @@ def serve(
                 say("warning: whoever reaches this address may ask: set ADATP_API_KEY or --api-key-file")
             address = address_of(host, listener)
             serve_until_stopped(session, settings, listener, lambda: print(f"{address}/v1", flush=True))
-    sys.stdout.flush()
     raise typer.Exit(0)  # Ctrl-C is the normal way to stop it

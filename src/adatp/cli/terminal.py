@@ -19,6 +19,9 @@ from typing import Any, TextIO
 LONGEST_MESSAGE = 1000
 """Most characters of a message. The middle of a longer one is left out."""
 
+LEAST_COLUMNS = 20
+"""Characters of the narrowest terminal."""
+
 _TURNS_TEXT = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")
 
@@ -90,6 +93,20 @@ def any_encoding() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+@contextmanager
+def wide_enough() -> Iterator[None]:
+    """Forget a width in COLUMNS that no terminal has. With 0, tables would have no characters at all."""
+    said = os.environ.get("COLUMNS", "")
+    odd = said.isdecimal() and int(said[:9]) < LEAST_COLUMNS
+    if odd:
+        del os.environ["COLUMNS"]
+    try:
+        yield
+    finally:
+        if odd:
+            os.environ["COLUMNS"] = said
+
+
 def open_closed_streams() -> None:
     """Open stdin, stdout and stderr on /dev/null where the process was started without them.
 
@@ -123,6 +140,15 @@ def give_up_stdout() -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def has_working_folder() -> bool:
+    """Whether the folder that the process works in is there. If not, no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def reader_has_left() -> bool:
