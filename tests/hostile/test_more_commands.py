@@ -308,10 +308,40 @@ REST = [
         for layers in ("", "1e3", "-1", "99", "0,,1")
     ),
     Call(("compare",), "compare"),
+    *(
+        Call(("ask", address, "what moves ?", *QUICK), words)
+        for address, words in (
+            ("http://", "not an address"),
+            ("http://[::1", "not an address"),
+            ("http://[v1.x]/", "not an address"),
+            ("https://a:99999/", "not an address"),
+            ("http://127.0.0.1:0/", "not an address"),
+            ("http://a b/", "not an address"),
+            ("http://" + "a" * 70 + "/", "not an address"),
+            ("http://\udcff/", "not an address"),
+            ("http://127.0.0.1/\udcff", "not an address"),
+            ("http://" + "a" * 9000, "not an address"),
+            ("http://user:word@127.0.0.1/a", "user or a password"),
+            ("ftp://127.0.0.1/a", "no such file"),
+            ("file:///etc/passwd", "no such file"),
+            ("data:video/mp4;base64,AAAA", "no such file"),
+            ("-", "no such file"),
+            ("/dev/null", "not a regular file"),
+            ("/proc/self/environ", "not a video"),
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize("call", REST, ids=call_id)
-def test_the_rest(run: Run, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+def test_the_rest(
+    run: Run,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adatp.video.sources.cache_folder", lambda: tmp_path_factory.mktemp("cache"))
     check(run, call, tmp_path, world)

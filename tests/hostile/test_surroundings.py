@@ -233,6 +233,22 @@ def test_a_conversion_is_quiet(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     assert heard == [logging.ERROR]
 
 
+def test_a_disk_that_fails_is_not_taken_for_a_full_one(run: Run) -> None:
+    """Reading from address 0 of a process is an error of input."""
+    code, out, err = run("ask", "/proc/self/mem", "what moves ?", *QUICK)
+    assert (code, out) == (2, "")
+    assert err == "adatp: /proc/self/mem: can't be read (Input/output error)\n"
+
+
+def test_completion_that_can_not_be_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("HOME", "/proc/none"), ("SHELL", "/bin/bash")):
+        monkeypatch.setenv(name, value)
+    code, out, err = run("--install-completion")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "/proc/none" in err
+    assert "can't be written" in err
+
+
 # Variables.
 
 

@@ -5,6 +5,8 @@ Answers go to stdout; progress, warnings and errors to stderr.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -95,20 +97,22 @@ def _run(argv: Sequence[str] | None) -> int:
         give_up_stdout()
         return 1
     except OSError as error:
-        if (reason := _reason(error)) is None:
+        if (reason := _reason(error, sys.argv if argv is None else argv)) is None:
             raise
         message = reason
     say(message)
     return 2
 
 
-def _reason(error: OSError) -> str | None:
+def _reason(error: OSError, arguments: Sequence[str]) -> str | None:
     """What to tell the user about an error of the system; None if it may be a bug."""
     if error.errno in FULL:
         give_up_stdout()
         return f"the output can't be written ({error.strerror})"
     if "temporary directory" in str(error.strerror):  # of Python's tempfile
         return "no folder for temporary files can be written: set TMPDIR to one"
+    if error.filename and "--install-completion" in arguments:
+        return f"{os.fsdecode(error.filename)}: can't be written ({error.strerror})"
     if not has_working_folder():
         return "the working folder is gone: change to one that is there"
     return None
