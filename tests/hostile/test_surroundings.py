@@ -160,9 +160,10 @@ def test_a_working_folder_that_is_gone(
 
 
 def test_no_folder_for_temporary_files(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "none")])
-    code, out, err = run("eval", "--frames", "4", "--limit", "1", "--methods", "vanilla")
+    with monkeypatch.context() as patch:  # pytest needs one afterwards
+        patch.setattr("tempfile.tempdir", None)
+        patch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+        code, out, err = run("eval", "--frames", "4", "--limit", "1", "--methods", "vanilla")
     assert (code, out) == (2, "")
     assert err == "adatp: no folder for temporary files can be written: set TMPDIR to one\n"
 
