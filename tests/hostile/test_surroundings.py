@@ -174,7 +174,12 @@ Happens = Callable[[Path], Any]
 @pytest.mark.parametrize(
     ("arguments", "before", "amid", "words"),
     [
-        (("ask", "--json", "{tmp}/a/out.json"), lambda tmp: (tmp / "a").mkdir(), Path.rmdir, "No such file"),
+        (
+            ("ask", "--json", "{tmp}/a/out.json"),
+            lambda tmp: (tmp / "a").mkdir(),
+            lambda path: (path.rmdir(), path.touch()),
+            "File exists",
+        ),
         (("ask", "--json", "{tmp}/a"), lambda tmp: None, Path.mkdir, "Is a directory"),
         (("show", "--out", "{tmp}/a"), lambda tmp: None, Path.touch, "File exists"),
     ],
