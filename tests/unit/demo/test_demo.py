@@ -344,6 +344,6 @@ def test_ctrl_c_before_the_server_listens_to_signals(command: str, tmp_path: Pat
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert (done.returncode, done.stderr) == (130 if command == "demo" else 0, "")
