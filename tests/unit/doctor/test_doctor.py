@@ -189,7 +189,7 @@ def test_doctor_says_whether_a_model_fits(
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
-    """Rows of the table of estimates after a line with some words, except the time, which is the machine's."""
+    """Rows of the table of estimates after a line with some words, without the machine's own."""
     _, _, found = text.partition(heading)
     cells = [re.split(r"  +", line.strip()) for line in found.partition("Time to")[0].splitlines()]
     return [row for row in cells if row[0].startswith(("Weights", "KV", "Activations", "Memory", "FLOPs"))]
