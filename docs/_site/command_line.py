@@ -8,6 +8,9 @@ from typing import Any
 from adatp.cli import _command
 from adatp.cli.examples import EXAMPLES
 
+LONGEST = 80
+"""Characters of a line of an example that every screen but a phone's shows without scrolling."""
+
 HEAD = """# Command line
 
 `adatp COMMAND --help` prints the same. Answers go to standard output. Progress, warnings and errors go to
@@ -48,7 +51,15 @@ def section(name: str, command: Any) -> str:
 
 def examples(name: str) -> str:
     """The examples at the end of a command's help."""
-    return "\n\n".join(f"{what}:\n\n```sh\n{call}\n```" for what, call in EXAMPLES[name].items())
+    return "\n\n".join(f"{what}:\n\n```sh\n{folded(call)}\n```" for what, call in EXAMPLES[name].items())
+
+
+def folded(call: str) -> str:
+    """A long command in several lines, each of which ends before an option."""
+    if len(call) <= LONGEST:
+        return call
+    place = call.rindex(" --", 0, LONGEST)
+    return f"{call[:place]} \\\n {folded(call[place:])}"
 
 
 def names(option: Any) -> str:
