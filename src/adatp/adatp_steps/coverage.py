@@ -22,7 +22,7 @@ def pick(tokens: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     Args:
         tokens: (T, P, d) projected tokens of T frames with P positions each.
         there: (T, P) bool, where there is a token.
-        steps: how many tokens of each frame are picked, at most P.
+        steps: how many tokens of each frame are picked, 1 to P.
 
     Returns:
         (T, P) int64, the rank of each token in its frame, from 0; ``steps`` for those not picked. And (T, P)
@@ -44,6 +44,7 @@ def pick(tokens: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 def _pick(tokens: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The same for a block of frames, in float32."""
     frames, places, _ = tokens.shape
+    tokens = tokens.nan_to_num()  # what is not a number says nothing
     unit = F.normalize(tokens, dim=-1)
     cosine = unit @ unit.transpose(1, 2)
     # What is not there is as far from everything as can be, and weighs nothing.
@@ -51,14 +52,15 @@ def _pick(tokens: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     weight = tokens.norm(dim=-1).clamp(min=_LEAST).where(there, 0)
     itself = torch.eye(places, dtype=torch.bool, device=tokens.device)
     closest = distance.masked_fill(itself, 2).amin(2)
-    rank = torch.full((frames, places), steps, device=tokens.device)
-    gained = torch.zeros(frames, places, device=tokens.device)
-    least = torch.full((frames, 1), torch.inf, device=tokens.device)
+    picked, gains = [], []
     for step in range(steps):
-        gain, best = (closest * weight).masked_fill(rank < steps, -1).max(1, keepdim=True)
-        least = torch.minimum(least, gain)
-        rank.scatter_(1, best, step)
-        gained.scatter_(1, best, least)
+        gain, best = (closest * weight).max(1, keepdim=True)
+        picked.append(best)
+        gains.append(gain)
+        weight = weight.scatter(1, best, -1)  # below what others gain
         found = distance.gather(1, best[:, :, None].expand(-1, -1, places)).squeeze(1)
         closest = torch.minimum(closest, found) if step else found
-    return rank, gained
+    turns = torch.arange(steps, device=tokens.device).expand(frames, -1)
+    order, least = torch.cat(picked, 1), torch.cat(gains, 1).cummin(1).values
+    rank = torch.full((frames, places), steps, device=tokens.device).scatter(1, order, turns)
+    return rank, torch.zeros(frames, places, device=tokens.device).scatter(1, order, least)
