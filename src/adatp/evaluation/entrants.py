@@ -149,6 +149,8 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         "adaptive": {"adaptive": True},
         "early on": {"early": "on"},
         "early off": {"early": "off"},
+        "even 0": {"even": 0.0},
+        "even 1": {"even": 1.0},
         f"start {start + 1}": {"start": start + 1},
         f"start {start + 2}": {"start": start + 2},
         f"end {end - 2}": {"end": end - 2},
