@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import segment_weights
-from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.novelty import novelty
 from adatp.adatp_steps.segment import segment_frames
 
 

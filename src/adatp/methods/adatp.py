@@ -96,11 +96,11 @@ class AdaTP(Method):
             that a segment receives in the layer scored last. ``none``: all segments count the same. ``auto``:
             siglip if the partner is available without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
-        early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
-            far as the target needs it. ``auto``: where the decoder's cuts alone would leave fewer than 15 %
-            of the visual tokens, or can't reach the target. ``only``: nothing is dropped inside the decoder.
-            Each video then keeps a number of tokens that is known in advance. Segments, relevance and novelty
-            choose them, all read from the input embeddings. A serving engine can do the same
+        early: whether tokens are dropped before the decoder's first layer, as far as the target needs it.
+            What stays covers each frame, and relevant segments have more of it. ``auto``: where the decoder's
+            cuts alone would leave fewer than 15 % of the visual tokens, or can't reach the target. ``only``:
+            nothing is dropped inside the decoder. Each video then keeps a number of tokens that is known in
+            advance, chosen from the input embeddings. A serving engine can do the same
             (`adatp.integrations.vllm`).
         survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
             leaves more to the decoder's attention.
@@ -109,13 +109,13 @@ class AdaTP(Method):
         tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
             projected features have at least this cosine.
         question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
-            layer. Segments share the budget by what is distinct in each, and novelty ranks their tokens. Use
-            it for a cache that later questions continue, since they only see what the first one left.
-            Relevance, attention and the cuts from ``start`` to ``end`` are not used.
+            layer, as in the early stage, but without relevance. Use it for a cache that later questions
+            continue, since they only see what the first one left. Relevance, attention and the cuts from
+            ``start`` to ``end`` are not used.
         duplicates: whether the early stage looks for duplicates within each segment or across each video.
-        ranking: how the cuts after layer 0 rank tokens: by ``attention``; by ``novelty``, as the early stage
-            does; by ``both``, the mean of the two ranks; or at ``random``, to measure what attention is
-            worth.
+        ranking: how the cuts after layer 0 rank tokens: by ``attention``; by ``novelty``, which is how much a
+            token differs from earlier ones at its position; by ``both``, the mean of the two ranks; or at
+            ``random``, to measure what attention is worth.
         first_layers: layers whose scores the first of these cuts ranks by, as the mean of their logarithms.
             At most as many as there are before ``start``.
         prior: ``video`` subtracts from the scores what time and spatial position explain of them.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
-from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.merging import merge_targets
+from adatp.adatp_steps.novelty import novelty
 from adatp.adatp_steps.prior import time_of, without_place
 from adatp.adatp_steps.ranking import both, by_chance
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment, reliability
