@@ -115,6 +115,21 @@ def test_as_many_questions_as_prompts(questions: list[str], prompts: list[Prompt
         assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["", " \n", [FIRST, ""], [FIRST, None], 5, b"what?", {FIRST: 1}, {FIRST}, iter([FIRST])],
+    ids=repr,
+)
+def test_questions_that_are_no_words(question: Any) -> None:
+    model = build(LlavaOnevision)
+    noted = "^question= is a text, or a list of texts, one for each prompt; none may be empty$"
+    for method in (EMBEDDING, AdaTP(flops=0.6, relevance="none")):
+        with pytest.raises(QuestionError, match=noted):
+            method(model, chats.processor(LlavaOnevision), question=question).__enter__()
+        with method(model):  # nothing stays in place
+            pass
+
+
 def test_the_same_words_about_two_videos_are_two_prompts() -> None:
     """And not copies, which the ids alone would say."""
     model, processor = model_of(LlavaOnevision), chats.processor(LlavaOnevision)

@@ -314,6 +314,13 @@ def test_segments_and_positions_of_any_number(last: int) -> None:
     assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("bits", [8, 15, 16, 17, 24, 31])
+def test_no_segment_and_position_are_taken_for_others(bits: int) -> None:
+    segment, position = torch.tensor([0, 1, 1, 0]), torch.tensor([2**bits, 0, 2**bits, 0])
+    assert position_rank(torch.arange(4.0), segment, position).tolist() == [0, 0, 0, 0]
+    assert distinct_positions(segment, position, 2).tolist() == [2, 2]
+
+
 def test_a_negative_zero_is_a_zero() -> None:
     zeros, scores = torch.zeros(3, dtype=torch.int64), torch.tensor([0.0, -0.0, 0.5])
     counts = torch.tensor([3]), torch.tensor([2])
