@@ -11,7 +11,7 @@ from torch import Tensor
 
 import chats
 from adatp import AdaTP
-from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.novelty import novelty
 from adatp.encoders import EncoderError
 from adatp.errors import AdaTPError
 from adatp.methods import METHODS
