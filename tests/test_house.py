@@ -102,3 +102,11 @@ def test_whoever_imports_transformers_has_looked_at_torchvision_before() -> None
         above = [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(package)]
         assert names[0] == guard or any(guard in imported(each) for each in above), name(path)
     assert needing
+
+
+def test_no_page_has_the_marks_of_a_merge() -> None:
+    """Such marks stood in docs/video.md for a day."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 30
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    assert [name(page) for page in pages if any(f"\n{mark}" in page.read_text() for mark in marks)] == []

@@ -152,7 +152,7 @@ def _load_siglip(source: str, dtype: torch.dtype) -> Any:
             check_config(part)
         check_weights(folder, config, lambda: SiglipModel(config))
     siglip, info = SiglipModel.from_pretrained(
-        source, dtype=dtype, output_loading_info=True, use_safetensors=True
+        source, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False
     )
     if missing := sorted(info["missing_keys"]):  # they would be random numbers
         raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")

@@ -130,7 +130,7 @@ def peak_of_ask(clip: Path, frames: int) -> int:
         "--frames",
         str(frames),
     ]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=3600)
     assert done.stderr == ""
     code, peak = done.stdout.split("peak")[1].split()
     assert code == "0"

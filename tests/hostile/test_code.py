@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import json
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import adatp
 from adatp import Session
 from damage import linked, setting, written
 from hostile import Run
 
+PACKAGE = Path(adatp.__file__).parent
 QUICK = ("ask", "--frames", "4", "--max-new-tokens", "1")
 CODE = """
 from pathlib import Path
@@ -142,6 +145,40 @@ def test_a_pickle_that_runs_code_stays_closed(run: Run, world: Path, tmp_path: P
     folder = pickled(world, tmp_path / "model", {"lm_head.weight": Harmful(tmp_path / "it-ran")})
     assert run(*QUICK, "--model", folder)[0] == 2
     assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.usefixtures("unasked")
+def test_a_checkpoint_that_is_converted_runs_no_code(run: Run, world: Path, tmp_path: Path) -> None:
+    """Neither does it ask: its tokenizer is read as that of any other checkpoint."""
+    folder = tmp_path / "official"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((world / "model" / name).read_bytes())
+    (folder / "config.json").write_text('{"model_type": "llava_qwen", "vocab_size": 1000}')
+    save_file({"model.vision_tower.vision_tower.a": torch.zeros(1)}, folder / "model.safetensors")
+    (folder / "brought.py").write_text(CODE.format(folder=str(folder)))
+    with_code("tokenizer_config.json", "AutoTokenizer")(folder)
+    code, out, err = run("convert", "llava-video", folder, tmp_path / "new")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert not (folder / "it-ran").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"official"}
+
+
+def test_whatever_is_loaded_says_that_no_code_may_run() -> None:
+    """Every call in the source: without the keyword, transformers asks on standard input."""
+    found = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = ast.unparse(node.func.value)
+            if node.func.attr != "from_pretrained" or owner in ("TinyProcessor", "SiglipConfig"):
+                continue  # ours, and one that knows no code
+            found += 1
+            said = {keyword.arg for keyword in node.keywords}
+            assert "trust_remote_code" in said, f"{path}, line {node.lineno}"
+            assert "Model" not in owner.replace("_auto_class", "Model") or "use_safetensors" in said, path
+    assert found >= 6
 
 
 def test_helpers_damage_what_they_say(tmp_path: Path) -> None:

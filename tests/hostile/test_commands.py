@@ -332,7 +332,7 @@ INPUT_FILES = [
     Call((*ASKED, "/dev/stdin"), "--questions"),
     Call((*ASKED, "{tmp}/empty"), "not a regular file", odd_inputs),
     Call((*ASKED, "{tmp}/loop"), "can't be read", odd_inputs),
-    Call((*ASKED, "{tmp}/big"), "17 MB are no list", odd_inputs),
+    Call((*ASKED, "{tmp}/big"), "17 MB are too many", odd_inputs),
     Call((*ASKED, "{tmp}/latin"), "not a text file", odd_inputs),
     Call((*ASKED, "{tmp}/blank"), "no question in it", odd_inputs),
     Call((*ASKED, "{tmp}/about"), "no 'nothing.mp4'", odd_inputs),

@@ -5,6 +5,8 @@ Answers go to stdout; progress, warnings and errors to stderr.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -29,7 +31,18 @@ from adatp.cli import (
     show,
 )
 from adatp.cli.examples import EXAMPLES, OVERVIEW, epilog
-from adatp.cli.terminal import FULL, Interrupts, any_encoding, flush, give_up_stdout, say
+from adatp.cli.terminal import (
+    FULL,
+    Interrupts,
+    any_encoding,
+    flush,
+    give_up_stdout,
+    has_working_folder,
+    open_closed_streams,
+    reader_has_left,
+    say,
+    wide_enough,
+)
 from adatp.errors import RefusedError
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -50,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments, without the program's name; None: the process's own.
 
     Returns:
-        The exit code: 0; 2 on bad input, with one line on stderr; 130 if interrupted.
+        The exit code: 0; 2 on bad input, with one line on stderr; 130 if interrupted; 1 without a word if
+        whoever read stdout has left.
     """
-    with any_encoding():
+    open_closed_streams()
+    with any_encoding(), wide_enough():
         return _run(argv)
 
 
@@ -76,13 +91,31 @@ def _run(argv: Sequence[str] | None) -> int:
         message = f"{error.format_message()}{hint}"
     except typer.Abort:  # Typer turns an interrupt into this, or exits with 130 itself
         return 130
-    except OSError as error:
-        if error.errno not in FULL:
+    except BrokenPipeError:
+        if not reader_has_left():
             raise
         give_up_stdout()
-        message = f"the output can't be written ({error.strerror})"
+        return 1
+    except OSError as error:
+        if (reason := _reason(error, sys.argv if argv is None else argv)) is None:
+            raise
+        message = reason
     say(message)
     return 2
+
+
+def _reason(error: OSError, arguments: Sequence[str]) -> str | None:
+    """What to tell the user about an error of the system; None if it may be a bug."""
+    if error.errno in FULL:
+        give_up_stdout()
+        return f"the output can't be written ({error.strerror})"
+    if "temporary directory" in str(error.strerror):  # of Python's tempfile
+        return "no folder for temporary files can be written: set TMPDIR to one"
+    if error.filename and "--install-completion" in arguments:
+        return f"{os.fsdecode(error.filename)}: can't be written ({error.strerror})"
+    if not has_working_folder():
+        return "the working folder is gone: change to one that is there"
+    return None
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,7 +14,15 @@ from adatp.cli.asking import load_weights, open_session
 from adatp.cli.clips import QUESTION, questions_of_files, read_clips, read_questions, synthetic_clips
 from adatp.cli.console import counting, importing, working_on
 from adatp.cli.drawing import BIAS_FIGURES, bias_figures
-from adatp.cli.files import check_folder, check_writable, keep_inputs, model_files, write, write_set
+from adatp.cli.files import (
+    check_drawing,
+    check_folder,
+    check_writable,
+    keep_inputs,
+    model_files,
+    write,
+    write_set,
+)
 from adatp.cli.options import (
     MOST,
     MOST_FRAMES,
@@ -82,6 +90,7 @@ def bias(
     if plot is not None:
         if find_spec("matplotlib") is None:
             raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
+        check_drawing()
         plot = check_folder(plot, "--plot", BIAS_FIGURES)
     outputs = [] if json_file is None else [("--json", json_file)]
     outputs += [] if plot is None else [("--plot", plot / name) for name in BIAS_FIGURES]

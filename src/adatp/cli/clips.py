@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
+from adatp.small_files import SmallFileError, read_small
 
 if TYPE_CHECKING:
     from adatp.session import Session
@@ -18,24 +18,17 @@ if TYPE_CHECKING:
 QUESTION = "What happens in this video?"
 """The question about files without --questions."""
 
-MOST_BYTES = 16 << 20
-"""Size of the longest file of questions."""
-
 
 def read_questions(path: Path | None) -> list[tuple[str | None, str]]:
     """Questions given by the user: (name of a file or None, question)."""
     if path is None:
         return [(None, QUESTION)]
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # a FIFO or /dev/zero would never end
-            raise RefusedError(f"--questions {path}: can't be read (not a regular file)")
-        if facts.st_size > MOST_BYTES:
-            raise RefusedError(f"--questions {path}: {facts.st_size >> 20} MB are no list of questions")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not a text file"
-        raise RefusedError(f"--questions {path}: can't be read ({why})") from error
+        lines = read_small(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"--questions {path}: can't be read (not a text file)") from error
+    except SmallFileError as error:
+        raise RefusedError(f"--questions {path}: can't be read ({error})") from error
     found: list[tuple[str | None, str]] = []
     for line in filter(str.strip, lines):
         name, tab, question = line.partition("\t")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from adatp.cli.console import importing, one_line_errors, progress
+from adatp.cli.console import importing, progress, working_on
 from adatp.errors import RefusedError
 
 KINDS = ("llava-video",)
@@ -28,10 +29,11 @@ def convert(
     """Convert a checkpoint to one that transformers and adatp read."""
     if kind not in KINDS:
         raise RefusedError(f"what can be converted is {', '.join(KINDS)}, not {kind!r}")
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise RefusedError(f"{source}: no such folder")
-    with importing():
-        from adatp.models.converted.llava_video_checkpoint import convert as convert_llava_video
-    with one_line_errors(), progress(f"converting {source}"):
-        convert_llava_video(source, dest, vision_tower)
+    with working_on(str(source)):
+        with importing():
+            from adatp.models.converted.llava_video_checkpoint import convert as convert_llava_video
+        with progress(f"converting {source}"):
+            convert_llava_video(source, dest, vision_tower)
     Console().print(f"{dest}: ask it with `adatp ask --model {dest}`", highlight=False, soft_wrap=True)

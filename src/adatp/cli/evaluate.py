@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from adatp.cli.evaluating import (
 )
 from adatp.cli.options import DeviceOption, DtypeOption, ModelOption, TargetsOption, TrustOption, fractions
 from adatp.errors import RefusedError
+from adatp.small_files import SmallFileError, read_small_json
 
 if TYPE_CHECKING:
     from adatp.evaluation import Entrant
@@ -82,6 +82,7 @@ def evaluate(
         world,
         disturb,
         batch,
+        () if settings is None else (("the file of --settings", settings),),
     )
     asked.run(entrants)
 
@@ -91,10 +92,9 @@ def read_settings(path: Path) -> Any:
     from adatp.evaluation import SettingsError, check_settings
 
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no JSON"
-        raise RefusedError(f"--settings: {path} can't be read ({reason})") from None
+        found = read_small_json(path)
+    except SmallFileError as error:
+        raise RefusedError(f"--settings: {path} can't be read ({error})") from None
     if isinstance(found, dict) and "tuned" in found:
         found = found["tuned"]
     try:

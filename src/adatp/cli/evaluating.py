@@ -15,6 +15,7 @@ import typer
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.console import counting, importing, working_on
 from adatp.cli.files import (
+    Named,
     check_figure,
     check_writable,
     drawn,
@@ -110,6 +111,7 @@ class Evaluation:
         world: name of the world; None: the one that the model knows.
         disturb: disturbances, separated by commas.
         batch: questions asked together.
+        inputs: files that are read besides the model's.
     """
 
     command: str
@@ -126,6 +128,7 @@ class Evaluation:
     world: str | None = None
     disturb: str = "none"
     batch: int = 1
+    inputs: tuple[Named, ...] = ()
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:
         """Run or resume the evaluation, then write and show the results.
@@ -173,7 +176,7 @@ class Evaluation:
         plot = None if self.plot is None else check_figure(self.plot)
         if plot is not None:
             outputs += [("--plot", plot), ("--plot", thirds_beside(plot))]
-        keep_inputs(outputs, model_files(self.model))
+        keep_inputs(outputs, [*self.inputs, *model_files(self.model)])
         return json_file, plot, held
 
     def _disturbances(self) -> list[Disturbance]:

@@ -8,18 +8,25 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adatp.cli.terminal import FULL
-from adatp.errors import RefusedError
+from adatp.errors import RefusedError, first_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Named = tuple[str, Path]
 """A file with its role: for an output its option, for an input some words."""
+
+MOST_MODEL_FILES = 10_000
+"""Most files of --model's folder that are looked at. A checkpoint has fewer; the folder / has millions."""
 
 EMBEDDED = Path(__file__).parents[1] / "tiny"
 """The folder of the embedded models and the clip."""
@@ -75,12 +82,29 @@ def check_folder(path: Path, option: str, names: Iterable[str]) -> Path:
     return target
 
 
+def check_drawing() -> None:
+    """Refuse variables of the environment that matplotlib stumbles over, before anything slow.
+
+    Raises:
+        RefusedError: MPLBACKEND names no backend, or SOURCE_DATE_EPOCH is no time.
+    """
+    getLogger("matplotlib").setLevel(ERROR)  # it warns of folders and settings while it is imported
+    try:
+        import_module("matplotlib")
+        datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise RefusedError(
+            f"figures can't be drawn ({first_line(error)}): look at MPLBACKEND and SOURCE_DATE_EPOCH"
+        ) from error
+
+
 def check_figure(path: Path) -> Path:
     """The real path of a figure. Refused if it could not be drawn at the end."""
     if path.suffix not in (kinds := (".png", ".pdf", ".svg")):
         raise RefusedError(f"--plot {path}: the name ends in {', '.join(kinds)}")
     if find_spec("matplotlib") is None:
         raise RefusedError('--plot needs matplotlib: pip install "adatp[plot]"')
+    check_drawing()
     target = check_writable(path, "--plot")
     check_writable(thirds_beside(target), "--plot")
     return target
@@ -97,9 +121,10 @@ def model_files(model: str | None) -> Iterator[Named]:
         if "/" in model:
             return
         model = None  # an embedded model, by its name
-    for folder, _, names in os.walk(EMBEDDED if model is None else model):
-        for name in names:
-            yield "a file of the model", Path(folder) / name
+    found = os.walk(EMBEDDED if model is None else model)
+    paths = (Path(folder) / name for folder, _, names in found for name in names)
+    for path in islice(paths, MOST_MODEL_FILES):
+        yield "a file of the model", path
 
 
 def video_files(video: str | None) -> Iterator[Named]:
@@ -135,16 +160,20 @@ def keep_inputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
             files[file] = (option, path)
     if not files:
         return
+    for number, what in enumerate(("standard input", "standard output", "standard error")):
+        if (file := _identity(number)) in files and file is not None:
+            option, output = files[file]
+            raise RefusedError(f"{option} {output}: that is {what}, which would be lost; give another name")
     for what, path in inputs:
         if (file := _identity(path)) in files and file is not None:
             option, output = files[file]
             raise RefusedError(f"{option} {output}: that is {what}, which would be lost; give another name")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, the same under each of its names; None if there is no file."""
+def _identity(path: Path | int) -> tuple[int, int] | None:
+    """Device and inode of a file or a descriptor, the same under each of its names; None if there is none."""
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino

@@ -18,6 +18,8 @@ def listen(host: str, port: int) -> socket.socket:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise RefusedError(f"--host {host}: no such address ({error.strerror})") from error
+    except UnicodeError as error:  # a part of a name is empty, or longer than 63 characters
+        raise RefusedError(f"--host {host}: no such address (no name of a machine)") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just closed can be used again

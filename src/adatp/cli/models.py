@@ -21,7 +21,7 @@ def models() -> None:
     """List the supported models and the features that the test suite has verified for each."""
     with importing():
         from adatp.models import by_general_rule, later_version, supported
-    tests: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text())
+    tests: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text("utf-8"))
     reasons: list[str] = []
     table = table_of("Model type")
     table.add_column("for example", no_wrap=True)  # complete, to be copied

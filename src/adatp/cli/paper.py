@@ -50,7 +50,7 @@ def paper(
     if show_plan:
         with importing():
             from importlib.resources import files
-        print((files("adatp.paper") / "paper.toml").read_text(), end="")
+        print((files("adatp.paper") / "paper.toml").read_text("utf-8"), end="")
         return
     with importing():
         from adatp.paper.plan import read_plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,7 +87,7 @@ def serve(
     if any(find_spec(package) is None for package in _PACKAGES):
         raise RefusedError('adatp serve needs fastapi, uvicorn and others: pip install "adatp[serve]"')
     options.check_dtype(dtype)
-    if local is not None and not local.is_dir():
+    if local is not None and not os.path.isdir(local):
         raise RefusedError(f"--allowed-local-media-path {local}: no such folder")
     with listen(host, port) as listener:
         with importing():
@@ -115,5 +115,4 @@ def serve(
                 say("warning: whoever reaches this address may ask: set ADATP_API_KEY or --api-key-file")
             address = address_of(host, listener)
             serve_until_stopped(session, settings, listener, lambda: print(f"{address}/v1", flush=True))
-    sys.stdout.flush()
     raise typer.Exit(0)  # Ctrl-C is the normal way to stop it

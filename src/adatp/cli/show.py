@@ -13,7 +13,7 @@ from adatp.cli import options
 from adatp.cli.asking import Request, load_weights, open_session, prepare, show_answers
 from adatp.cli.console import importing, progress, working_on
 from adatp.cli.drawing import FILES, draw_kept
-from adatp.cli.files import check_folder, keep_inputs, model_files, video_files
+from adatp.cli.files import check_drawing, check_folder, keep_inputs, model_files, video_files
 from adatp.cli.terminal import plain
 from adatp.errors import RefusedError
 
@@ -57,6 +57,7 @@ def show(
     """
     if find_spec("matplotlib") is None or find_spec("PIL") is None:
         raise RefusedError('adatp show needs matplotlib and pillow: pip install "adatp[plot]"')
+    check_drawing()
     options.check_question("show", video, question)
     wanted = None if layers is None else sorted(set(options.numbers("--layers", layers, int)))
     options.check_dtype(dtype)

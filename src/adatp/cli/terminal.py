@@ -6,6 +6,7 @@ import codecs
 import errno
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,6 +18,9 @@ from typing import Any, TextIO
 
 LONGEST_MESSAGE = 1000
 """Most characters of a message. The middle of a longer one is left out."""
+
+LEAST_COLUMNS = 20
+"""Characters of the narrowest terminal."""
 
 _TURNS_TEXT = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")
@@ -89,6 +93,35 @@ def any_encoding() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+@contextmanager
+def wide_enough() -> Iterator[None]:
+    """Forget a width in COLUMNS that no terminal has. With 0, tables would have no characters at all."""
+    said = os.environ.get("COLUMNS", "")
+    odd = said.isdecimal() and int(said[:9]) < LEAST_COLUMNS
+    if odd:
+        del os.environ["COLUMNS"]
+    try:
+        yield
+    finally:
+        if odd:
+            os.environ["COLUMNS"] = said
+
+
+def open_closed_streams() -> None:
+    """Open stdin, stdout and stderr on /dev/null where the process was started without them.
+
+    A file that is opened later would get their number, and a library in C that writes a message would write
+    it into that file. Python prints what is for a missing stderr on stdout.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def flush() -> None:
     """Write the buffer of stdout.
 
@@ -107,6 +140,27 @@ def give_up_stdout() -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def has_working_folder() -> bool:
+    """Whether the folder that the process works in is there. If not, no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def reader_has_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, such as that to ``head``."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    pipes = select.poll()
+    try:
+        pipes.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(event & select.POLLERR for _, event in pipes.poll(0))
 
 
 class Interrupts:

@@ -144,7 +144,7 @@ class Results:
             number += 1
             if not any(start.startswith(rest[: len(start)]) for start in _STARTS):
                 raise ValueError(rest)
-        except (ValueError, TypeError, KeyError, AttributeError, StopIteration):
+        except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError):
             raise ResultsError(
                 f"{self.path}: line {number} is damaged or not a result; mend it, or give another output file"
             ) from None

@@ -57,9 +57,11 @@ class Outcome:
         """
         try:
             return cls(**json.loads((folder / DONE).read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError):
+        except OSError as error:
+            raise GatheringError(f"{folder / DONE}: can't be read ({error.strerror})") from None
+        except (ValueError, TypeError, RecursionError):
             raise GatheringError(f"{folder / DONE}: damaged: remove it, and its run is run again") from None
 
 

@@ -98,7 +98,7 @@ def write_tasks(folder: Path, frames: int, documents: int) -> None:
         (folder / f"{name}.jsonl").write_text(text)
     for file in files("adatp.paper").joinpath("local_tasks").iterdir():
         if file.name.endswith((".py", ".yaml")):
-            text = file.read_text().replace("@FOLDER@", json.dumps(str(folder))[1:-1])
+            text = file.read_text("utf-8").replace("@FOLDER@", json.dumps(str(folder))[1:-1])
             (folder / file.name).write_text(text)
 
 

@@ -10,8 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adatp.errors import RefusedError
+from adatp.errors import RefusedError, first_line
 from adatp.methods import METHODS
+from adatp.small_files import SmallFileError, read_small
 
 VANILLA = "vanilla"
 
@@ -157,14 +158,14 @@ def read_plan(path: Path | None) -> Plan:
     """
     name = "the default plan" if path is None else str(path)
     try:
-        text = (files("adatp.paper") / "paper.toml").read_text() if path is None else path.read_text("utf-8")
-        given = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefusedError(
-            f"{name}: can't be read ({getattr(error, 'strerror', None) or 'no text'})"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RefusedError(f"{name}: no TOML ({error})") from None
+        text = (files("adatp.paper") / "paper.toml").read_bytes() if path is None else read_small(path)
+        given = tomllib.loads(text.decode())
+    except SmallFileError as error:
+        raise RefusedError(f"{name}: can't be read ({error})") from None
+    except UnicodeDecodeError:
+        raise RefusedError(f"{name}: can't be read (no text)") from None
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{name}: no TOML ({first_line(error)})") from None
     models = [_part(name, "models", each, Model) for each in _list(name, given.pop("models", None), "models")]
     tasks = [_part(name, "tasks", each, Task) for each in _list(name, given.pop("tasks", None), "tasks")]
     for key in ("budgets", "methods", "launch"):

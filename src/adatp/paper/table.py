@@ -189,7 +189,7 @@ def _lines(cells: Sequence[Sequence[str]]) -> str:
 
 def published(model: Model, plan: Plan) -> str | None:
     """Published results of a model with as many frames, with their sources; None if none are known."""
-    known = tomllib.loads((files("adatp.paper") / "published.toml").read_text())
+    known = tomllib.loads((files("adatp.paper") / "published.toml").read_text("utf-8"))
     wanted = (model.pretrained, plan.frames)
     found = [
         row for each in known["sets"] if (each["model"], each["frames"]) == wanted for row in each["rows"]

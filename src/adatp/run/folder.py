@@ -13,6 +13,7 @@ from typing import Any
 
 from adatp.errors import AdaTPError
 from adatp.plain_json import to_json
+from adatp.small_files import read_small_json
 
 FACTS = "run.json"
 """The file that records which run the folder belongs to."""
@@ -98,18 +99,17 @@ def check(path: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         FolderError: as in `Folder`.
     """
+    if not os.path.lexists(path / FACTS):
+        for there in path.iterdir() if path.is_dir() else ():
+            if _OURS.fullmatch(there.name):
+                raise FolderError(
+                    f"{path}: holds {there.name}, which is of no run (no {FACTS}); give another folder"
+                )
+        return
     try:
-        held = json.loads((path / FACTS).read_text())
+        held = read_small_json(path / FACTS)
         if not isinstance(held, dict):
             raise ValueError(held)
-    except FileNotFoundError:
-        if path.is_dir():
-            for there in path.iterdir():
-                if _OURS.fullmatch(there.name):
-                    raise FolderError(
-                        f"{path}: holds {there.name}, which is of no run (no {FACTS}); give another folder"
-                    ) from None
-        return
     except ValueError:
         raise FolderError(f"{path / FACTS}: damaged or not of a run; give another folder") from None
     for name, value in json.loads(json.dumps(facts)).items():
@@ -222,7 +222,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
         record = json.loads(line)
         if not (isinstance(record, dict) and isinstance(record["row"], int) and "error" in record):
             raise ValueError(line)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         raise FolderError(
             f"{path}: line {number} is damaged or not an answer; mend it, or give another folder"
         ) from None

@@ -167,14 +167,17 @@ class Workers:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        process = subprocess.Popen(
-            [sys.executable, "-c", START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **single, "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,  # Ctrl-C is for the process that answers
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **single, "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""},
+                start_new_session=True,  # Ctrl-C is for the process that answers
+            )
+        except OSError as error:  # too many open files or processes
+            raise WorkerError(f"a worker process can't be started ({error.strerror})") from error
         self._running[number] = process
         assert process.stdin is not None
         assert process.stdout is not None

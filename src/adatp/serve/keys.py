@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import os
 import re
+import select
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +20,9 @@ VARIABLE = "ADATP_API_KEY"
 
 MOST_BYTES = 1 << 16
 """Largest size of a key file in bytes."""
+
+PIPE_SECONDS = 10.0
+"""Seconds to wait for the next bytes of a pipe."""
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -31,8 +36,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
         keys.append(_checked(environment[VARIABLE].strip(), f"${VARIABLE}"))
     if file is not None:
         try:
-            with file.open("rb") as opened:
-                text = opened.read(MOST_BYTES + 1)
+            text = _content(file)
         except OSError as error:
             raise RefusedError(f"--api-key-file {file}: can't be read ({error.strerror})") from error
         lines = text.decode("latin-1").splitlines() if len(text) <= MOST_BYTES else []
@@ -41,6 +45,21 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
             raise RefusedError(f"--api-key-file {file}: no key in it; write one a line")
         keys += found
     return tuple(keys)
+
+
+def _content(file: Path) -> bytes:
+    """The beginning of a file, or of a pipe such as a shell's ``<(...)``. One without a writer is empty."""
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb", buffering=0) as opened:
+        found = b""
+        while len(found) <= MOST_BYTES:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                select.select([opened], [], [], PIPE_SECONDS)
+            piece = opened.read(MOST_BYTES + 1 - len(found))
+            if not piece:  # the end, or nothing came
+                break
+            found += piece
+        return found
 
 
 def _checked(key: str, where: str) -> str:

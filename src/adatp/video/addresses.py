@@ -58,6 +58,8 @@ def locate(address: str) -> Place:
         parts = urlsplit(address)
         scheme, port = parts.scheme.lower(), parts.port
         host = (parts.hostname or "").encode("idna").decode("ascii") if parts.hostname else ""
+        query = f"?{parts.query}" if parts.query else ""
+        target = quote(f"{parts.path or '/'}{query}", safe="/%?&=+:,;@!$'()*~-._[]|")
     except ValueError as error:  # UnicodeError too
         raise VideoError(f"{shown}: not an address ({error})") from error
     if scheme not in _PORTS or not host or "%" in host or port == 0:
@@ -66,8 +68,6 @@ def locate(address: str) -> Place:
         raise VideoError(f"{shown.split('//')[0]}//...: an address with a user or a password is not opened")
     port = port or _PORTS[scheme]
     machines = _resolved(host, port, shown)
-    query = f"?{parts.query}" if parts.query else ""
-    target = quote(f"{parts.path or '/'}{query}", safe="/%?&=+:,;@!$'()*~-._[]|")
     return Place(scheme == "https", host, port, target, machines[0], all(map(is_public, machines)))
 
 

@@ -67,16 +67,20 @@ def images_of(folder: str | os.PathLike[str]) -> list[Path]:
     """The images of a folder in natural order.
 
     Raises:
-        VideoError: there are none, or the folder can't be read.
+        VideoError: there are none, one is a pipe, a device or a link that leads nowhere, or the folder can't
+            be read.
     """
     try:
         found = [
             path
             for path in Path(folder).iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
         ]
+        odd = [path for path in found if not path.is_file()]
     except OSError as error:
         raise VideoError(f"{folder}: the folder can't be read ({error.strerror})") from error
+    if odd:
+        raise VideoError(f"{min(odd)}: not a regular file, or a link to none; replace or remove it")
     if not found:
         kinds = ", ".join(SUFFIXES)
         raise VideoError(f"{folder}: a folder without frame images ({kinds}); give a video file, or frames")

@@ -86,8 +86,7 @@ def read_video(
     if not os.path.isfile(file):
         raise VideoError(f"{path}: not a regular file; give the path of one video file")
     try:
-        with open(file, "rb") as stream:
-            head = stream.read(12)
+        head = _first_bytes(file)
         if not head:
             raise VideoError(f"{path}: the file is empty; copy or download it again")
         if head[:4] == b"RIFF" and head[8:] == b"WEBP":
@@ -112,6 +111,17 @@ _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Images (F, H, W, 3); seconds of all frames of the stream from the first; indices of the picked frames
 (F,).
 """
+
+
+def _first_bytes(file: str) -> bytes:
+    """The first 12 bytes of a file, which say what it claims to be."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(12)
+    except PermissionError:
+        raise
+    except OSError as error:  # such as a disk that fails
+        raise UnreadableError(f"can't be read ({error.strerror})") from error
 
 
 def _read(file: str, frames: int, most_seconds: float, most_pixels: float, fit: Fit | None) -> Video:

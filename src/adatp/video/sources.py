@@ -105,8 +105,8 @@ def cache_folder() -> Path:
 
 def _cached(address: str, limits: Limits, check: Check | None, progress: Progress | None) -> Path:
     """The file of an address, downloaded now if it is not cached."""
-    suffix = os.path.splitext(urlsplit(address).path)[1]
-    name = hashlib.sha256(address.encode()).hexdigest()[:32]
+    suffix = _suffix(address)
+    name = hashlib.sha256(address.encode(errors="surrogatepass")).hexdigest()[:32]
     path = cache_folder() / (name + (suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", suffix) else ""))
     try:
         if path.is_file():
@@ -127,6 +127,14 @@ def _cached(address: str, limits: Limits, check: Check | None, progress: Progres
     except OSError as error:
         raise VideoError(f"{address}: can't be kept in {path.parent} ({error.strerror})") from error
     return path
+
+
+def _suffix(address: str) -> str:
+    """The ending of the file's name; none where the address is no address, which `download` says."""
+    try:
+        return os.path.splitext(urlsplit(address).path)[1]
+    except ValueError:
+        return ""
 
 
 def _prune(newest: Path) -> None:

@@ -27,10 +27,9 @@ from adatp.tiny import CHECKPOINT, CLIP, QUESTION
 from adatp.video import VideoError, read_video
 from browser import PHONE, Visit
 from clips import write_clip
+from demo_page import COMMAND, Page
 
 Visitor = Callable[..., Visit]
-
-COMMAND = (sys.executable, "-c", "import sys; from adatp.cli import main; sys.exit(main())", "demo")
 
 
 def silent(share: float, doing: str) -> None:
@@ -181,37 +180,9 @@ def test_bad_options_are_reported_in_a_line(
 # Tests have no network, nor any other machine's: the browser and the server are processes of their own.
 
 
-class Server:
-    """The command, running."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.errors = folder.with_suffix(".err")
-        folder.mkdir()
-        with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [*COMMAND, "--port", "0"],
-                env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.address = self.process.stdout.readline().strip()
-
-    def stop(self, how: signal.Signals) -> tuple[int, str]:
-        """The exit code and what was printed besides the address."""
-        self.process.send_signal(how)
-        assert self.process.stdout is not None
-        try:
-            return self.process.wait(20), self.process.stdout.read() + self.errors.read_text()
-        finally:
-            self.process.kill()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("demo") / "tmp")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    server = Page(tmp_path_factory.mktemp("demo") / "tmp")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.address), server.errors.read_text()
     yield server
     code, printed = server.stop(signal.SIGTERM)
@@ -221,7 +192,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def opened(server: Server, visit: Visitor) -> Visit:
+def opened(server: Page, visit: Visitor) -> Visit:
     opened = visit(server.address)
     opened.page.set_default_timeout(30_000)
     return opened
@@ -297,7 +268,7 @@ def all_of_the_gallery_is_shown(page: Any) -> None:
     assert inside.locator("body").evaluate(cut) == []
 
 
-def test_on_a_phone_nothing_is_cut_off(server: Server, visit: Visitor) -> None:
+def test_on_a_phone_nothing_is_cut_off(server: Page, visit: Visitor) -> None:
     visited = visit(server.address, size=PHONE, dark=True)
     page = visited.page
     page.get_by_text(QUESTION).first.click()
@@ -312,7 +283,7 @@ def test_on_a_phone_nothing_is_cut_off(server: Server, visit: Visitor) -> None:
 # Other sites, in a browser.
 
 
-def test_a_name_that_was_pointed_here_reads_nothing(server: Server, visit: Visitor) -> None:
+def test_a_name_that_was_pointed_here_reads_nothing(server: Page, visit: Visitor) -> None:
     """DNS rebinding: to the browser a site whose name now leads here is of one origin with itself."""
     visited = visit(server.address.replace("127.0.0.1", "rebound.test"))
     assert "not known by that name" in visited.page.content()
@@ -323,7 +294,7 @@ def test_a_name_that_was_pointed_here_reads_nothing(server: Server, visit: Visit
 
 
 def test_another_site_can_neither_upload_nor_show_the_page_in_a_frame(
-    server: Server, visit: Visitor, tmp_path: Path
+    server: Page, visit: Visitor, tmp_path: Path
 ) -> None:
     site = tmp_path / "site.html"
     site.write_text(f'<iframe src="{server.address}/"></iframe>')
@@ -343,7 +314,7 @@ def test_another_site_can_neither_upload_nor_show_the_page_in_a_frame(
     assert "adatp" not in page.frames[1].content()
 
 
-def test_a_port_in_use_is_reported_in_a_line(server: Server) -> None:
+def test_a_port_in_use_is_reported_in_a_line(server: Page) -> None:
     port = server.address.rsplit(":", 1)[1]
     done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -351,7 +322,7 @@ def test_a_port_in_use_is_reported_in_a_line(server: Server) -> None:
 
 
 def test_ctrl_c_ends_it_as_it_ends_every_command(tmp_path: Path) -> None:
-    server = Server(tmp_path / "tmp")
+    server = Page(tmp_path / "tmp")
     assert server.stop(signal.SIGINT) == (130, "")
 
 
@@ -373,6 +344,6 @@ def test_ctrl_c_before_the_server_listens_to_signals(command: str, tmp_path: Pat
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert (done.returncode, done.stderr) == (130 if command == "demo" else 0, "")

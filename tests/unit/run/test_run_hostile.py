@@ -69,6 +69,20 @@ def test_a_disk_that_fills_up_amid_a_run(rows: Path, run: Run, tmp_path: Path) -
     assert len(answers(out)) == 12
 
 
+def test_workers_that_can_not_be_started_end_the_run(
+    rows: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has no more files, or processes: nobody waits for what will not come."""
+
+    def none_left(*_: Any, **__: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("adatp.run.workers.subprocess.Popen", none_left)
+    code, out, err = run("run", rows, "--out", tmp_path / "out", "--frames", FRAMES, "--workers", 2)
+    assert (code, out) == (2, "")
+    assert err == "adatp: a worker process can't be started (Too many open files)\n"
+
+
 def test_ctrl_c_says_how_to_go_on(
     rows: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,10 +272,11 @@ def test_what_can_not_be_had_is_one_line_and_not_kept(
     web: tuple[str, list[str]], path: str, words: str
 ) -> None:
     address = f"{web[0]}/{path}"
+    slow = path in ("drips", "heads", "continues")
     begun = time.monotonic()
     with pytest.raises(VideoError, match=words) as caught:
-        read_source(address, 4, limits=Limits(1 << 20, 0.5))
-    assert time.monotonic() - begun < 5
+        read_source(address, 4, limits=Limits(1 << 20, 0.5 if slow else 60))
+    assert not slow or time.monotonic() - begun < 5
     assert str(caught.value).startswith(address) or "file://" in str(caught.value)
     assert list(cache_folder().iterdir()) == []
 

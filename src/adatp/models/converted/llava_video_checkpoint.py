@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from adatp.errors import RefusedError
+from adatp.checkpoint.errors import CheckpointError
+from adatp.checkpoint.files import check_files
+from adatp.checkpoint.numbers import check_numbers
+from adatp.errors import RefusedError, first_line, is_out_of_memory
 from adatp.models.converted.llava_video import (
     LlavaVideoConfig,
     LlavaVideoForConditionalGeneration,
@@ -68,50 +73,69 @@ def convert(source: Path, dest: Path, tower: Path | None = None) -> None:
         tower: folder of its SigLIP, if that is not so400m-patch14-384 or the checkpoint lacks its weights.
 
     Raises:
-        RefusedError: the folder has no such checkpoint, or one that differs from what can be converted.
+        RefusedError: the folder has no such checkpoint, or one that is broken or differs from what can be
+            converted, or the new folder can't be written.
     """
     register_with_transformers()
-    if dest.exists():
+    if os.path.lexists(dest):
         raise RefusedError(f"{dest} exists already")
-    raw = _official_config(source)
-    weights = _weights(source)
-    if not any(name.startswith(_TOWER) for name in weights):
-        if tower is None:
+    with _one_reason(source, dest):
+        check_files(source)
+        raw = _official_config(source)
+        weights = _weights(source)
+        if not any(name.startswith(_TOWER) for name in weights):
+            weights |= _tower_weights(source, tower)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        words = [AddedToken(word, special=True, normalized=False) for word in (_IMAGE, _VIDEO)]
+        tokenizer.add_tokens(words)
+        if len(tokenizer) > raw["vocab_size"]:
             raise RefusedError(
-                f"{source}: the vision tower's weights are not here: name its folder (--vision-tower)"
+                f"{source}: the vocabulary has no room for the placeholders of images and videos"
             )
-        weights |= {
-            f"{_TOWER}{name}": part for name, part in _weights(tower).items() if "text_model" not in name
-        }
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in (_IMAGE, _VIDEO)])
-    if len(tokenizer) > raw["vocab_size"]:
-        raise RefusedError(f"{source}: the vocabulary has no room for the placeholders of images and videos")
-    vision = _vision_config(weights, tower)
-    config = _config(raw, vision, tokenizer, tied="lm_head.weight" not in weights)
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent) as made:
-        _save_model(config, weights, Path(made))
-        _processor(vision, tokenizer).save_pretrained(made)
-        if (source / "generation_config.json").is_file():
-            shutil.copy(source / "generation_config.json", made)
-        Path(made).chmod(0o755)
-        Path(made).rename(dest)
-        Path(made).mkdir()  # for the context to remove
+        vision = _vision_config(weights, tower)
+        config = _config(raw, vision, tokenizer, tied="lm_head.weight" not in weights)
+        near = next(folder for folder in dest.absolute().parents if folder.exists())
+        with tempfile.TemporaryDirectory(dir=near) as made:
+            _save_model(config, weights, Path(made))
+            _processor(vision, tokenizer).save_pretrained(made)
+            if (source / "generation_config.json").is_file():
+                shutil.copy(source / "generation_config.json", made)
+            Path(made).chmod(0o755)
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            Path(made).rename(dest)
+            Path(made).mkdir()  # for the context to remove
+
+
+@contextmanager
+def _one_reason(source: Path, dest: Path) -> Iterator[None]:
+    """Turn every error of a conversion into one line: a stranger's checkpoint can break any step of it."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except CheckpointError as error:
+        raise RefusedError(f"{source}: {error}") from error
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(source):
+            raise RefusedError(f"{source}: can't be converted ({first_line(error)})") from error
+        raise RefusedError(f"{dest}: can't be written ({error.strerror})") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"no {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
+        raise RefusedError(f"{source}: can't be converted ({reason})") from error
 
 
 def _official_config(source: Path) -> dict[str, Any]:
     file = source / "config.json"
     if not file.is_file():
         raise RefusedError(f"{source}: no config.json in this folder")
-    try:
-        raw: dict[str, Any] = json.loads(file.read_text())
-    except ValueError:
-        raise RefusedError(f"{source}: the config is broken (no JSON)") from None
+    raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if raw.get("model_type") != "llava_qwen":
         raise RefusedError(
             f"{source}: no LLaVA-Video with Qwen2 (its model_type is {raw.get('model_type')!r})"
         )
+    check_numbers(raw)
     for name, value in EXPECTED.items():
         if raw.get(name, value) != value:
             raise RefusedError(f"{source}: {name} is {raw[name]!r}, only {value!r} can be converted")
@@ -122,10 +146,22 @@ def _official_config(source: Path) -> dict[str, Any]:
     return raw
 
 
+def _tower_weights(source: Path, tower: Path | None) -> dict[str, Tensor]:
+    """The weights of a vision tower in a folder of its own, under the names of the checkpoint."""
+    if tower is None:
+        raise RefusedError(
+            f"{source}: the vision tower's weights are not here: name its folder (--vision-tower)"
+        )
+    found = _weights(tower).items()
+    return {f"{_TOWER}{name}": part for name, part in found if "text_model" not in name}
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise RefusedError(f"{folder}: no weights in safetensors in this folder")
+    if odd := [file.name for file in files if not file.is_file()]:
+        raise RefusedError(f"{folder}: {odd[0]} is not a regular file")
     found: dict[str, Tensor] = {}
     for file in files:
         found |= load_file(file)
@@ -138,7 +174,7 @@ def _vision_config(weights: Mapping[str, Tensor], tower: Path | None) -> SiglipV
     layers = {int(name.split(".")[2]) for name in inside if name.startswith("encoder.layers.")}
     own = dict(_SO400M)
     if tower is not None:
-        said = SiglipVisionConfig.from_pretrained(tower)
+        said = SiglipVisionConfig.from_pretrained(tower, trust_remote_code=False)
         own = {name: getattr(said, name) for name in own}
         layers = {layer for layer in layers if layer < said.num_hidden_layers - 1}  # the last one is not used
     patch = inside["embeddings.patch_embedding.weight"]
