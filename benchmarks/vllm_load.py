@@ -39,13 +39,14 @@ import av
 import numpy as np
 from openai import AsyncOpenAI
 
-ROOT = Path(__file__).parents[1]
+import vllm_small
+
 ENTRANTS: dict[str, list[str]] = {
     "vanilla": [],
     "evs": ["--video-pruning-rate", "{rate}", "--video-pruning-method", "evs"],
     "vidcom2": ["--video-pruning-rate", "{rate}", "--video-pruning-method", "vidcom2"],
     "adatp": ["--video-pruning-rate", "{rate}", "--additional-config", '{{"adatp": {{}}}}'],
-    "adatp, by question": [
+    "adatp by question": [
         *("--video-pruning-rate", "{rate}", "--additional-config", '{{"adatp": {{"question": true}}}}'),
     ],
 }
@@ -181,7 +182,7 @@ async def load(server: Server, clients: int, args: argparse.Namespace, number: i
         round=number,
         requests=len(found),
         first_token=statistics.median(first),
-        first_token_90=first[int(0.9 * (len(first) - 1))],
+        first_token_90=first[int(0.9 * len(first))],
         throughput=len(found) / seconds,
         processor=processor / len(found),
         prompt_tokens=found[0][1],
@@ -200,7 +201,7 @@ def start(name: str, model: str, args: argparse.Namespace, folder: Path) -> Serv
     command += ["--max-model-len", str(args.max_model_len), *args.serve.split()]
     command += [option.format(rate=args.rate) for option in ENTRANTS[name]]
     environment = mended(folder) if "--video-pruning-method" in command else None
-    log = folder / f"{name.replace(', ', '-').replace(' ', '-')}.log"
+    log = folder / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True
@@ -312,18 +313,6 @@ def table(rows: list[Row], servers: list[Server]) -> str:
     return "\n".join(lines)
 
 
-def random_model(folder: Path) -> str:
-    """Write a random model of Qwen3-VL's form, as large as a CPU answers within seconds."""
-    sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "vllm_plugin")]
-    import checkpoints
-
-    checkpoints.TEXT.update(
-        hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=8
-    )
-    checkpoints.QWEN_VISION.update(out_hidden_size=512)
-    return str(checkpoints.write("qwen3_vl", folder / "model"))
-
-
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -343,7 +332,7 @@ def main() -> None:
     args = parser.parse_args()
     args.clients = [int(number) for number in args.clients.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or random_model(Path(folder))
+        model = args.model or str(vllm_small.write(Path(folder) / "model"))
         servers = [start(name, model, args, Path(folder)) for name in args.entrants.split(",")]
         try:
             for server in servers:

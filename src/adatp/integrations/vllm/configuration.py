@@ -47,12 +47,6 @@ def _attach(vllm_config: Any) -> None:
     _logger.info("adatp keeps %.4g of each video's tokens, chosen by %s", 1 - rate, by)
 
 
-def settings_of(model_config: Any) -> Settings | None:
-    """The settings in a model's config; None: the model stays vLLM's own."""
-    settings: Settings | None = getattr(model_config, "adatp", None)
-    return settings
-
-
 def refuse_what_loses_positions(vllm_config: Any) -> None:
     """Refuse modes in which a model can't correct its tokens' positions.
 

@@ -13,11 +13,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 
 from adatp.adatp_steps.before_layers import kept_tokens
 from adatp.integrations.vllm.asking import question_words
-from adatp.integrations.vllm.configuration import settings_of
-from adatp.integrations.vllm.settings import Settings
-
-QUESTION, MEDIUM = "adatp_question", "adatp_medium"
-"""Fields of a video besides its pixels: ids of the question's words, and a name of the video alone."""
+from adatp.integrations.vllm.settings import MEDIUM, QUESTION, Settings, settings_of
 
 
 class PrunedVideos:
