@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="scenes", help="folder of a checkpoint, or an embedded model")
     parser.add_argument("--questions", type=int, default=240)
+    parser.add_argument("--batch", type=int, default=1, help="questions asked together")
     parser.add_argument("--minutes", type=float, help="stop after so many, to go on another time")
     parser.add_argument("--out", type=Path, default=proof_tables.RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
@@ -56,7 +57,7 @@ def main() -> None:
     until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     part = proof.Part("early-only", args.questions, FRAMES, "test", lambda *_: who())
     try:
-        proof.run(Session(args.model), part, who(), args.out, until)
+        proof.run(Session(args.model), part, who(), args.out, until, args.batch)
     except AdaTPError as error:
         sys.exit(f"early_only: {error}")
     except (KeyboardInterrupt, tune.TimeIsUp):
