@@ -20,8 +20,8 @@ _KEPT = ("second_per_grid_ts", "timestamps")
 class EncoderGraphs:
     """Mixed in before a model of vLLM whose tower can be captured. Without settings, vLLM does everything.
 
-    By question, videos are not captured: vLLM would run the tower for each question about a video, where
-    `VideoPruning.whole` runs it once.
+    By question, videos are not captured: vLLM would run the tower for each question about a video, where the
+    plugin runs it once.
     """
 
     pruning: Any
