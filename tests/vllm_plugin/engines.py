@@ -12,7 +12,9 @@ import checkpoints
 import numpy as np
 import torch
 from vllm import LLM, SamplingParams
+from vllm.config import set_current_vllm_config
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.v1.worker.encoder_cudagraph import EncoderCudaGraphManager
 
 VIDEO = {
     "llava_onevision": "<video>",
@@ -212,6 +214,30 @@ class Engine:
             logits = torch.tensor([first[token].logprob for token in sorted(first)])
             found.append((list(output.prompt_token_ids), logits, list(output.outputs[0].token_ids)))
         return found
+
+    def replay_graphs(self) -> list[str]:
+        """Let vLLM replay graphs of the vision tower from now on.
+
+        A CPU captures none, so in the place of replaying one the tower is run. All else is vLLM's own.
+
+        Returns:
+            The medium of each replay, "image" or "video", which grows as requests are answered.
+        """
+        replayed: list[str] = []
+
+        class Replays(EncoderCudaGraphManager):
+            def _run_budget_graph(self, mm_kwargs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+                replayed.append(self.model.get_input_modality(mm_kwargs))
+                return self.model.encoder_eager_forward(mm_kwargs)
+
+        def use(worker: Any) -> None:
+            runner = worker.model_runner
+            with set_current_vllm_config(runner.vllm_config):
+                made = Replays(runner.vllm_config, runner.device, runner.dtype, runner.get_model())
+            runner.encoder_cudagraph_manager = made
+
+        self.llm.collective_rpc(use)
+        return replayed
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+import adatp
 from adatp.integrations.vllm.asking import question_words
+from adatp.integrations.vllm.choosing import VideoPruning, put_text_between
 from adatp.integrations.vllm.embeddings import EmbeddingCache
 from adatp.integrations.vllm.positions import CHANNELS, Offsets, attach, detach
-from adatp.integrations.vllm.settings import Settings, SettingsError
+from adatp.integrations.vllm.settings import MEDIUM, QUESTION, Settings, SettingsError
 from families import IMAGE, VIDEO
+from pretend_gpu import PretendedGPU
 from processors import llava_onevision
 
 
@@ -134,3 +138,39 @@ def test_the_question_is_the_last_user_turn() -> None:
 
 def test_without_a_video_there_is_no_question() -> None:
     assert question_words(llava_onevision(), [1, 2, 3], VIDEO, IMAGE) == []
+
+
+def pruned(settings: Settings, rows: Tensor, vocabulary: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """From the tower's embeddings of a video of six frames to what the decoder reads, as models do it."""
+    pruning = VideoPruning(settings, 0.6, lambda ids: vocabulary[ids])
+    inputs = {QUESTION: [torch.tensor([3, 5, 7])], MEDIUM: [torch.zeros(16, dtype=torch.uint8)]}
+    with pruning.asked(inputs if settings.question else {}):
+        (whole,) = pruning.whole(lambda: [rows])
+        kept = pruning.choose(0, whole, 6)
+    text, shown = torch.arange(0, 60, 10), torch.tensor([at for at in range(60) if at % 10])
+    text, shown, offsets = (
+        each.to(rows.device, non_blocking=True) for each in (text, shown, torch.arange(180).view(60, 3))
+    )
+    left, places = put_text_between(pruning.embed(text), rows[kept], text, shown[kept])
+    read = Offsets()
+    alone = read.take([attach(left, offsets[places])], torch.ones(len(positions.T), dtype=torch.bool), 8)
+    assert alone is not None
+    read.add_to(positions)
+    return alone[0], positions
+
+
+@pytest.mark.parametrize("question", [False, True])
+def test_no_step_waits_for_a_gpu(question: bool) -> None:
+    """A GPU has the next batch queued while one is chosen for, so that a load does not slow it down."""
+    torch.manual_seed(0)
+    settings = Settings(question=question, tau_s=1.0, tau_r=0.2)
+    given = torch.randn(54, 8), torch.randn(60, 8), torch.zeros(3, 21 + 6, dtype=torch.int64)
+    expected = pruned(settings, *(each.clone() for each in given))
+    with PretendedGPU(watched=str(Path(adatp.__file__).parent)) as gpu:
+        found = pruned(settings, *gpu.put(given))
+        waits = list(gpu.waits)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.cpu(), other)
+    assert waits == []
+    assert gpu.launches
+    assert expected[1].any()

@@ -12,10 +12,8 @@ from torch import Tensor
 from adatp.adatp_steps.before_layers import choose_before_layers, kept_tokens
 from adatp.adatp_steps.precision import full_precision
 from adatp.adatp_steps.relevance import embedding_relevance
-from adatp.integrations.vllm.configuration import settings_of
 from adatp.integrations.vllm.embeddings import EmbeddingCache
-from adatp.integrations.vllm.processing import MEDIUM, QUESTION
-from adatp.integrations.vllm.settings import Settings
+from adatp.integrations.vllm.settings import MEDIUM, QUESTION, Settings, settings_of
 
 
 class VideoPruning:

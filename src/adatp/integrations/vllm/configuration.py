@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm import envs
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
@@ -46,14 +47,10 @@ def _attach(vllm_config: Any) -> None:
     _logger.info("adatp keeps %.4g of each video's tokens, chosen by %s", 1 - rate, by)
 
 
-def settings_of(model_config: Any) -> Settings | None:
-    """The settings in a model's config; None: the model stays vLLM's own."""
-    settings: Settings | None = getattr(model_config, "adatp", None)
-    return settings
-
-
 def refuse_what_loses_positions(vllm_config: Any) -> None:
     """Refuse modes in which a model can't correct its tokens' positions.
+
+    Graphs of complete prefills are among them: they are replayed without the model's Python code.
 
     Raises:
         SettingsError: one of them is requested.
@@ -65,6 +62,9 @@ def refuse_what_loses_positions(vllm_config: Any) -> None:
         "dual batch overlap": getattr(parallel, "enable_dbo", False),
         "graphs of whole prefills (cudagraph_mode FULL)": graphs is not None
         and graphs.mixed_mode().name == "FULL",
+        "graphs that break at attention (VLLM_USE_BREAKABLE_CUDAGRAPH)": getattr(
+            envs, "VLLM_USE_BREAKABLE_CUDAGRAPH", False
+        ),
     }
     for what, asked in lost.items():
         if asked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -13,11 +13,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 
 from adatp.adatp_steps.before_layers import kept_tokens
 from adatp.integrations.vllm.asking import question_words
-from adatp.integrations.vllm.configuration import settings_of
-from adatp.integrations.vllm.settings import Settings
-
-QUESTION, MEDIUM = "adatp_question", "adatp_medium"
-"""Fields of a video besides its pixels: ids of the question's words, and a name of the video alone."""
+from adatp.integrations.vllm.settings import MEDIUM, QUESTION, Settings, settings_of
 
 
 class PrunedVideos:
@@ -36,12 +32,33 @@ class PrunedVideos:
         """Number of tokens of a video that stay."""
         return kept_tokens(tokens, 1 - self.info.ctx.get_mm_config().video_pruning_rate)  # type: ignore[attr-defined]
 
-    def with_videos_of(self, updates: Sequence[Any], length: Callable[[int], int], token: int) -> list[Any]:
-        """vLLM's updates of a prompt, with ``length`` placeholders for each video."""
+    def left_of(self, whole: Sequence[int]) -> int:
+        """Number of tokens that stay of an unpruned video's part of a prompt, with text between frames."""
+        visual = whole.count(self.placeholder("video"))
+        return len(whole) - visual + self.kept(visual)
+
+    def video_length(self, number: int, mm_items: Any, mm_kwargs: Any) -> int:
+        """Number of placeholders in the prompt for a pruned video. Each family has its own.
+
+        Args:
+            number: index of the video in the prompt.
+            mm_items: media of the request.
+            mm_kwargs: media as vLLM's processor prepared them.
+        """
+        raise NotImplementedError
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
+        """vLLM's updates of a prompt, with fewer placeholders for each video."""
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)  # type: ignore[misc]
+        if self.adatp is None:
+            return updates
+        token = self.placeholder("video")
+
+        def placeholders(number: int) -> list[int]:
+            return [token] * self.video_length(number, mm_items, out_mm_kwargs)
+
         return [
-            replace(update, replacement=lambda number: [token] * length(number))
-            if update.modality == "video"
-            else update
+            replace(update, replacement=placeholders) if update.modality == "video" else update
             for update in updates
         ]
 

@@ -10,6 +10,9 @@ from typing import Any
 from adatp.adatp_steps.before_layers import Thresholds
 from adatp.errors import AdaTPError
 
+QUESTION, MEDIUM = "adatp_question", "adatp_medium"
+"""Fields of a video besides its pixels: ids of the question's words, and a name of the video alone."""
+
 
 class SettingsError(AdaTPError, ValueError):
     """The settings make no sense. The message is one line."""
@@ -83,3 +86,9 @@ class Settings:
         """A short name of all that decides what stays of a video: settings, rate, the question's words."""
         said: dict[str, Any] = {**asdict(self), "rate": rate, "words": words if self.question else ()}
         return blake2b(repr(sorted(said.items())).encode(), digest_size=8).hexdigest()
+
+
+def settings_of(model_config: Any) -> Settings | None:
+    """The settings in a model's config of vLLM; None: the model stays vLLM's own."""
+    settings: Settings | None = getattr(model_config, "adatp", None)
+    return settings

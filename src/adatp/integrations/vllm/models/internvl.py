@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 from vllm.model_executor.models import interns1 as base
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
@@ -25,8 +26,9 @@ _WHOLE = "adatp_whole"
 class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
     """One placeholder per token that stays, and per token of the words between the frames."""
 
+    @override
     def placeholder(self, kind: str) -> int:
-        """The config lacks the placeholder of videos."""
+        # The config lacks the placeholder of videos.
         processor = self.info.get_hf_processor()
         name = processor.video_token if kind == "video" else processor.image_token
         return int(processor.tokenizer.convert_tokens_to_ids(name))
@@ -52,18 +54,9 @@ class Processor(PrunedVideos, base.InternS1MultiModalProcessor):
             fields[_WHOLE] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
         return fields
 
-    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        if self.adatp is None:
-            return updates
-        token = self.placeholder("video")
-
-        def length(number: int) -> int:
-            whole = out_mm_kwargs["video"][number][_WHOLE].data
-            visual = int((whole == token).sum())
-            return len(whole) - visual + self.kept(visual)
-
-        return self.with_videos_of(updates, length, token)
+    @override
+    def video_length(self, number: int, mm_items: Any, mm_kwargs: Any) -> int:
+        return self.left_of(mm_kwargs["video"][number][_WHOLE].data.tolist())
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 from vllm.model_executor.models import llava_onevision as base
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
@@ -17,20 +18,14 @@ from adatp.integrations.vllm.processing import PrunedVideos
 class Processor(PrunedVideos, base.LlavaOnevisionMultiModalProcessor):
     """One placeholder per token that stays, and one for the newline."""
 
-    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        if self.adatp is None:
-            return updates
-
-        def length(number: int) -> int:
-            videos = mm_items["video"]
-            size = videos.get_frame_size(number)
-            whole = self.info.get_num_video_tokens(
-                image_width=size.width, image_height=size.height, num_frames=videos.get_num_frames(number)
-            )
-            return self.kept(whole - 1) + 1
-
-        return self.with_videos_of(updates, length, self.info.get_hf_config().video_token_index)
+    @override
+    def video_length(self, number: int, mm_items: Any, mm_kwargs: Any) -> int:
+        videos = mm_items["video"]
+        size = videos.get_frame_size(number)
+        whole = self.info.get_num_video_tokens(
+            image_width=size.width, image_height=size.height, num_frames=videos.get_num_frames(number)
+        )
+        return self.kept(whole - 1) + 1
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 from vllm.model_executor.models import qwen2_5_vl as base
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from adatp.integrations.vllm.graphs import EncoderGraphs
 from adatp.integrations.vllm.models.shared import KeepsPositions
 from adatp.integrations.vllm.numbering import offsets_of
 from adatp.integrations.vllm.positions import attach
 from adatp.integrations.vllm.processing import PrunedVideos
 
 
+def whole_video(config: Any, video: Mapping[str, Any]) -> list[int]:
+    """The tokens of an unpruned video in the prompt.
+
+    Args:
+        config: config of the model.
+        video: fields of the video from vLLM's processor.
+    """
+    merged = config.vision_config.spatial_merge_size**2
+    return [config.video_token_id] * (int(video["video_grid_thw"].data.prod()) // merged)
+
+
 class Processor(PrunedVideos, base.Qwen2_5_VLMultiModalProcessor):
     """One placeholder per token that stays."""
 
-    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        if self.adatp is None:
-            return updates
-        config = self.info.get_hf_config()
-
-        def length(number: int) -> int:
-            grid = out_mm_kwargs["video"][number]["video_grid_thw"].data
-            return self.kept(int(grid.prod()) // config.vision_config.spatial_merge_size**2)
-
-        return self.with_videos_of(updates, length, config.video_token_id)
+    @override
+    def video_length(self, number: int, mm_items: Any, mm_kwargs: Any) -> int:
+        return self.left_of(whole_video(self.info.get_hf_config(), mm_kwargs["video"][number]))
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=base.Qwen2_5_VLProcessingInfo, dummy_inputs=base.Qwen2_5_VLDummyInputsBuilder
 )
 class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
-    KeepsPositions, base.Qwen2_5_VLForConditionalGeneration
+    EncoderGraphs, KeepsPositions, base.Qwen2_5_VLForConditionalGeneration
 ):
     """vLLM's class. With settings of the plugin, other tokens of a video stay."""
 
@@ -51,9 +56,7 @@ class Qwen2_5_VLForConditionalGeneration(  # noqa: N801
 
     def whole_video(self, feature: Any) -> list[int]:
         """The tokens of an unpruned video in the prompt."""
-        grid = feature.data["video_grid_thw"].data
-        merged = self.config.vision_config.spatial_merge_size**2
-        return [self.config.video_token_id] * (int(grid.prod()) // merged)
+        return whole_video(self.config, feature.data)
 
     def prune(self, videos: Sequence[Tensor], video_input: Any) -> tuple[Tensor, ...]:
         """The tokens that stay of each video, with their offsets appended."""

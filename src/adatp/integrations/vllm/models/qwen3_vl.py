@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 from vllm.model_executor.models import qwen3_vl as base
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from adatp.integrations.vllm.choosing import put_text_between
+from adatp.integrations.vllm.graphs import EncoderGraphs
 from adatp.integrations.vllm.models.shared import KeepsPositions
 from adatp.integrations.vllm.numbering import offsets_of
 from adatp.integrations.vllm.positions import attach
@@ -46,24 +48,16 @@ def whole_video(config: Any, tokenizer: Any, grid: Tensor, timestamps: Any) -> l
 class Processor(PrunedVideos, base.Qwen3VLMultiModalProcessor):
     """One placeholder per token that stays, and per token of the timestamps."""
 
-    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        if self.adatp is None:
-            return updates
-        config = self.info.get_hf_config()
-
-        def length(number: int) -> int:
-            video = out_mm_kwargs["video"][number]
-            whole = whole_video(
-                config, self.info.get_tokenizer(), video["video_grid_thw"].data, video["timestamps"].data
-            )
-            tokens = whole.count(config.video_token_id)
-            return len(whole) - tokens + self.kept(tokens)
-
-        return self.with_videos_of(updates, length, config.video_token_id)
+    @override
+    def video_length(self, number: int, mm_items: Any, mm_kwargs: Any) -> int:
+        video = mm_kwargs["video"][number]
+        grid, timestamps = video["video_grid_thw"].data, video["timestamps"].data
+        return self.left_of(
+            whole_video(self.info.get_hf_config(), self.info.get_tokenizer(), grid, timestamps)
+        )
 
 
-class PrunedQwen3VL(KeepsPositions):
+class PrunedQwen3VL(EncoderGraphs, KeepsPositions):
     """Mixed in before Qwen3-VL and classes derived from it."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
