@@ -147,6 +147,8 @@ def build_prompt(
         options = _processor_options(processor, text, [] if chat.frames_are_images else chat.videos)
         options |= family.processor_options(processor, every_token=every_token)
         inputs = dict(processor(text=[text], return_tensors="pt", **chat.media(), **options))
+        inputs.pop("video_metadata", None)  # for whoever called the processor, not for the model
+        _check_tensors(inputs)
         inputs = family.place_in_time(config, inputs, [times_of(video) for video in chat.videos])
         _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
@@ -202,6 +204,15 @@ def _processing(videos: Sequence[Video] = ()) -> Iterator[None]:
         if max(height, width) > _LONG * min(height, width):
             refused = f"frames of {width} x {height} pixels are too long and narrow for this model"
         raise PromptError(f"{refused} ({first_line(error)})") from error
+
+
+def _check_tensors(inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that can't be moved to a device, nor put into a batch."""
+    for name, value in inputs.items():
+        if not isinstance(value, torch.Tensor):
+            raise PromptError(
+                f"the processor makes an input {name} that is a {type(value).__name__}, no tensor"
+            )
 
 
 def _check_ids(config: Any, ids: Any) -> None:

@@ -25,6 +25,12 @@ def test_a_session_loads_and_prunes_it(family: Any, tmp_path: Path) -> None:
     session = Session(tmp_path)
     if "omni_" in family.name:  # this setting is not saved with a processor
         session.processor.videos_kwargs = {"size": SIZE}
-    answer = session.ask(frames(8, 32, 48), "what is the red ball ?", AdaTP(flops=0.8), max_new_tokens=3)
-    assert answer.report.visual_tokens[-1][0] < answer.report.prompt_visual_tokens[0]
-    assert answer.flops_ratio < 1
+    method, given = AdaTP(flops=0.8), {"max_new_tokens": 3}
+    videos = [frames(4, 16, 24), frames(4, 16, 24, seed=1)]
+    prompts = [session.prepare(video, "which dog runs ?") for video in videos]
+    prompts.append(session.prepare(videos[0], "what is the red ball ?"))
+    for prompt, answer in zip(prompts, session.answer_batch(prompts, method, **given), strict=True):
+        alone = session.answer(prompt, method, **given)
+        assert alone.report.visual_tokens[-1][0] < alone.report.prompt_visual_tokens[0]
+        assert alone.token_ids == answer.token_ids
+        assert alone.flops_ratio == answer.flops_ratio < 1
