@@ -117,8 +117,13 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     try:
         family_of(raw["model_type"]).register_classes()
     except UnsupportedModelError as error:
-        if not (trust_remote_code and raw.get("auto_map")):
+        if not raw.get("auto_map"):
             raise UnsupportedModelError(f"{source}: {error}") from None
+        if not trust_remote_code:
+            raise UnsupportedModelError(
+                f"{source}: {error}; it comes with Python code of its own: --trust-remote-code "
+                "(trust_remote_code=True) runs it, if you trust it, and tries the general rule"
+            ) from None
         allow_general_rule(raw["model_type"])  # checked on the videos that the checkpoint's own code encodes
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
