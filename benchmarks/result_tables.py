@@ -114,7 +114,7 @@ def bias(name: str) -> str:
     note = (
         f"{found['clips']} clips of {found['frames']} frames, {found['segments']:.1f} segments each on "
         f"average. If every frame had its even share, {100 * end / found['frames']:.1f} % would lie at each "
-        "end. After an arrow: by AdaTP's rules on the same attention."
+        "end. After an arrow: AdaTP's rules, applied to the same attention."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
 

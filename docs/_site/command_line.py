@@ -6,6 +6,10 @@ import re
 from typing import Any
 
 from adatp.cli import _command
+from adatp.cli.examples import EXAMPLES
+
+LONGEST = 80
+"""Characters of a line of an example that every screen but a phone's shows without scrolling."""
 
 HEAD = """# Command line
 
@@ -36,13 +40,26 @@ def section(name: str, command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
     usage = " ".join(["adatp", name, *(f"[{metavar(each)}]" for each in arguments), "[OPTIONS]"])
-    parts = [f"## adatp {name}", paragraphs(command.help or ""), f"```text\n{usage}\n```"]
+    parts = [f"## adatp {name}", paragraphs(command.help or ""), f"```text\n{usage}\n```", examples(name)]
     if arguments:
         rows = [f"| `{metavar(each)}` | {text(getattr(each, 'help', '') or '')} |" for each in arguments]
         parts.append("\n".join(["| Argument | |", "| --- | --- |", *rows]))
     rows = [f"| {names(each)} | {default(each)} | {text(each.help or '')} |" for each in options]
     parts.append("\n".join(["| Option | Default | |", "| --- | --- | --- |", *rows]))
     return "\n\n".join(parts)
+
+
+def examples(name: str) -> str:
+    """The examples at the end of a command's help."""
+    return "\n\n".join(f"{what}:\n\n```sh\n{folded(call)}\n```" for what, call in EXAMPLES[name].items())
+
+
+def folded(call: str) -> str:
+    """A long command in several lines, each of which ends before an option."""
+    if len(call) <= LONGEST:
+        return call
+    place = call.rindex(" --", 0, LONGEST)
+    return f"{call[:place]} \\\n {folded(call[place:])}"
 
 
 def names(option: Any) -> str:

@@ -117,7 +117,7 @@ class DecoderShape:
         )
 
     def held(self, layer: int, tokens: int) -> int:
-        """Number of tokens that the layer's cache still holds for the next one, if ``tokens`` were read."""
+        """Number of tokens in the layer's cache after it has read ``tokens`` of them."""
         window = self.windows[layer] if self.windows else None
         return tokens if window is None else min(tokens, window - 1)
 

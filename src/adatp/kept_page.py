@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Sequence
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from adatp.plain_json import to_json
 from adatp.plots.tokens import first_frames, shrink, survival
 from adatp.session import Answer
 from adatp.video import Video
@@ -58,7 +58,7 @@ def render_html(video: Video, question: str, answers: Sequence[Answer]) -> str:
         "question": escape(question),
         "video": f"{count} frame{'s' if count > 1 else ''} of {video.duration:.1f} s of video",
         # Inside a script only the text of tags is special, and JSON has another way to write "<".
-        "data": json.dumps(data).replace("<", "\\u003c"),
+        "data": to_json(data).replace("<", "\\u003c"),
     }
     template = files("adatp").joinpath("kept_page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{ (\w+) \}\}", lambda field: fields[field[1]], template)

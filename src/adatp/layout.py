@@ -49,7 +49,7 @@ class PromptCounts:
         return self.visual + self.other
 
     def held_by(self, layers: int) -> tuple[int, ...]:
-        """Tokens of the past that each of the decoder's layers still has."""
+        """How many earlier tokens each decoder layer's cache still holds."""
         return self.held or (self.past,) * layers
 
 

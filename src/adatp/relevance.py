@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -69,7 +69,9 @@ def choose_signal(
     Raises:
         EncoderError: ``siglip`` or the head can't be loaded, the checkpoint's own text encoder is broken, or
             questions can't be embedded without a tokenizer.
+        QuestionError: the questions are no texts, or one is empty.
     """
+    _check_texts(questions)
     tokenizer = getattr(processor, "tokenizer", processor)
     words = tokenizer is not None or questions is not None
     partner = finder = None
@@ -90,6 +92,15 @@ def choose_signal(
         finder = QuestionFinder.of(processor, video_intro)
     pooling = _pooling(pooled_frames, model, tower, partner)
     return Signal(kind, partner, finder, questions, model.get_input_embeddings(), pooling)
+
+
+def _check_texts(questions: Questions) -> None:
+    """Refuse questions that are not in words: relevance to nothing would be noise."""
+    given: Sequence[object] = [questions]
+    if questions is None or (hasattr(questions, "__getitem__") and not isinstance(questions, (str, Mapping))):
+        given = list(questions or ())
+    if not all(isinstance(each, str) and each.strip() for each in given):
+        raise QuestionError("question= is a text, or a list of texts, one for each prompt; none may be empty")
 
 
 def _pooling(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from adatp.plain_json import to_json
 
 # Spans on a GPU whose events are kept. When there are more, the oldest, long finished, are added up.
 _PENDING = 256
@@ -242,27 +242,3 @@ class Report:
             f"{padded}, "
             f"relevance {self.relevance}; {time}"
         )
-
-
-def to_json(value: Any) -> str:
-    """Valid JSON of numbers, strings, lists and dictionaries, also of numpy's and torch's.
-
-    JSON can't express numbers that are not finite. They become the strings "Infinity", "-Infinity" and "NaN",
-    which ``float()`` reads. Objects that JSON can't express become strings.
-    """
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(_plain(value), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(each) for each in value]
-    if hasattr(value, "tolist"):  # of numpy or torch, which may also hold something other than a number
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)

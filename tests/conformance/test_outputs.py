@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache, StaticCache
 
 from adatp import AdaTP
 from agreement import Agree
@@ -65,3 +66,41 @@ def test_hidden_states_are_those_asked_for(family: Any, asked: Any, prune: AdaTP
             agree(state, every[number])
     if found[0] is not None:
         agree(found[0], vanilla[0])
+
+
+@engine
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@torch.no_grad()
+def test_attentions_are_those_of_the_tokens_that_a_layer_processed(
+    family: Any, static: bool, prune: AdaTP, agree: Agree
+) -> None:
+    """As docs/method.md says: rows and columns are `kept` of the layer, fillers on the left."""
+    model, inputs = build(family, "eager"), batch(family, RAGGED)
+    length, slots = inputs["input_ids"].shape[1], 400
+    config = model.config.get_text_config()
+    full = [n for n, kind in enumerate(config.layer_types) if kind != "linear_attention"]
+
+    def attentions() -> tuple[Any, ...]:
+        cache = StaticCache(config, slots) if static else DynamicCache(config=config)
+        found = model(**inputs, past_key_values=cache, output_attentions=True).attentions
+        assert len(found) == len(full)
+        return tuple(found)
+
+    vanilla = attentions()
+    with prune(model) as run:
+        found = attentions()
+    assert dropped(run)
+    for number, layer in enumerate(full):
+        kept = run.report.kept[layer]
+        longest = max(map(len, kept))
+        uncut = [len(row) for row in kept] == run.report.prompt_tokens
+        rows = length if uncut else longest
+        fixed = static and config.layer_types[layer] != "sliding_attention"
+        assert found[number].shape[2:] == (rows, slots if fixed else rows)
+        if uncut:
+            agree(found[number], vanilla[number])
+            continue
+        for row, positions in zip(found[number], kept, strict=True):
+            own = slice(longest - len(positions), longest)
+            to_kept = row[:, own, own].sum(-1)  # and nothing goes to fillers or unused slots
+            agree(to_kept, torch.ones(to_kept.shape), within=1e-5)

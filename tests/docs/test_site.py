@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from adatp.cli import _command
+from adatp.cli.examples import EXAMPLES
 from adatp.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,14 @@ def test_the_page_of_the_command_line_has_every_option() -> None:
         for parameter in command.params:
             names = parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()]
             assert parameter.name == "help" or all(f"`{each}" in section for each in names), (name, names)
+
+
+def test_the_page_of_the_command_line_has_every_example() -> None:
+    page = importlib.import_module("command_line").page().replace(" \\\n  ", " ")
+    for name, examples in EXAMPLES.items():
+        section = page.split(f"\n## adatp {name}\n")[1].split("\n## ")[0]
+        for what, call in examples.items():
+            assert f"\n{what}:\n\n```sh\n{call}\n```\n" in section
 
 
 @pytest.mark.parametrize("name", METHODS)

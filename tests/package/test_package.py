@@ -88,8 +88,27 @@ def test_the_metadata_says_licence_version_and_readme(wheel: Path) -> None:
     metadata = email.message_from_string(text)
     assert (metadata["Version"], metadata["License-Expression"]) == (version(), "Apache-2.0")
     assert metadata["Requires-Python"] == ">=3.11"
-    assert str(metadata.get_payload()).strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    readme, shown = (ROOT / "README.md").read_text(encoding="utf-8"), str(metadata.get_payload())
+    assert shown.splitlines()[0] == readme.splitlines()[0]
+    assert len(shown.split()) > 0.95 * len(readme.split())
+    assert re.findall(r"\]\((?!https?://)", readme)
+    assert not re.findall(r"\]\((?!https?://)", shown)
     assert f"\nversion: {version()}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_lead_to_the_repository_if_it_has_an_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from hatch_build import shown_by_an_index
+
+    text = "[a](docs/a.md#b), [c](https://d.org), ![e](docs/f.png) [g](#h)"
+    assert shown_by_an_index(text, None, "1.0") == "a, [c](https://d.org),  [g](#h)"
+    assert shown_by_an_index(text, "https://example.org/me/adatp/", "1.0") == (
+        "[a](https://example.org/me/adatp/blob/v1.0/docs/a.md#b), [c](https://d.org), "
+        "![e](https://example.org/me/adatp/raw/v1.0/docs/f.png) [g](#h)"
+    )
 
 
 def test_the_sdist_has_what_a_clone_has_to_build_and_test(sdist: Path) -> None:
@@ -100,7 +119,7 @@ def test_the_sdist_has_what_a_clone_has_to_build_and_test(sdist: Path) -> None:
     assert {path.split("/")[0] for path in paths} == {
         *("src", "tests", "benchmarks", "training", "docs", "examples", "mkdocs.yml", "Makefile"),
         *("constraints.txt", "constraints-lmms-eval.txt", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
-        *("LICENSE", "CITATION.cff", "pyproject.toml", "PKG-INFO", ".gitignore"),
+        *("LICENSE", "CITATION.cff", "pyproject.toml", "PKG-INFO", ".gitignore", "hatch_build.py"),
     }
     assert {"tests/conftest.py", "tests/package/test_package.py", "src/adatp/py.typed"} <= paths
     assert not [path for path in paths if re.search(r"(^|/)(\.venv|__pycache__|runs/)", path)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import chats
 from adatp import AdaTP
-from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.novelty import novelty
 from adatp.encoders import EncoderError
 from adatp.errors import AdaTPError
 from adatp.methods import METHODS
@@ -113,6 +113,21 @@ def test_as_many_questions_as_prompts(questions: list[str], prompts: list[Prompt
         assert isinstance(refused.value, AdaTPError)
         assert isinstance(refused.value, ValueError)
         assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["", " \n", [FIRST, ""], [FIRST, None], 5, b"what?", {FIRST: 1}, {FIRST}, iter([FIRST])],
+    ids=repr,
+)
+def test_questions_that_are_no_words(question: Any) -> None:
+    model = build(LlavaOnevision)
+    noted = "^question= is a text, or a list of texts, one for each prompt; none may be empty$"
+    for method in (EMBEDDING, AdaTP(flops=0.6, relevance="none")):
+        with pytest.raises(QuestionError, match=noted):
+            method(model, chats.processor(LlavaOnevision), question=question).__enter__()
+        with method(model):  # nothing stays in place
+            pass
 
 
 def test_the_same_words_about_two_videos_are_two_prompts() -> None:

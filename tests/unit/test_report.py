@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from adatp import AdaTP
-from adatp.report import to_json
+from adatp.plain_json import to_json
+from adatp.relevance import PromptRelevance
 from families import LlavaOnevision, batch, build
+from running import Run
 from suite import ONE
 
 
@@ -40,6 +43,21 @@ def test_a_report_with_what_json_lacks() -> None:
     assert noted["settings"]["flops"] == 0.5
     assert noted["samples"][0]["frame_relevance"] == ["NaN", "-Infinity", 1.0]
     assert noted["kept"] == [[part.tolist() for part in layer] for layer in run.report.kept]
+
+
+def test_files_of_the_command_line_are_json_whatever_relevance_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        PromptRelevance,
+        "__call__",
+        lambda relevance, sample: torch.full((relevance.layouts[sample].frames,), math.nan),
+    )
+    file = tmp_path / "out.json"
+    code, _, err = run("ask", "--json", file, "--max-new-tokens", 2, "--frames", 8)
+    assert (code, err) == (0, "")
+    (notes,) = strictly(file.read_text())["report"]["samples"]
+    assert notes["frame_relevance"] == ["NaN"] * 8
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import segment_weights
-from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.novelty import novelty
 from adatp.adatp_steps.segment import segment_frames
 
 
@@ -25,11 +27,13 @@ class Thresholds:
         tau_s: neighbouring frames whose pooled embeddings have at least this cosine share a segment.
         tau_d: tokens of one spatial position and segment with at least this cosine are duplicates.
         tau_r: temperature of the split between segments, see `segment_weights`.
+        even: share of the budget that is split evenly over the frames.
     """
 
     tau_s: float = 0.95
     tau_d: float = 0.9
     tau_r: float = 1.0
+    even: float = 0.5
 
 
 def kept_tokens(tokens: int, keep: float) -> int:
@@ -51,9 +55,9 @@ def choose_before_layers(
 ) -> Tensor:
     """Choose the tokens of one video that stay.
 
-    Representatives (see `novelty`) come before near-duplicates. Segments share the budget in proportion to
-    (number of representatives) x (weight by relevance). Each segment gets one token before any gets two.
-    Within a segment, the most novel tokens stay.
+    Within a frame, tokens come in the order of `pick`. Frames share the budget: one part evenly, the other in
+    proportion to (number of representatives of the segment, see `novelty`) x (weight by relevance), split
+    between the segment's frames. Each segment gets one token, then each frame, before any gets two.
 
     Args:
         tokens: (T, P, d) input embeddings of T frames with P positions each, in order of time.
@@ -71,19 +75,15 @@ def choose_before_layers(
     if there is None:
         there = tokens.new_ones(frames, places, dtype=torch.bool)
     segment = segment_frames(_pooled(tokens, there), thresholds.tau_s)
-    new, representative = novelty(tokens, thresholds.tau_d, there, segment)
-    demand = _demand(segment, representative, relevance, thresholds.tau_r)
-
-    group = (2 * segment[:, None] + ~representative).flatten()  # (cells,) one group each for both kinds
-    rank = _rank((new - 4 * ~there).flatten(), group)  # what is not there comes last in its group
-    turn = (rank + 0.5) / demand[segment].repeat_interleave(places)
-    # The order: the first token of each segment, the largest demand first. Then segments by turns, then
-    # duplicates, then cells without a token.
-    turn = turn.where(rank > 0, turn / (turn + 1) - 1)
-    order = turn.argsort(stable=True)
-    later = (~representative).long() + (~there).long()
-    order = order[later.flatten()[order].argsort(stable=True)]
-    chosen = order[:keep].sort().values
+    _, representative = novelty(tokens, thresholds.tau_d, there, segment)
+    demand = _demand(segment, representative, relevance, thresholds)
+    rank, _ = pick(tokens, there, min(keep, places))
+    turn = (rank + 0.5) / demand[:, None]
+    # The order: the first token of each segment, the largest demand first. Then that of each frame, then
+    # frames by turns, then cells without a token.
+    opens = F.pad(segment[1:] != segment[:-1], (1, 0), value=True)[:, None]
+    turn = turn.where(rank > 0, turn / (turn + 1) - 1 - opens.long()).masked_fill(~there, torch.inf)
+    chosen = turn.flatten().argsort(stable=True)[:keep].sort().values
     return (there.flatten().cumsum(0) - 1)[chosen]
 
 
@@ -93,24 +93,16 @@ def _pooled(tokens: Tensor, there: Tensor) -> Tensor:
     return total / there.sum(1, keepdim=True).clamp_min(1)
 
 
-def _demand(segment: Tensor, representative: Tensor, relevance: Tensor | None, tau_r: float) -> Tensor:
-    """(T,) float64, positive: the part of the budget that each segment asks for. There are at most T
-    segments.
-    """
+def _demand(
+    segment: Tensor, representative: Tensor, relevance: Tensor | None, thresholds: Thresholds
+) -> Tensor:
+    """(T,) float64, positive: the share of the budget that each frame asks for."""
     member = (segment == torch.arange(len(segment), device=segment.device)[:, None]).float()  # (segments, T)
+    frames = member.sum(1)  # there are at most T segments: the last rows may be empty
     distinct = member @ representative.sum(1).float()
-    pooled = None
-    if relevance is not None:
-        pooled = (member @ relevance.float()) / member.sum(1).clamp_min(1)
-    weights = segment_weights(pooled, tau_r, distinct)
-    return (distinct.double() * weights).clamp_min(1e-30)
-
-
-def _rank(score: Tensor, group: Tensor) -> Tensor:
-    """(n,) int64: the rank of each score in its group, from the highest. Among equal scores the earlier
-    comes first.
-    """
-    best = (0 - score).argsort(stable=True)
-    ordered, by_group = group[best].sort(stable=True)
-    place = torch.arange(len(group), device=group.device) - torch.searchsorted(ordered, ordered)
-    return torch.empty_like(place).scatter_(0, best[by_group], place)
+    pooled = None if relevance is None else (member @ relevance.float()) / frames.clamp_min(1)
+    weights = segment_weights(pooled, thresholds.tau_r, distinct)
+    asked = distinct.double() * weights
+    asked = asked / asked.sum().clamp_min(1e-30) / frames.clamp_min(1)
+    by_frame = thresholds.even / len(segment) + (1 - thresholds.even) * asked[segment]
+    return by_frame.clamp_min(1e-30)

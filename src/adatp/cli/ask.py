@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,7 @@ from adatp.cli.options import (
     method_named,
 )
 from adatp.cli.tables.ask import show_comparison
+from adatp.plain_json import to_json
 
 if TYPE_CHECKING:
     from adatp import Answer
@@ -78,7 +78,7 @@ def ask(
             vanilla = request.answer(Vanilla())
         result = request.answer(chosen)
         if json_file is not None:
-            write(json_file, json.dumps(_facts(request, result, vanilla)) + "\n")
+            write(json_file, to_json(_facts(request, result, vanilla)) + "\n")
         show_comparison(Console(), request, result, vanilla)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -28,6 +27,7 @@ from adatp.cli.options import (
 )
 from adatp.cli.tables.bias import show_bias
 from adatp.errors import RefusedError
+from adatp.plain_json import to_json
 
 
 def bias(
@@ -101,7 +101,7 @@ def bias(
             )
         facts = {"version": version("adatp"), "model": model or "embedded", **found}
         if json_file is not None:
-            write(json_file, json.dumps(facts) + "\n")
+            write(json_file, to_json(facts) + "\n")
         if plot is not None:
             write_set(plot, bias_figures(facts), "--plot")
         show_bias(facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +29,7 @@ from adatp.cli.options import MOST, check_dtype, numbers
 from adatp.cli.tables.evaluate import show_rows
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
+from adatp.plain_json import to_json
 
 if TYPE_CHECKING:
     from adatp import Session
@@ -157,7 +157,7 @@ class Evaluation:
             self._ask(session, world, competing, counts, results)
             rows, skipped = summarise(results)
             if json_file is not None:
-                write(json_file, json.dumps(self._facts(results, rows, skipped), indent=1) + "\n")
+                write(json_file, to_json(self._facts(results, rows, skipped), indent=1) + "\n")
             if plot is not None:
                 self._draw(plot, rows)
             show_rows(rows, self.limit)

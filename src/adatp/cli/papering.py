@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from adatp.cli.files import check_folder, write
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
+from adatp.plain_json import to_json
 
 if TYPE_CHECKING:
     from adatp.paper.gathering import Outcome
@@ -71,7 +71,7 @@ def _write_tables(plan: Plan, complete: dict[Run, Outcome], out: Path) -> None:
     rows = rows_of(plan, complete)
     text = markdown(plan, rows)
     facts = {"version": version("adatp"), "frames": plan.frames, "rows": rows}
-    write(out / "table.json", json.dumps(facts, indent=1) + "\n")
+    write(out / "table.json", to_json(facts, indent=1) + "\n")
     write(out / "table.md", text)
     print(text, end="")
 

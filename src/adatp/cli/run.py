@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +32,7 @@ from adatp.cli.running import (
     settings_of,
     show_summary,
 )
+from adatp.plain_json import to_json
 
 
 def run(
@@ -101,7 +101,7 @@ def run(
         )
         summary = asked.run_on_ray(job, actors, actor_gpus) if ray else asked.run(job)
         if json_file is not None:
-            write(Path(os.path.realpath(json_file)), json.dumps(summary.to_dict()) + "\n")
+            write(Path(os.path.realpath(json_file)), to_json(summary.to_dict()) + "\n")
         show_summary(wide_console(), summary, out)
     if summary.failed:
         raise typer.Exit(1)

@@ -157,7 +157,7 @@ class _Tap(ABC):
         self.module.config = config
 
     def _copied_config(self, memo: dict[int, Any]) -> Any:
-        """The config of the module in a copy of its model: the original one, so the copy has no tap."""
+        """Config for a copy of the module, taken from the original one, so that the copy has no tap."""
         return copy.deepcopy(self.config, memo)
 
     def remove(self) -> None:

@@ -96,24 +96,26 @@ class AdaTP(Method):
             that a segment receives in the layer scored last. ``none``: all segments count the same. ``auto``:
             siglip if the partner is available without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
-        early: whether near-duplicate and irrelevant tokens are dropped before the decoder's first layer, as
-            far as the target needs it. ``auto``: where the decoder's cuts alone would leave fewer than 15 %
-            of the visual tokens, or can't reach the target. ``only``: nothing is dropped inside the decoder.
-            Each video then keeps a number of tokens that is known in advance. Segments, relevance and novelty
-            choose them, all read from the input embeddings. A serving engine can do the same
+        early: whether tokens are dropped before the decoder's first layer, as far as the target needs it.
+            What stays covers each frame, and relevant segments have more of it. ``auto``: where the decoder's
+            cuts alone would leave fewer than 15 % of the visual tokens, or can't reach the target. ``only``:
+            nothing is dropped inside the decoder. Each video then keeps a number of tokens that is known in
+            advance, chosen from the input embeddings. A serving engine can do the same
             (`adatp.integrations.vllm`).
         survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
             leaves more to the decoder's attention.
+        even: share of the early stage's tokens that is split evenly over the frames, in [0, 1]. The rest is
+            split by relevance and by what is distinct in each segment.
         tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
             projected features have at least this cosine.
         question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
-            layer. Segments share the budget by what is distinct in each, and novelty ranks their tokens. Use
-            it for a cache that later questions continue, since they only see what the first one left.
-            Relevance, attention and the cuts from ``start`` to ``end`` are not used.
+            layer, as in the early stage, but without relevance. Use it for a cache that later questions
+            continue, since they only see what the first one left. Relevance, attention and the cuts from
+            ``start`` to ``end`` are not used.
         duplicates: whether the early stage looks for duplicates within each segment or across each video.
-        ranking: how the cuts after layer 0 rank tokens: by ``attention``; by ``novelty``, as the early stage
-            does; by ``both``, the mean of the two ranks; or at ``random``, to measure what attention is
-            worth.
+        ranking: how the cuts after layer 0 rank tokens: by ``attention``; by ``novelty``, which is how much a
+            token differs from earlier ones at its position; by ``both``, the mean of the two ranks; or at
+            ``random``, to measure what attention is worth.
         first_layers: layers whose scores the first of these cuts ranks by, as the mean of their logarithms.
             At most as many as there are before ``start``.
         prior: ``video`` subtracts from the scores what time and spatial position explain of them.
@@ -131,6 +133,7 @@ class AdaTP(Method):
     name: ClassVar[str] = "adatp"
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "survive": (0.15, 0.25, 0.5),
+        "even": (0.0, 0.5, 1.0),
         "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
         "tau_r": (0.5, 1.0, 2.0),
         "tau_s": (0.9, 0.95, 0.98),
@@ -155,6 +158,7 @@ class AdaTP(Method):
     max_queries: int = 32
     early: Early = "auto"
     survive: float = 0.5
+    even: float = 0.5
     tau_d: float = 0.9
     keep: float | None = None
     question_free: bool = False
@@ -174,6 +178,8 @@ class AdaTP(Method):
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
         if not 0 < self.survive <= 1:
             raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
+        if not 0 <= self.even <= 1:
+            raise ValueError(f"even is a share of tokens, in [0, 1], not {self.even}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
         for name in ("max_queries", "first_layers", "every"):
@@ -312,6 +318,6 @@ class AdaTP(Method):
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Both debiasing rules, with the segments of one prompt and their relevance."""
         if self.early == "only":
-            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r)
+            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r, self.even)
             return BeforeLayers(thresholds, self.keep, prefill.layouts[sample], prefill.relevance(sample))
         return Debiasing(self, prefill, sample, schedule)

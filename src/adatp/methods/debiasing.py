@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
-from adatp.adatp_steps.early import novelty
 from adatp.adatp_steps.merging import merge_targets
+from adatp.adatp_steps.novelty import novelty
 from adatp.adatp_steps.prior import time_of, without_place
 from adatp.adatp_steps.ranking import both, by_chance
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment, reliability
@@ -22,6 +23,10 @@ from adatp.prefill import Prefill
 
 if TYPE_CHECKING:
     from adatp.methods.adatp import AdaTP
+
+
+_NEW = 2
+"""What a representative's score has more than its novelty, which is 2 at most."""
 
 
 class Debiasing:
@@ -107,34 +112,61 @@ class Debiasing:
             if method.shares == "distinct":
                 self.sizes = distinct
             return torch.arange(len(cut.token), device=cut.token.device)
-        return self._choose_early(score, distinct, cut.keep)
+        return self._choose_early(cut, distinct)
 
-    def _choose_early(self, score: Tensor, distinct: Tensor, keep: int) -> Tensor:
+    def _choose_early(self, cut: Cut, distinct: Tensor) -> Tensor:
         """Choose the tokens of the prompt that the first layer processes.
 
         Args:
-            score: (n,) novelty, duplicates lowest.
+            cut: before layer 0.
             distinct: (S,) representatives of each segment.
-            keep: number of tokens that stay.
         """
-        there, self.sizes = self.sizes, distinct
-        # Duplicates only fill the budget that is left once every segment has its novel tokens.
-        room = torch.zeros_like(there) if self.method.adaptive else there - distinct
+        there, self.sizes, keep = self.sizes, distinct, cut.keep
+        most = distinct if self.method.adaptive else there
         if not self.method.global_debias:
-            keep = min(keep, int((distinct + room).sum()))
-            return self._choose_overall(score, self.segment, self.position, keep, local=False)
-        share = allocate(distinct, self.weights, keep, capacity=distinct)
-        share += allocate(distinct, self.weights, keep - int(share.sum()), floor=0, capacity=room)
+            _, gain = self._picked(cut.states, max(self.layout.positions_by_frame))
+            keep = min(keep, int(most.sum()))
+            return self._choose_overall(gain, self.segment, self.position, keep, local=False)
+        # One part of the budget is split evenly over the frames, the other by relevance and distinct content.
+        part = max(int(keep * self.method.even), min(keep, len(there)))
+        even = allocate(there, torch.ones_like(self.weights), part, capacity=most)
+        share = even + allocate(distinct, self.weights, keep - int(even.sum()), floor=0, capacity=most - even)
         self.live = share
+        frames = self.segment_of_frame.bincount()
+        places = max(self.layout.positions_by_frame)
+        steps = int((share / frames).ceil().max()) if self.layout.complete else places
+        rank, gain = self._picked(cut.states, steps)
+        # The frames of a segment get as many tokens each, and one more where the next token gains most.
+        score = gain.double() / (1 + gain.amax()) - rank
+        if self.method.adaptive:  # representatives alone have room
+            assert self.novelty is not None
+            score = score.where(self.novelty >= _NEW, score - places - 1)
         return select(score, self.segment, self.position, there, share, local=False)
+
+    def _picked(self, visual: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """(n,) the turn of each token in its frame, and what it gains (see `pick`)."""
+        tokens, there = self._by_cell(visual)
+        found, frame, first = [], 0, 0
+        for grid in self.layout.grids:
+            shape = grid[0], self.layout.positions_by_frame[frame]
+            cells = slice(first, first + math.prod(shape))
+            found.append(pick(tokens[cells].view(*shape, -1), there[cells].view(shape), min(steps, shape[1])))
+            frame, first = frame + grid[0], cells.stop
+        rank, gain = (torch.cat([each.flatten() for each in part]) for part in zip(*found, strict=True))
+        cell, device = self.layout.cell, self.segment.device
+        return rank.to(device)[cell], gain.to(device)[cell]
+
+    def _by_cell(self, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (n, d) by cell of their grids, (cells, d), and where there is one, (cells,) bool."""
+        there = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
+        return self.layout.by_cell(visual), self.layout.by_cell(there)
 
     def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
         """The early stage's score of each token (n,), duplicates lowest, and representatives per segment
         (S,).
         """
         layout, positions = self.layout, self.layout.positions_by_frame
-        tokens = layout.by_cell(visual)
-        there = layout.by_cell(torch.ones(len(visual), dtype=torch.bool, device=visual.device))
+        tokens, there = self._by_cell(visual)
         scores, by_frame, frame, first = [], [], 0, 0
         for count in self._scopes():
             shape = count, positions[frame]
@@ -142,7 +174,7 @@ class Debiasing:
             new, representative = novelty(
                 tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
             )
-            scores.append((new + 2 * representative).flatten())  # novelty is 2 at most
+            scores.append((new + _NEW * representative).flatten())
             by_frame.append(representative.sum(1))
             frame, first = frame + count, cells.stop
         distinct = torch.zeros_like(self.sizes)

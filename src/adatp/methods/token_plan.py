@@ -141,7 +141,7 @@ class TokenPlan:
     def select(
         self, layer: int, sample: int, alive: Tensor, log_scores: Tensor | None, hidden: Tensor
     ) -> Selection:
-        """The tokens of one prompt that go on to ``layer``: all text, and those that its rule chooses.
+        """Positions in one prompt that ``layer`` will process: all text, and what the rule chooses.
 
         For the arguments and their shapes, see `adatp.plan.Plan.select`.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatp.engine.cache import PrunedCache
 from adatp.engine.slots import CacheSlots
+from adatp.pruning.padding import real_past
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def past_of(cache: Any, length: int, mask: Any, call: tuple[int, int], layers: i
     batch, new = call
     if not length:
         return Past(0, [0] * batch, [()] * batch, ())
-    real = _real(mask, length, batch, new)
+    real = real_past(mask, length, batch, new)
     held: dict[int, CacheSlots] = cache.held if isinstance(cache, PrunedCache) else {}
     distinct = {id(slots): slots for slots in held.values()}
     counted = [real.sum(1), *(_held(slots.until(length), real) for slots in distinct.values())]
@@ -65,15 +66,3 @@ def _held(index: Tensor, real: Tensor) -> Tensor:
     real = real.to(index.device)
     index = index.expand(len(real), -1)
     return (real.gather(1, index.clamp(min=0)) & (index >= 0)).sum(1)
-
-
-def _real(mask: Any, length: int, batch: int, new: int) -> Tensor:
-    """(B, length) bool: the tokens of the past that are no pads."""
-    if isinstance(mask, dict):
-        mask = mask["full_attention"]
-    if mask is None or mask.shape[-1] < length + new:  # a mask of the new tokens alone
-        return torch.ones(batch, length, dtype=torch.bool)
-    if mask.ndim == 2:
-        return cast(Tensor, mask[:, :length].bool())
-    row: Tensor = mask[:, 0, -1, :length]  # the last token attends to every other
-    return (row if row.dtype == torch.bool else row == 0).expand(batch, -1)

@@ -16,6 +16,7 @@ from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.models import Family, TowerCall
 from adatp.plan import Plan
 from adatp.prefill import Prefill, PruningMethod
+from adatp.pruning.padding import real_tokens
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 
@@ -136,33 +137,3 @@ class PromptReader:
         if past and len(layouts) > 1 and self.shape.delta_net is not None:
             # A filler would lie between a sample's state and its next token.
             raise LayoutError("linear attention can't go on with several prompts that keep different tokens")
-
-
-def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
-    """(B, L) bool: the tokens of a call that are not padding.
-
-    If the model received masks per query, a token that does not attend to itself is padding. So is a token
-    that attends to no other and that no other attends to: whatever it is, it changes nothing.
-
-    Args:
-        attention_mask: the model's mask: None, (B, past + L), (B, L) for the uncached tokens alone, (B or 1,
-            heads, L, past + L), or masks by type of layer.
-        input_ids: (B, L).
-        past: length of the cached sequence.
-    """
-    length = input_ids.shape[1]
-    if isinstance(attention_mask, dict):  # masks for a static cache are made in advance
-        attention_mask = attention_mask["full_attention"]  # a sliding window's mask leaves out distant tokens
-    if attention_mask is None:
-        return torch.ones_like(input_ids, dtype=torch.bool)
-    mask: Tensor = attention_mask.to(input_ids.device)
-    if mask.ndim == 2:
-        first = 0 if mask.shape[1] == length else past
-        return mask[:, first : first + length].bool()
-    visible = mask[:, 0]
-    if visible.dtype != torch.bool:  # hidden entries have the lowest number, or minus infinity
-        visible = visible > torch.finfo(visible.dtype).min / 2
-    among = visible[:, :, past : past + length]
-    own = among.diagonal(dim1=1, dim2=2)
-    others = (visible.sum(2) > own) | (among.sum(1) > own)
-    return (own & others).expand(len(input_ids), -1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp.errors import AdaTPError
-from adatp.report import to_json
+from adatp.plain_json import to_json
 
 FACTS = "run.json"
 """The file that records which run the folder belongs to."""

@@ -239,7 +239,7 @@ def _thing(
 
 
 def _events(rng: Random, thing: Thing, spare: list[Look]) -> Thing:
-    """Give a resident or a mover a turn, or a dot, for one to three frames."""
+    """Let a resident or a mover change its look at its end, or wear a dot for a few frames; or neither."""
     length, what = thing.stop - thing.start, rng.random()
     if thing.role == "flash" or what > 0.85:
         return thing

@@ -27,7 +27,7 @@ from adatp.serve.settings import Settings
 T = TypeVar("T")
 
 _BODIES = 4
-"""Largest bodies that are in memory at once."""
+"""How many bodies of the largest allowed size may be in memory at once."""
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (400, 401, 404, 408, 413, 415, 429, 500, 503)

@@ -100,8 +100,8 @@ def generate(
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
     axes = family_of(model.config.model_type).joined_along
     inputs = collate(prompts, pad_token(model, processor), model.device, axes)
-    questions = [prompt.question for prompt in prompts]
-    with method(model, processor, question=questions, reuse_frames=reuse_frames, strict=strict) as run:
+    asked = _questions(prompts)
+    with method(model, processor, question=asked, reuse_frames=reuse_frames, strict=strict) as run:
         if watch is not None:
             watch(run)
         begun = time.perf_counter()
@@ -116,6 +116,14 @@ def generate(
         text = words_of(processor, said)
         answers.append(Answer(text, tuple(said), milliseconds, run.report, run.layouts[row], row))
     return answers
+
+
+def _questions(prompts: Sequence[Prompt]) -> list[str] | None:
+    """The question of each prompt. None if one has no words, as tasks of benchmarks may: then those in the
+    prompts count.
+    """
+    found = [prompt.question for prompt in prompts]
+    return found if all(map(str.strip, found)) else None
 
 
 def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
@@ -134,7 +142,7 @@ def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any
 def read(model: Any, processor: Any, prompt: Prompt, method: Method) -> Answer:
     """Let the model read a prompt without answering it."""
     inputs = collate([prompt], 0, model.device)
-    with method(model, processor, question=prompt.question) as run:
+    with method(model, processor, question=_questions([prompt])) as run:
         begun = time.perf_counter()
         model(**inputs, logits_to_keep=1, use_cache=False)
         milliseconds = 1000 * (time.perf_counter() - begun)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adatp.adatp_steps.before_layers import Thresholds, choose_before_layers, kept_tokens
+from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import segment_weights
 from adatp.adatp_steps.relevance import embedding_relevance
 from adatp.integrations.vllm.positions import Offsets, attach
@@ -48,32 +49,28 @@ def by_loops(
         same = F.cosine_similarity(one, other, dim=0) >= rule.tau_s
         segment.append(segment[-1] + (not same))
     unit = F.normalize(tokens, dim=-1)
-    groups: dict[tuple[int, bool], list[tuple[float, int]]] = {}
-    for s in sorted(set(segment)):
-        members = [t for t in range(frames) if segment[t] == s]
-        mean = F.normalize(unit[members].sum((0, 1)), dim=0)
-        for p in range(places):
-            known: list[int] = []
-            for t in members:
-                closest = max([float(unit[t, p] @ mean), *(float(unit[t, p] @ unit[k, p]) for k in known)])
-                new = not known or max(float(unit[t, p] @ unit[k, p]) for k in known) < rule.tau_d
-                if there[t, p]:
-                    groups.setdefault((s, new), []).append((-(1 - closest), t * places + p))
-                    if new:
-                        known.append(t)
-    distinct = torch.tensor([len(groups.get((s, True), [])) for s in range(segment[-1] + 1)])
+    distinct = torch.zeros(segment[-1] + 1, dtype=torch.int64)
+    for s, p in product(range(len(distinct)), range(places)):
+        known: list[int] = []
+        for t in [t for t in range(frames) if segment[t] == s and there[t, p]]:
+            if all(float(unit[t, p] @ unit[k, p]) < rule.tau_d for k in known):
+                known.append(t)
+        distinct[s] += len(known)
+    lengths = torch.tensor([segment.count(s) for s in range(len(distinct))])
     pooled_relevance = None
     if relevance is not None:
         means = [
             relevance[[t for t in range(frames) if segment[t] == s]].mean() for s in range(len(distinct))
         ]
         pooled_relevance = torch.stack(means)
-    demand = distinct * segment_weights(pooled_relevance, rule.tau_r, distinct)
+    asked = distinct * segment_weights(pooled_relevance, rule.tau_r, distinct)
+    demand = rule.even / frames + (1 - rule.even) * (asked / asked.sum() / lengths)[segment]
+    ranks, _ = pick(tokens, there, places)
     turns = []
-    for (s, new), members_ in groups.items():
-        for rank, (_, cell) in enumerate(sorted(members_)):
-            turn = (rank + 0.5) / float(demand[s])
-            turns.append((not new, rank > 0, turn, cell))
+    for t, p in product(range(frames), range(places)):
+        if there[t, p]:
+            rank, opens = int(ranks[t, p]), t == 0 or segment[t] != segment[t - 1]
+            turns.append((rank > 0, rank > 0 or not opens, (rank + 0.5) / float(demand[t]), t * places + p))
     chosen = sorted(cell for *_, cell in sorted(turns)[:keep])
     number = (there.flatten().cumsum(0) - 1).tolist()
     return [number[cell] for cell in chosen]

@@ -17,7 +17,7 @@ from adatp.adatp_steps.debias import (
     select,
     select_overall,
 )
-from adatp.adatp_steps.early import novelty
+from adatp.adatp_steps.novelty import novelty
 from adatp.adatp_steps.relevance import (
     attention_relevance,
     cosine_relevance,
@@ -314,6 +314,13 @@ def test_segments_and_positions_of_any_number(last: int) -> None:
     assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("bits", [8, 15, 16, 17, 24, 31])
+def test_no_segment_and_position_are_taken_for_others(bits: int) -> None:
+    segment, position = torch.tensor([0, 1, 1, 0]), torch.tensor([2**bits, 0, 2**bits, 0])
+    assert position_rank(torch.arange(4.0), segment, position).tolist() == [0, 0, 0, 0]
+    assert distinct_positions(segment, position, 2).tolist() == [2, 2]
+
+
 def test_a_negative_zero_is_a_zero() -> None:
     zeros, scores = torch.zeros(3, dtype=torch.int64), torch.tensor([0.0, -0.0, 0.5])
     counts = torch.tensor([3]), torch.tensor([2])
@@ -430,7 +437,7 @@ def test_memory_for_a_long_scene_does_not_go_with_its_square(monkeypatch: pytest
     tokens += 0.2 * torch.randn(tokens.shape, generator=generator)
     there = torch.rand(200, 16, generator=generator) < 0.9
     expected = novelty(tokens * there[..., None], 0.9, there)
-    monkeypatch.setattr("adatp.adatp_steps.early._PART", 1 << 14)
+    monkeypatch.setattr("adatp.adatp_steps.novelty._PART", 1 << 14)
     with Largest() as largest:
         found = novelty(tokens * there[..., None], 0.9, there)
     assert largest.numbers <= 1 << 14 < 200 * 200
@@ -445,7 +452,7 @@ def test_long_videos_are_looked_at_part_by_part(monkeypatch: pytest.MonkeyPatch)
     words, frame = torch.randn(3, 5, generator=generator), torch.arange(6).repeat_interleave(7)
     new, distinct = novelty(tokens, 0.5, everywhere(tokens))
     relevance = embedding_relevance(words, tokens.flatten(0, 1), frame, 6)
-    monkeypatch.setattr("adatp.adatp_steps.early._PART", 2 * 6 * 5)  # two positions, the last by itself
+    monkeypatch.setattr("adatp.adatp_steps.novelty._PART", 2 * 6 * 5)  # two positions, the last by itself
     monkeypatch.setattr("adatp.adatp_steps.relevance._PART", 10)  # parts end within frames
     again, too = novelty(tokens, 0.5, everywhere(tokens))
     assert torch.allclose(again, new, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,30 @@ def test_doctor_says_whether_a_model_fits(
     assert words in out
     assert "8.03 B parameters, bfloat16" in out
     assert "adatp, 15.0%" in out
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """Rows of the table of estimates after a line with some words, without the machine's own."""
+    _, _, found = text.partition(heading)
+    cells = [re.split(r"  +", line.strip()) for line in found.partition("Time to")[0].splitlines()]
+    return [row for row in cells if row[0].startswith(("Weights", "KV", "Activations", "Memory", "FLOPs"))]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"), [("tiny", ()), ("7b", ("--frames", 64, "--flops", 0.15))], ids=["tiny", "7b"]
+)
+def test_the_page_shows_what_is_estimated(
+    run: Run, monkeypatch: pytest.MonkeyPatch, onevision_7b: Path, model: str, arguments: tuple[object, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("adatp.doctor.matmul_rate", lambda *_: 1e12)
+    code, out, _ = run("doctor", "--model", onevision_7b if model == "7b" else model, *arguments)
+    heading = "8.03 B parameters" if model == "7b" else "4.63 M parameters"
+    assert code == 0
+    page = (RESULTS.parent / "doctor.md").read_text().partition("How each number")[0]
+    shown = rows(page, heading)
+    assert len(shown) == 6
+    assert shown == rows(out, heading)
 
 
 def test_free_memory_that_is_not_known_is_said() -> None:

@@ -171,6 +171,22 @@ def test_a_decoder_called_by_itself_runs() -> None:
     assert not run.reports
 
 
+@torch.no_grad()
+def test_a_decoder_called_by_itself_goes_on_with_a_pruned_cache() -> None:
+    """Also by ids, under a mask of the new tokens alone."""
+    model, ids = build(LlavaOnevision), torch.arange(1, 4)[None]
+    decoder, cache = model.get_decoder(), DynamicCache(config=model.config.get_text_config())
+    with LATE(model) as run:
+        model(**batch(LlavaOnevision, ONE), past_key_values=cache)
+        twin = copy.deepcopy(cache)
+        embeds = model.get_input_embeddings()(ids)
+        expected = decoder(inputs_embeds=embeds, past_key_values=cache).last_hidden_state
+        mask = torch.ones_like(ids)
+        found = decoder(input_ids=ids, attention_mask=mask, past_key_values=twin).last_hidden_state
+    assert torch.equal(found, expected)
+    assert run.report.decode_steps == 2 * ids.shape[1]
+
+
 def test_a_failed_tower_leaves_nothing_of_its_request() -> None:
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
     with torch.no_grad(), LATE(model) as run:

@@ -80,11 +80,11 @@ def own_class(model_type: str, simple: bool) -> type | None:
 
 
 class OwnPrompts:
-    """One of lmms-eval's models around a session.
+    """One of lmms-eval's own models, which writes prompts and reads answers while a session generates.
 
     Attributes:
         kind: its name in the harness.
-        model: the instance, whose weights are the session's.
+        model: the instance. It has the session's weights.
     """
 
     def __init__(self, taker: type, session: Session, arguments: Arguments) -> None:

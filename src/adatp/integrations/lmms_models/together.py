@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Together(Generic[Call, Reply, Result]):
-    """Requests that are answered in step.
+    """Answers requests that call a model several times, so that their calls run in batches.
 
     Args:
         answer: replies to several calls; the reply to a call that fails is the exception.

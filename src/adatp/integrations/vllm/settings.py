@@ -25,6 +25,7 @@ class Settings:
         tau_s: see `adatp.adatp_steps.before_layers.Thresholds`.
         tau_d: see there.
         tau_r: see there.
+        even: see there.
         cache_mib: with ``question``, the memory in MiB for embeddings of unpruned videos, so that another
             question about the same video does not run the vision tower again. 0: none are kept.
     """
@@ -33,20 +34,23 @@ class Settings:
     tau_s: float = 0.95
     tau_d: float = 0.9
     tau_r: float = 1.0
+    even: float = 0.5
     cache_mib: int = 512
 
     def __post_init__(self) -> None:
         asked: object = self.question
         if not isinstance(asked, bool):
             raise SettingsError(f"adatp: question is true or false, not {asked!r}")
-        for name in ("tau_s", "tau_d", "tau_r"):
+        for name in ("tau_s", "tau_d", "tau_r", "even"):
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise SettingsError(f"adatp: {name} is a number, not {value!r}")
-            if name != "tau_r" and not -1 <= value <= 1:
+            if name in ("tau_s", "tau_d") and not -1 <= value <= 1:
                 raise SettingsError(f"adatp: {name} is a cosine, in [-1, 1], not {value}")
         if not self.tau_r > 0:
             raise SettingsError(f"adatp: tau_r must be above 0, not {self.tau_r}")
+        if not 0 <= self.even <= 1:
+            raise SettingsError(f"adatp: even is a share of tokens, in [0, 1], not {self.even}")
         size: object = self.cache_mib
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise SettingsError(f"adatp: cache_mib is a number of MiB, 0 or more, not {size!r}")
@@ -73,7 +77,7 @@ class Settings:
     @property
     def thresholds(self) -> Thresholds:
         """Thresholds for the choice of tokens."""
-        return Thresholds(self.tau_s, self.tau_d, self.tau_r)
+        return Thresholds(self.tau_s, self.tau_d, self.tau_r, self.even)
 
     def digest(self, rate: float, words: tuple[int, ...]) -> str:
         """A short name of all that decides what stays of a video: settings, rate, the question's words."""

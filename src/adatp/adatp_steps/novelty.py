@@ -1,4 +1,4 @@
-"""The early stage: finds input embeddings that show something new, before any attention is known."""
+"""Finds input embeddings that show something new, before any attention is known."""
 
 from collections.abc import Sequence
 
