@@ -113,10 +113,13 @@ def taking_turns(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
     The settings (attention, cache, batch, when tokens are cut) go round: the next family runs another one, so
     that all of a test's settings, and with them all pairs of their values, run on one family or another.
+    Three of the first families take turns as well: their layouts, towers and attention are those of a family
+    that runs every setting.
     """
-    from more_families import MORE  # not before torchvision is on the path
+    from families import Glm46V, Qwen3VLMoe, Qwen35Moe  # not before torchvision is on the path
+    from more_families import MORE
 
-    turn = {family: number for number, family in enumerate(MORE)}
+    turn = {family: number for number, family in enumerate([*MORE, Glm46V, Qwen3VLMoe, Qwen35Moe])}
     groups: dict[tuple[str, Any], list[pytest.Item]] = defaultdict(list)
     for item in items:
         family = getattr(item, "callspec", None) and item.callspec.params.get("family")  # type: ignore[attr-defined]

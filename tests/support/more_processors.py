@@ -124,7 +124,32 @@ def minicpm(name: str) -> Callable[[], Any]:
     return make
 
 
+def qwen_omni(name: str) -> Callable[[], Any]:
+    """Qwen's, and sounds of at most four seconds: 16 mel bins, a hundred steps a second."""
+
+    def make() -> Any:
+        words = QWEN_WORDS | {more.AUDIO: "<|AUDIO|>", 87: "<|audio_bos|>", 88: "<|audio_eos|>"}
+        named = {"image_token": words[IMAGE], "video_token": words[VIDEO], "audio_token": words[more.AUDIO]}
+        named |= {"vision_bos_token": words[94], "vision_eos_token": words[95]}
+        named |= {"audio_bos_token": words[87], "audio_eos_token": words[88]}
+        given = {"patch_size": 4, "size": SIZE}
+        heard = "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}"
+        made = of_transformers(f"{name}Processor")(
+            image_processor=of_transformers("Qwen2VLImageProcessorPil")(**given),
+            video_processor=of_transformers("Qwen2VLVideoProcessor")(**given),
+            feature_extractor=of_transformers("WhisperFeatureExtractor")(feature_size=16, chunk_length=4),
+            tokenizer=tokenizer(words, named),
+            chat_template=qwen_template(WRAPPED).replace("{% else %}", heard),
+        )
+        made.videos_kwargs = {"size": SIZE}  # its own would make thousands of tokens
+        return made
+
+    return make
+
+
 PROCESSORS: dict[Any, Callable[[], Any]] = {
+    more.Qwen25OmniThinker: qwen_omni("Qwen2_5Omni"),
+    more.Qwen3OmniMoeThinker: qwen_omni("Qwen3OmniMoe"),
     more.Cosmos3Omni: qwen3_vl,
     more.Exaone45: like_qwen("Exaone4_5_"),
     more.HyperClovaX: like_qwen("HyperCLOVAXVisionV2"),

@@ -184,7 +184,7 @@ def test_frames_are_taken_in_every_form(session: Session) -> None:
         (CLIP, [], "a chat ends with a message of the user"),
         (CLIP, [{"role": "assistant", "content": "red"}], "a chat ends with a message of the user"),
         (CLIP, [{"role": "user"}], "has a role and a content"),
-        (CLIP, [{"role": "user", "content": [{"type": "audio"}]}], "content of type 'audio'"),
+        (CLIP, [{"role": "user", "content": [{"type": "smell"}]}], "content of type 'smell'"),
         (CLIP, [{"role": "user", "content": [{"type": "text"}]}], "has its text under 'text'"),
         (
             [CLIP, CLIP],

@@ -32,8 +32,8 @@ LIMITS: dict[str, int] = {
 POSITIVE = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "downsample_ratio", "scale_factor")
 """Numbers that are above 0."""
 
-SEVERAL = ("image_size", "patch_size", "intermediate_size")
-"""Keys with a number for each axis or layer in some families."""
+SEVERAL = ("image_size", "patch_size", "intermediate_size", "moe_intermediate_size")
+"""Keys with a number for each axis, layer or kind of expert in some families."""
 
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Keys that must not be null."""
@@ -88,18 +88,26 @@ def check_config(config: Any) -> None:
     for part in (config.get_text_config(), getattr(config, "vision_config", None)):
         if part is None:
             continue
-        heads = getattr(part, "num_attention_heads", None) or getattr(part, "num_heads", None)
+        heads = _same_everywhere(part, "num_attention_heads") or _same_everywhere(part, "num_heads")
         # Qwen-VL's towers call their width embed_dim: their hidden_size is the decoder's.
         width = getattr(part, "embed_dim", None) or getattr(part, "hidden_size", None)
-        groups = getattr(part, "num_key_value_heads", None)
+        groups = _same_everywhere(part, "num_key_value_heads")
         name = part.model_type
-        if heads and width and not getattr(part, "head_dim", None) and width % heads:
+        if heads and width and _same_everywhere(part, "head_dim") is None and width % heads:
             raise CheckpointError(f"{name}: its width {width} can't be divided by its {heads} heads")
         if heads and groups and heads % groups:
             raise CheckpointError(f"{name}: its {heads} heads can't be divided by {groups} key-value heads")
         image, patch = getattr(part, "image_size", None), getattr(part, "patch_size", None)
         if isinstance(image, int) and isinstance(patch, int) and patch > image:
             raise CheckpointError(f"{name}: its patch_size {patch} is more than its image_size {image}")
+
+
+def _same_everywhere(part: Any, key: str) -> Any:
+    """A value of a config, or None if it has none. 0: layers have different ones, as Gemma 4's head_dim."""
+    try:
+        return getattr(part, key, None)
+    except RuntimeError:  # transformers refuses to read it from the config of all layers
+        return 0
 
 
 def check_generation(settings: Any) -> None:

@@ -20,7 +20,7 @@ GENERAL_RULE = (
 def models() -> None:
     """List the supported models and the features that the test suite has verified for each."""
     with importing():
-        from adatp.models import by_general_rule, later_version, supported
+        from adatp.models import REFUSED, by_general_rule, later_version, supported
     tests: dict[str, Any] = json.loads((files("adatp.models") / "tested.json").read_text("utf-8"))
     reasons: list[str] = []
     table = table_of("Model type")
@@ -32,15 +32,18 @@ def models() -> None:
         lacking = []
         for feature, result in tests["families"].get(name, {}).items():
             if result != "yes":
-                if result not in reasons:
-                    reasons.append(result)
-                lacking.append(f"{feature} [{reasons.index(result) + 1}]")
+                lacking.append(f"{feature} {_numbered(reasons, result)}")
         tested = ", ".join(lacking) if name in tests["families"] else "not tested"
         if least := later_version(name):
             tested = f"needs transformers {least}"
         table.add_row(Text(name), Text(checkpoint or ""), Text(tested))
-    for name in by_general_rule():
+    rule = by_general_rule()
+    for name in (name for name in rule if name not in REFUSED):
         table.add_row(Text(name), Text("general rule", style="dim"), Text("not tested"))
+    for name in (name for name in rule if name in REFUSED):
+        table.add_row(
+            Text(name), Text("can't be pruned", style="dim"), Text(_numbered(reasons, REFUSED[name]))
+        )
     console = Console()
     console.print(table)
     for number, reason in enumerate(reasons, 1):
@@ -55,3 +58,10 @@ def models() -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _numbered(reasons: list[str], reason: str) -> str:
+    """The number of a reason in brackets; a new one is added."""
+    if reason not in reasons:
+        reasons.append(reason)
+    return f"[{reasons.index(reason) + 1}]"

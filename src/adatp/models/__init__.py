@@ -11,7 +11,7 @@ import adatp.torchvision_guard  # noqa: F401  # before transformers
 
 # isort: split
 from adatp.models.family import EncoderMethod, Family, TowerCall
-from adatp.models.general import GeneralRuleError, reads_videos
+from adatp.models.general import REFUSED, GeneralRuleError, always_refused, q_former_error, reads_videos
 from adatp.models.registry import (
     UnsupportedModelError,
     allow_general_rule,
@@ -26,15 +26,18 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "REFUSED",
     "EncoderMethod",
     "Family",
     "GeneralRuleError",
     "TowerCall",
     "UnsupportedModelError",
     "allow_general_rule",
+    "always_refused",
     "by_general_rule",
     "family_of",
     "later_version",
+    "q_former_error",
     "reads_videos",
     "register",
     "supported",

@@ -74,6 +74,9 @@ class Family(ABC):
     by_rule: ClassVar[bool] = False
     """Whether this is the general rule, not a registered family."""
 
+    joined_along: ClassVar[Mapping[str, int]] = {}
+    """Inputs of the forward that several prompts' are joined along another axis than the first: its axis."""
+
     def of(self, model: Any) -> Family:
         """The family for this particular model."""
         return self

@@ -74,7 +74,8 @@ def register(
 def family_of(model_type: str) -> Family:
     """The family of the models whose config has this ``model_type``.
 
-    For an unregistered type it is the general rule, if the type reads videos in transformers.
+    For an omni model it is the family of its thinker. For an unregistered type it is the general rule, if the
+    type reads videos in transformers.
 
     Raises:
         UnsupportedModelError: no family is registered for it, and the general rule can't be tried; or this
@@ -82,6 +83,7 @@ def family_of(model_type: str) -> Family:
     """
     if model_type not in _entries:
         _read_entry_points()
+    model_type = _writing_part(model_type)
     if model_type not in _entries:
         if model_type in _by_rule or model_type in offered():
             return GeneralRule()
@@ -111,9 +113,18 @@ def supported() -> dict[str, str | None]:
 
 
 def by_general_rule() -> list[str]:
-    """Model types of the installed transformers that read videos and are not registered, in order."""
+    """Model types of the installed transformers that read videos and are not registered, in order.
+
+    Some of them can't be pruned (see `REFUSED`). Omni models are left out whose thinker is registered.
+    """
     _read_entry_points()
-    return [model_type for model_type in offered() if model_type not in _entries]
+    return [model_type for model_type in offered() if _writing_part(model_type) not in _entries]
+
+
+def _writing_part(model_type: str) -> str:
+    """The type of the part that reads and writes text: an omni model's thinker, if it is registered."""
+    thinker = f"{model_type}_thinker"
+    return thinker if model_type not in _entries and thinker in _entries else model_type
 
 
 def allow_general_rule(model_type: str) -> None:

@@ -13,7 +13,14 @@ from torch import nn
 from adatp.engine import attention_module
 from adatp.errors import PruningError
 from adatp.flops import layer_types
-from adatp.models import Family, UnsupportedModelError, allow_general_rule, family_of, reads_videos
+from adatp.models import (
+    Family,
+    UnsupportedModelError,
+    allow_general_rule,
+    family_of,
+    q_former_error,
+    reads_videos,
+)
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv"}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -43,6 +50,25 @@ def family_for(model: Any) -> Family:
         ) from None
 
 
+def check_config(config: Any) -> None:
+    """Refuse models that can't be pruned exactly, by a config alone: before any weights are loaded.
+
+    Args:
+        config: the model's config.
+
+    Raises:
+        PruningError: the message names the reason.
+    """
+    if getattr(config, "qformer_config", None) is not None:
+        raise q_former_error()
+    try:
+        text = config.get_text_config()
+        layer_types(text)
+    except (AttributeError, ValueError):  # of a checkpoint's own code: the model itself says it later
+        return
+    _check_layers(text)
+
+
 def check_decoder(config: Any) -> None:
     """Refuse decoders that can't be pruned exactly.
 
@@ -52,9 +78,8 @@ def check_decoder(config: Any) -> None:
     Raises:
         PruningError: the message names the reason.
     """
+    _check_layers(config)
     kinds = {*layer_types(config)}
-    if unknown := kinds - _LAYER_TYPES:
-        raise PruningError(f"decoder layers of type {', '.join(sorted(unknown))} can't be pruned")
     implementation = str(config._attn_implementation)
     if implementation == "flex_attention" or implementation.startswith("paged|"):
         raise PruningError(
@@ -65,6 +90,11 @@ def check_decoder(config: Any) -> None:
             f"attention implementation {implementation!r} counts a sliding window in keys, whatever was "
             "dropped between them: load the model with 'sdpa'"
         )
+
+
+def _check_layers(config: Any) -> None:
+    if unknown := {*layer_types(config)} - _LAYER_TYPES:
+        raise PruningError(f"decoder layers of type {', '.join(sorted(unknown))} can't be pruned")
     if getattr(config, "num_kv_shared_layers", 0):  # they would read keys that are dropped by then
         raise PruningError("decoders whose last layers share the keys of earlier ones can't be pruned")
     if getattr(config, "index_topk", None):

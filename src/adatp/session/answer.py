@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
 from adatp.layout import VideoLayout
 from adatp.methods import Method
+from adatp.models import family_of
 from adatp.pruning import Run
 from adatp.report import Report
 from adatp.session.errors import PromptError
@@ -97,7 +98,8 @@ def generate(
     if settings.get("prefill_chunk_size") is not None:
         raise PromptError("a prompt in chunks can't be pruned: leave prefill_chunk_size out")
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
-    inputs = collate(prompts, pad_token(model, processor), model.device)
+    axes = family_of(model.config.model_type).joined_along
+    inputs = collate(prompts, pad_token(model, processor), model.device, axes)
     asked = _questions(prompts)
     with method(model, processor, question=asked, reuse_frames=reuse_frames, strict=strict) as run:
         if watch is not None:
@@ -181,13 +183,16 @@ def kind_of(prompt: Prompt) -> Hashable:
     return tuple(sorted(of_text)), shapes
 
 
-def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> dict[str, Any]:
+def collate(
+    prompts: Sequence[Prompt], pad: int, device: torch.device | str, axes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Combine the inputs of several prompts into one batch, padded on the left, on a device.
 
     Args:
         prompts: prompts whose frames fit together: one group of `batches`.
         pad: the token to pad with.
         device: device of the model.
+        axes: see `Family.joined_along`.
     """
     if len(prompts) == 1:
         return prompts[0].to(device).inputs
@@ -199,7 +204,7 @@ def collate(prompts: Sequence[Prompt], pad: int, device: torch.device | str) -> 
         filler = pad if name == "input_ids" else 0
         inputs[name] = torch.cat([F.pad(row, (longest - row.shape[1], 0), value=filler) for row in rows])
     for name in parts[0][1]:
-        inputs[name] = torch.cat([others[name] for _, others in parts])
+        inputs[name] = torch.cat([others[name] for _, others in parts], (axes or {}).get(name, 0))
     return {name: value.to(device) for name, value in inputs.items()}
 
 

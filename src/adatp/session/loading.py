@@ -33,7 +33,9 @@ from adatp.checkpoint import (
     check_weights,
 )
 from adatp.errors import AdaTPError, first_line, is_out_of_memory
-from adatp.models import UnsupportedModelError, allow_general_rule, family_of
+from adatp.models import UnsupportedModelError, allow_general_rule, always_refused, family_of
+from adatp.pruning import PruningError
+from adatp.pruning import check_config as check_can_be_pruned
 from adatp.session.errors import LoadError
 
 # Importing it also registers the embedded models' processor with AutoProcessor.
@@ -81,6 +83,8 @@ def _is_panic(error: BaseException) -> bool:
 def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
     """Read only a checkpoint's config, and refuse models that can't be pruned.
 
+    Of an omni model it is the config of its thinker, the part that reads and writes text.
+
     Args:
         source: a folder, the id of a model on the Hugging Face hub, or the name of an embedded model; None:
             the first embedded model.
@@ -89,6 +93,7 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
     Raises:
         LoadError: there is no such checkpoint, or its config is broken or implausible.
         UnsupportedModelError: no family file knows the model (a text model, for example).
+        PruningError: its architecture can't be pruned exactly.
     """
     source = source_of(source)
     local = bool(source) and os.path.isdir(source)
@@ -103,18 +108,31 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
         raw, _ = PreTrainedConfig.get_config_dict(source)
         if not isinstance(raw, dict):
             raise CheckpointError("the config is broken (config.json holds no config)")
-        check_numbers(raw)
+        if (reason := always_refused(raw.get("model_type"))) is None:
+            check_numbers(raw)
+    if reason is not None:
+        raise PruningError(f"{source}: models of type {raw['model_type']!r} can't be pruned: {reason}")
     if "model_type" not in raw:
         raise LoadError(f"{source}: no model in this folder (no config.json with a model_type)")
     try:
         family_of(raw["model_type"]).register_classes()
     except UnsupportedModelError as error:
-        if not (trust_remote_code and raw.get("auto_map")):
+        if not raw.get("auto_map"):
             raise UnsupportedModelError(f"{source}: {error}") from None
+        if not trust_remote_code:
+            raise UnsupportedModelError(
+                f"{source}: {error}; it comes with Python code of its own: --trust-remote-code "
+                "(trust_remote_code=True) runs it, if you trust it, and tries the general rule"
+            ) from None
         allow_general_rule(raw["model_type"])  # checked on the videos that the checkpoint's own code encodes
     with _loading(source, "the config is broken"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = getattr(config, "thinker_config", config)
         check_config(config)
+    try:
+        check_can_be_pruned(config)
+    except PruningError as error:
+        raise type(error)(f"{source}: {error}") from None
     return config
 
 
@@ -162,7 +180,12 @@ def load_model(
         LoadError: the weights are missing, broken or incomplete, or there is no such device.
     """
     place = pick_device(device)
+    part: dict[str, Any] = {}
     with _loading(source, "the weights can't be loaded"):
+        if (
+            "thinker_config" in PreTrainedConfig.get_config_dict(source)[0]
+        ):  # the rest speaks: it is not loaded
+            part["config"] = load_config(source, trust_remote_code)
         if os.path.isdir(source) and not trust_remote_code:
             config = load_config(source)
             check_weights(Path(source), config, lambda: _without_weights(config))
@@ -172,6 +195,7 @@ def load_model(
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=None if trust_remote_code else True,
+            **part,
         )
         if missing := sorted(info["missing_keys"]):
             raise CheckpointError(f"the checkpoint lacks {len(missing)} weights ({missing[0]}, ...)")

@@ -1,4 +1,4 @@
-"""Videos and images as users give them, and the part of them that a model's processor shows the model."""
+"""Videos, images and sounds as users give them, and the part of a video that a processor shows the model."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ VideoLike: TypeAlias = "str | os.PathLike[str] | Video | NDArray[np.uint8] | tor
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor | Any"
 """One image: a file; pixels (H, W, 3), uint8, RGB; or an image of pillow."""
+
+SoundLike: TypeAlias = "NDArray[Any] | torch.Tensor"
+"""One sound: (samples,), float, mono, at the sampling rate of the model's processor."""
 
 
 def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int, fit: Fit | None = None) -> list[Video]:
@@ -79,6 +82,20 @@ def image_of(image: ImageLike) -> NDArray[np.uint8]:
     if hasattr(image, "convert"):  # an image of pillow
         return np.array(image.convert("RGB"))
     return _pixels(image, 3, "an image is", "(H, W, 3)")
+
+
+def sound_of(sound: SoundLike) -> NDArray[np.float32]:
+    """Read one sound, (samples,) float32.
+
+    Raises:
+        PromptError: it is no float array of one axis, or has infinite numbers.
+    """
+    array = sound.cpu().numpy() if isinstance(sound, torch.Tensor) else np.asarray(sound)
+    if array.ndim != 1 or not array.size or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise PromptError(
+            f"a sound is finite floats of shape (samples,), not {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.float32)
 
 
 def _stacked(frames: Sequence[Any]) -> NDArray[Any]:

@@ -22,15 +22,19 @@ from adatp.models import family_of
 from adatp.session.errors import PromptError
 from adatp.session.fitting import fit_for
 from adatp.session.frame_times import metadata, of_frames, times_of
-from adatp.session.media import ImageLike, VideoLike, image_of, video_of, videos_of
+from adatp.session.media import ImageLike, VideoLike, image_of, sound_of, video_of, videos_of
 from adatp.video import Video
 
 Message = Mapping[str, Any]
 """One turn of a chat: ``role`` ("system", "user", "assistant") and ``content``.
 
 The content is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``{"type": "video", "video":
-...}`` (a `VideoLike`), ``{"type": "image", "image": ...}`` (an `ImageLike`).
+...}`` (a `VideoLike`), ``{"type": "image", "image": ...}`` (an `ImageLike`), ``{"type": "audio", "audio":
+...}`` (a `SoundLike`; for omni models).
 """
+
+_FILLED = ("video", "image")
+"""Parts that may leave their place to what is given beside the chat."""
 
 _LONG = 50
 """If a processor refuses frames this many times longer than wide, their shape is the reason."""
@@ -67,6 +71,7 @@ class _Chat:
     messages: list[dict[str, Any]] = field(default_factory=list)
     videos: list[Video] = field(default_factory=list)
     images: list[NDArray[np.uint8]] = field(default_factory=list)
+    sounds: list[NDArray[np.float32]] = field(default_factory=list)
     frames_are_images: bool = False
     fewest_frames: int = 1
 
@@ -83,6 +88,17 @@ class _Chat:
         """Add an image; returns the parts that represent it in a message."""
         self.images.append(image)
         return [{"type": "image"}]
+
+    def media(self) -> dict[str, Any]:
+        """Keyword arguments of a processor's call."""
+        given: dict[str, Any] = {}
+        if not self.frames_are_images:
+            given["videos"] = [video.frames for video in self.videos]
+        if self.images:
+            given["images"] = [self.images]
+        if self.sounds:
+            given["audio"] = self.sounds
+        return given
 
 
 def build_prompt(
@@ -124,16 +140,15 @@ def build_prompt(
     if not chat.videos:
         raise PromptError("there is no video in the prompt: adatp drops tokens of videos")
     read = time.perf_counter()
-    media: dict[str, Any] = {}
-    if not chat.frames_are_images:
-        media["videos"] = [video.frames for video in chat.videos]
-    if chat.images:
-        media["images"] = [chat.images]
+    if chat.sounds and getattr(processor, "feature_extractor", None) is None:
+        raise PromptError("there is a sound in the prompt, but this model's processor takes none")
     with _processing(chat.videos):
         text = processor.apply_chat_template(chat.messages, tokenize=False, add_generation_prompt=True)
         options = _processor_options(processor, text, [] if chat.frames_are_images else chat.videos)
         options |= family.processor_options(processor, every_token=every_token)
-        inputs = dict(processor(text=[text], return_tensors="pt", **media, **options))
+        inputs = dict(processor(text=[text], return_tensors="pt", **chat.media(), **options))
+        inputs.pop("video_metadata", None)  # for whoever called the processor, not for the model
+        _check_tensors(inputs)
         inputs = family.place_in_time(config, inputs, [times_of(video) for video in chat.videos])
         _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
@@ -191,6 +206,15 @@ def _processing(videos: Sequence[Video] = ()) -> Iterator[None]:
         raise PromptError(f"{refused} ({first_line(error)})") from error
 
 
+def _check_tensors(inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that can't be moved to a device, nor put into a batch."""
+    for name, value in inputs.items():
+        if not isinstance(value, torch.Tensor):
+            raise PromptError(
+                f"the processor makes an input {name} that is a {type(value).__name__}, no tensor"
+            )
+
+
 def _check_ids(config: Any, ids: Any) -> None:
     """Refuse tokens that the model has no embedding for: they come from another model's tokenizer."""
     known, largest = config.get_text_config().vocab_size, int(ids.max())
@@ -226,7 +250,7 @@ def _write(
     contents = [_parts(message) for message in messages]
     if not contents or messages[-1]["role"] != "user":
         raise PromptError("a chat ends with a message of the user, which is the question")
-    places = [part for parts in contents for part in parts if part["type"] != "text" and _empty(part)]
+    places = [part for parts in contents for part in parts if part["type"] in _FILLED and _empty(part)]
     if not places:
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
         contents[first] = [
@@ -246,9 +270,13 @@ def _write(
             if kind == "text":
                 content.append({"type": "text", "text": part["text"]})
                 continue
-            medium = next(waiting[kind]) if _empty(part) else part.get(kind, part.get("path"))
+            empty = kind in waiting and _empty(part)
+            medium = next(waiting[kind]) if empty else part.get(kind, part.get("path"))
             if kind == "video":
                 content += chat.add_video(read(medium))
+            elif kind == "audio":
+                chat.sounds.append(sound_of(medium))
+                content.append({"type": "audio"})
             else:
                 content += chat.add_image(image_of(medium))
         chat.messages.append({"role": message["role"], "content": content})
@@ -262,8 +290,10 @@ def _parts(message: Message) -> list[Mapping[str, Any]]:
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     for part in parts:
-        if part.get("type") not in ("text", "video", "image"):
-            raise PromptError(f"content of type {part.get('type')!r}: only text, video and image are known")
+        if part.get("type") not in ("text", "video", "image", "audio"):
+            raise PromptError(
+                f"content of type {part.get('type')!r}: only text, video, image and audio are known"
+            )
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise PromptError("a part of type text has its text under 'text'")
     return parts
@@ -281,7 +311,8 @@ def _check_words(processor: Any, config: Any, messages: Sequence[Message], quest
     texts = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
     if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
         raise PromptError("the question is not UTF-8 text")
-    placeholders = {getattr(config, name, None) for name in ("video_token_id", "image_token_id")}
+    named = ("video_token_id", "image_token_id", "audio_token_id")
+    placeholders = {getattr(config, name, None) for name in named}
     for message in messages:
         for part in message["content"]:
             if part["type"] != "text":

@@ -39,7 +39,7 @@ def test_a_session_prunes_it_where_its_code_is_trusted(checkpoint: Path) -> None
 
 
 def test_its_code_does_not_run_unasked(checkpoint: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="'own_video_llm' is not supported"):
+    with pytest.raises(UnsupportedModelError, match=r"'own_video_llm' is not supported.*--trust-remote-code"):
         Session(checkpoint)
 
 

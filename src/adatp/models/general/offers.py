@@ -18,8 +18,15 @@ _GENERATES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODA
 @cache
 def offered() -> tuple[str, ...]:
     """The model types of the installed transformers that generate text and read videos, in order."""
-    types = {name for table in _GENERATES for name in getattr(auto, table, {})}
-    return tuple(sorted(filter(_is_written_for_videos, types)))
+    classes = {name: cls for table in _GENERATES for name, cls in getattr(auto, table, {}).items()}
+
+    def written(name: str) -> bool:
+        if _source(name):
+            return _is_written_for_videos(name)
+        # Its module has no model: it is of another type's class.
+        return any(_is_written_for_videos(other) for other, cls in classes.items() if cls == classes[name])
+
+    return tuple(sorted(filter(written, classes)))
 
 
 def reads_videos(model: Any) -> bool:
@@ -35,13 +42,15 @@ def reads_videos(model: Any) -> bool:
 
 def _is_written_for_videos(model_type: str) -> bool:
     """Decided by the text of its module, since importing all modules would take a minute."""
-    source = _source(model_type_to_module_name(model_type))
+    source = _source(model_type)
     if "def get_video_features" in source or "pixel_values_videos" in source:
         return True
     return model_type in VIDEO_PROCESSOR_MAPPING_NAMES and "def get_image_features" in source
 
 
-def _source(module: str) -> str:
+def _source(model_type: str) -> str:
+    """The text of the model's module; empty if there is none."""
+    module = model_type_to_module_name(model_type)
     package = find_spec(f"transformers.models.{module}")
     folders = package.submodule_search_locations if package is not None else None
     files = [Path(folder) / f"modeling_{module}.py" for folder in folders or ()]

@@ -26,6 +26,14 @@ class GeneralRuleError(PruningError, ValueError):
     """The request needs a family file, because the general rule can't know the answer."""
 
 
+def q_former_error() -> GeneralRuleError:
+    """Why a model with a Q-Former is refused."""
+    return GeneralRuleError(
+        "a Q-Former has made a few tokens of each frame already, in an order without places: there "
+        "is nothing to prune"
+    )
+
+
 class Derived(list[Grid]):
     """Grids of a batch's videos, with the placeholders that they were derived from.
 
@@ -66,10 +74,7 @@ class GeneralRule(Family):
     @override
     def of(self, model: Any) -> Family:
         if isinstance(getattr(model.base_model, "qformer", None), nn.Module):
-            raise GeneralRuleError(
-                "a Q-Former has made a few tokens of each frame already, in an order without places: there "
-                "is nothing to prune"
-            )
+            raise q_former_error()
         return type(self)(model)
 
     @override
