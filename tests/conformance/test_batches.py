@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adatp import AdaTP
+from adatp.engine import decoder_of
 from adatp.flops import layer_types
 from agreement import Agree
 from families import (
@@ -44,7 +45,7 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     """Wherever transformers runs it unpruned: everywhere, except for Gemma 3's images and windows."""
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
-    for layer in model.get_decoder().layers:  # what they get in the end
+    for layer in decoder_of(model).layers:  # what they get in the end
         names = ("self_attn", "linear_attn", "conv")
         mixer = next(getattr(layer, name) for name in names if hasattr(layer, name))
         mixer.register_forward_pre_hook(
@@ -59,5 +60,5 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     assert masked == vanilla
     if family not in FAMILIES:
         return
-    sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
+    sliding = sum(kind == "sliding_attention" for kind in layer_types(decoder_of(model).config))
     assert sum(masked) == (len(family.layers) + (STEPS - 1) * sliding if sliding else 0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adatp.budget import Schedule, everything
+from adatp.engine import decoder_of
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts
 from adatp.methods.base import Method
@@ -94,7 +95,7 @@ def test_merging_is_averaging_in_a_masked_run(
 
         return hook
 
-    layers = model.get_decoder().layers
+    layers = decoder_of(model).layers
     handles = [
         layers[number].register_forward_pre_hook(average(number), with_kwargs=True) for number in (0, 3)
     ]

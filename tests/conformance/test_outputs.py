@@ -33,7 +33,7 @@ def test_outputs_stand_at_their_positions(family: Any, attention: str, prune: Ad
     every = "logits_to_keep" not in inspect.signature(model.forward).parameters
     agree(picked.logits, complete.logits if every else complete.logits[:, [-3, -1]], within=limit(family))
     lengths = inputs["attention_mask"].sum().item() if every else 3
-    assert run.report.flops.lm_head == 2 * lengths * model.lm_head.weight.numel()
+    assert run.report.flops.lm_head == 2 * lengths * head_of(model).weight.numel()
     expected = torch.nn.functional.cross_entropy(
         complete.logits[:, -6:-1].flatten(0, 1), labels[:, -5:].flatten()
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import fake_flash
+from adatp.engine import decoder_of
 from adatp.methods.adatp import AdaTP
 from adatp.methods.base import Method
 from adatp.methods.fastv import FastV
@@ -45,7 +46,7 @@ def taking_turns(model: Any) -> None:
     def let_others_run(*_: Any) -> None:
         time.sleep(0.0005)
 
-    for layer in [*model.get_decoder().layers, model.get_decoder(), model.base_model]:
+    for layer in [*decoder_of(model).layers, decoder_of(model), model.base_model]:
         for register in (layer.register_forward_pre_hook, layer.register_forward_hook):
             register(let_others_run)
         attention = getattr(layer, "self_attn", None)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from adatp.engine import decoder_of
 from adatp.flops import DecoderShape, prefill_flops
 from families import Prompt, batch, build
 from flop_counting import within_one_percent
@@ -22,7 +23,7 @@ COUNTED = [family for family in MORE if not issubclass(family, (MiniCPMV46, Erni
 def test_the_prefill_of_a_decoder(family: Any) -> None:
     model, inputs = build(family, "eager"), batch(family, [Prompt(frames=3)])
     model.set_experts_implementation("eager")  # the counter knows no grouped products
-    decoder, counter = model.get_decoder(), FlopCounterMode(display=False)
+    decoder, counter = decoder_of(model), FlopCounterMode(display=False)
     decoder.register_forward_pre_hook(lambda *_: counter.__enter__() and None)
     decoder.register_forward_hook(lambda *_: counter.__exit__(None, None, None))
     model(**inputs)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adatp.engine import decoder_of
 from adatp.methods import Method
 from adatp.models import family_of
 from adatp.prefill import Prefill
@@ -94,7 +95,7 @@ class Disturbance:
         noise = TokenNoise(model, self.amount, seeds)
         handles = [
             model.base_model.register_forward_pre_hook(noise.note, with_kwargs=True),
-            model.get_decoder().register_forward_pre_hook(noise.add, with_kwargs=True),
+            decoder_of(model).register_forward_pre_hook(noise.add, with_kwargs=True),
         ]
         try:
             yield

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from adatp.engine import Engine
+from adatp.engine import Engine, decoder_of
 from adatp.engine.attention import ReceivedProbe
 from adatp.errors import PruningError
 from adatp.flops import DecoderShape
@@ -69,7 +69,7 @@ class Pruner:
 
     def _install(self, stack: ExitStack) -> Record:
         model, method, family = self._model, self._method, self._family
-        decoder = model.get_decoder()
+        decoder = decoder_of(model)
         stack.enter_context(claimed(model, decoder))
         stack.enter_context(clean_copies(model))
         check_decoder(decoder.config)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from adatp.engine import decoder_of
 from adatp.layout import LayoutError, VideoLayout
 from adatp.models import TowerCall, family_of
 from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, VideoLlava, build
@@ -166,7 +167,7 @@ def test_tokens_that_videollama3s_processor_leaves_out() -> None:
     for name, parameter in model.base_model.vision_model.named_parameters():
         if "out_proj" in name:  # attention would carry the change to the complete frame
             parameter.zero_()
-    model.get_decoder().register_forward_pre_hook(
+    decoder_of(model).register_forward_pre_hook(
         lambda _, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
     model(**inputs)

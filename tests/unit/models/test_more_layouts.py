@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adatp import AdaTP
+from adatp.engine import decoder_of
 from adatp.models import family_of
 from families import build
 from more_families import MORE
@@ -54,7 +55,7 @@ def test_layouts_of_real_processors(family: Any) -> None:
 def test_a_layout_names_the_frame_that_a_token_shows(family: Any) -> None:
     """Brighten some frames of pixels: the tokens whose embeddings change are those of their frame."""
     model, processor, given = build(family), PROCESSORS[family](), []
-    model.get_decoder().register_forward_pre_hook(
+    decoder_of(model).register_forward_pre_hook(
         lambda _, args, kwargs: given.append(kwargs["inputs_embeds"][0]), with_kwargs=True
     )
     step = 4 if family.name in POOLED_IN_TIME else family.step
