@@ -16,6 +16,7 @@ from families import (
     batch,
     build,
 )
+from oracle import WITH_STATE
 from rounding import limit, no_float32_islands
 from suite import EQUAL, GREEDY, RAGGED, STEPS, dropped, feature, generated_logits
 
@@ -46,10 +47,10 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
     for layer in decoder_of(model).layers:  # what they get in the end
-        names = ("self_attn", "linear_attn", "conv")
+        names = ("self_attn", *WITH_STATE)
         mixer = next(getattr(layer, name) for name in names if hasattr(layer, name))
         mixer.register_forward_pre_hook(
-            lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
+            lambda _, args, kwargs: masked.append(kwargs.get("attention_mask") is not None), with_kwargs=True
         )
     model.generate(**inputs, **GREEDY)
     vanilla, masked[:] = [*masked], []

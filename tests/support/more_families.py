@@ -824,7 +824,14 @@ class NemotronHOmni(Qwen2VL):
 
     @classmethod
     def config(cls) -> Any:
-        mamba = {"mamba_num_heads": 4, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8}
+        mamba: dict[str, Any] = {
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "n_groups": 2,
+            "ssm_state_size": 8,
+        }
+        # transformers limits a prompt's time steps from below and those of decoding not, pruned or not.
+        mamba["time_step_min"] = 1e-12
         experts = {
             "n_routed_experts": 4,
             "num_experts_per_tok": 2,
