@@ -937,7 +937,7 @@ MORE: list[Any] = [
     Gemma4Unified,
     Lfm3VL,
     KimiK25,
-    NemotronHOmni,
     LlavaVideo,
+    NemotronHOmni,
 ]
 MORE = [family for family in MORE if family.model_class is not None]
