@@ -16,6 +16,7 @@ from result_tables import ROOT, claim, table, written
 RESULTS = ROOT / "docs" / "results" / "scenes"
 PAGE = ROOT / "docs" / "proof.md"
 FIGURE = ROOT / "docs" / "figures" / "scenes-accuracy.png"
+README = ROOT / "README.md"
 
 OURS = "adatp"
 NOT_YET = "*Not measured yet.*"
@@ -109,6 +110,19 @@ def best(data: dict[str, Any]) -> str:
     ]
     head = ["AdaTP minus", "frames", "FLOPs", "questions", "points", "p"]
     return f"{accuracy(data['rows'])}\n\n{lines_of(head, rows)}"
+
+
+def in_short(data: dict[str, Any]) -> str:
+    """The comparison with the best peers for the README: without intervals, the best at 10 % first."""
+    targets = sorted({row["flops_target"] for row in data["rows"]} - {None}, reverse=True)
+    found: dict[str, dict[float | None, float]] = {}
+    for row in data["rows"]:
+        found.setdefault(name_of(row), {})[row["flops_target"]] = 100 * row["accuracy"]
+    lines = []
+    for name, cells in sorted(found.items(), key=lambda each: -each[1].get(0.1, each[1].get(None, 0.0))):
+        right = [cells.get(target, cells.get(None)) for target in targets]
+        lines.append([name, *("–" if value is None else f"{value:.1f}" for value in right)])
+    return lines_of(["method", *(f"{100 * target:g} %" for target in targets)], lines)
 
 
 def split_by(rows: list[dict[str, Any]], by: str, target: float) -> str:
@@ -205,14 +219,15 @@ def section(mark: str, folder: Path) -> str:
     return make(json.loads(file.read_text())) if file.exists() else NOT_YET
 
 
-def write(folder: Path = RESULTS, page: Path = PAGE, figure: Path = FIGURE) -> None:
-    """Renew every section of the page, and the figure where there is something to draw."""
+def write(folder: Path = RESULTS, page: Path = PAGE, figure: Path = FIGURE, readme: Path = README) -> None:
+    """Renew every section of the page, and, if there are numbers, the figure and the README's table."""
     text = page.read_text()
     for mark in SECTIONS:
         text = written(text, mark, section(mark, folder))
     page.write_text(text)
     file = folder / "best.json"
     if file.exists():
+        readme.write_text(written(readme.read_text(), "proof", in_short(json.loads(file.read_text()))))
         plot_accuracy(json.loads(file.read_text())["rows"]).savefig(figure, dpi=150)
 
 

@@ -1,4 +1,4 @@
-"""Writes the measured tables into the README and the documentation, each between its two marks.
+"""Writes the measured tables into the documentation, each between its two marks.
 
 Run: python benchmarks/result_tables.py, after `make results` or `make bias`
 """
@@ -67,12 +67,6 @@ def accuracy() -> str:
     return "\n\n".join([claim(claimed), asked, table(compared)])
 
 
-def longest() -> str:
-    """The comparison on the longest clips alone."""
-    rows = _read("eval")["rows"]
-    return table([row for row in rows if row["frames"] == max(each["frames"] for each in rows)])
-
-
 def bias(name: str) -> str:
     """The two statistics by layer with and without debiasing, and the controls."""
     found = _read(name)
@@ -120,7 +114,6 @@ def bias(name: str) -> str:
 
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "results"): longest,
     ("docs/accuracy.md", "results"): accuracy,
     ("docs/attention-bias.md", "embedded"): lambda: bias("bias-embedded"),
     ("docs/attention-bias.md", "smollm2"): lambda: bias("bias-smollm2"),

@@ -352,12 +352,12 @@ def _experts_width(config: Any, maps: int) -> int:
     """Width of an MLP that costs what the experts cost that one token visits, a shared one included."""
     width = config.moe_intermediate_size
     width = width if isinstance(width, int) else width[0]
-    beside = getattr(config, "moe_shared_expert_intermediate_size", None)  # as wide as the hidden states
+    beside = _named(config, ("moe_shared_expert_intermediate_size",))  # of one on the states' own width
     visited = _named(config, _VISITED) + (0 if beside else _named(config, _SHARED))
     found: int = visited * width
     if narrow := _named(config, _NARROW):  # experts between two maps to a narrower width
         found = found * narrow // config.hidden_size + -(-2 * narrow // maps)
-    return found + (beside or getattr(config, "shared_expert_intermediate_size", 0))
+    return found + (beside or _named(config, ("shared_expert_intermediate_size",)))
 
 
 def _dense_layers(config: Any) -> tuple[int, ...]:

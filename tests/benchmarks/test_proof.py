@@ -114,10 +114,11 @@ def test_all_parts_go_on_and_fill_the_page(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small(monkeypatch)
-    page, figure = tmp_path / "proof.md", tmp_path / "figure.png"
+    page, figure, readme = tmp_path / "proof.md", tmp_path / "figure.png", tmp_path / "README.md"
     shutil.copy(proof_tables.PAGE, page)
+    shutil.copy(proof_tables.README, readme)
     write = proof_tables.write
-    monkeypatch.setattr(proof_tables, "write", lambda folder: write(folder, page, figure))
+    monkeypatch.setattr(proof_tables, "write", lambda folder: write(folder, page, figure, readme))
     out = tmp_path / "results"
     with pytest.raises(SystemExit, match="stopped; run it again"):
         command(monkeypatch, "--out", str(out), "--minutes", "0")
@@ -129,6 +130,9 @@ def test_all_parts_go_on_and_fill_the_page(
     assert "| AdaTP minus | frames |" in text
     assert text.count("*Not measured yet.*") == len(proof_tables.SECTIONS) - 3  # two parts, three sections
     assert figure.read_bytes()[:4] == b"\x89PNG"
+    shown = readme.read_text().split("<!-- proof -->")[1].split("<!-- /proof -->")[0]
+    assert shown.splitlines()[2] == "| method | 27.3 % |"
+    assert "| vcast | " in shown
     before = (out / "best.work.jsonl").read_bytes()
     command(monkeypatch, "--out", str(out))
     assert (out / "best.work.jsonl").read_bytes() == before

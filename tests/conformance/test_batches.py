@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adatp import AdaTP
-from adatp.engine import decoder_of
 from adatp.flops import layer_types
+from adatp.models import decoder_of
 from agreement import Agree
 from families import (
     FAMILIES,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adatp import AdaTP
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from families import LlavaOnevision, batch, build
 from suite import GREEDY, LATE, ONE, dropped, generated_logits
 

@@ -12,7 +12,7 @@ import torch
 
 import fake_flash
 from adatp import AdaTP
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (

@@ -10,9 +10,9 @@ import torch
 
 import fake_flash
 from adatp import AdaTP
-from adatp.engine import decoder_of
 from adatp.methods import METHODS, GridError
 from adatp.methods.vanilla import Vanilla
+from adatp.models import decoder_of
 from agreement import Agree
 from families import (
     ENGINE,

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from adatp import AdaTP
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from agreement import Agree
 from families import batch, build
 from suite import GREEDY, ONE, RAGGED, dropped, engine, generated_logits, shape_of

@@ -10,7 +10,7 @@ import torch
 
 import fake_flash
 from adatp import AdaTP
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from agreement import Agree
 from device import DEVICE
 from families import FAMILIES, Prompt, batch, build

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from adatp.budget import Schedule, everything
-from adatp.engine import decoder_of
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts
 from adatp.methods.base import Method
 from adatp.methods.token_plan import Choice, Cut, TokenPlan
+from adatp.models import decoder_of
 from adatp.plan import Selection
 from adatp.prefill import Prefill
 from agreement import Agree

@@ -9,8 +9,8 @@ import torch
 from transformers import CompileConfig
 
 from adatp import AdaTP
-from adatp.engine import decoder_of
 from adatp.methods.vanilla import Vanilla
+from adatp.models import decoder_of
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import fake_flash
-from adatp.engine import decoder_of
 from adatp.methods.adatp import AdaTP
 from adatp.methods.base import Method
 from adatp.methods.fastv import FastV
 from adatp.methods.vanilla import Vanilla
 from adatp.methods.visionzip import VisionZip
+from adatp.models import decoder_of
 from families import FAMILIES, LlavaOnevision, Prompt, batch, build
 from suite import EARLY, GREEDY, LATE, generated_logits
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from flop_counting import flop_counter
 
 

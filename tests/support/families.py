@@ -48,7 +48,7 @@ from transformers import (
 
 import fake_flash
 import torch_flash
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from device import DEVICE
 
 IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from device import DEVICE
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adatp.engine import decoder_of
+from adatp.models import decoder_of
 from families import batch, build
 from suite import EQUAL, RAGGED
 

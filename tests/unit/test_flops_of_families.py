@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adatp.engine import decoder_of
 from adatp.flops import DecoderShape, prefill_flops
+from adatp.models import decoder_of
 from families import Prompt, batch, build
 from flop_counting import within_one_percent
 from more_families import MORE, Ernie45VL, MiniCPMV46, NemotronHOmni

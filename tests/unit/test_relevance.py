@@ -118,7 +118,7 @@ def test_as_many_questions_as_prompts(questions: list[str], prompts: list[Prompt
 @pytest.mark.parametrize(
     "question",
     ["", " \n", [FIRST, ""], [FIRST, None], 5, b"what?", {FIRST: 1}, {FIRST}, iter([FIRST])],
-    ids=repr,
+    ids=["empty", "blank", "one empty", "one lacking", "number", "bytes", "mapping", "set", "iterator"],
 )
 def test_questions_that_are_no_words(question: Any) -> None:
     model = build(LlavaOnevision)

@@ -10,6 +10,6 @@ are averaged into them. The plan decides which tokens to keep: the engine knows 
 import adatp.torchvision_guard  # noqa: F401  # before transformers
 
 # isort: split
-from adatp.engine.hooks import Engine, attention_module, decoder_of
+from adatp.engine.hooks import Engine, attention_module
 
-__all__ = ["Engine", "attention_module", "decoder_of"]
+__all__ = ["Engine", "attention_module"]

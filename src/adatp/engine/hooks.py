@@ -334,12 +334,6 @@ class Engine:
         return changed
 
 
-def decoder_of(model: Any) -> Any:
-    """The text model with ``layers`` in a model that generates. Some have it in a text model with a head."""
-    decoder = model.get_decoder()
-    return decoder if hasattr(decoder, "layers") else decoder.get_decoder()
-
-
 def attention_module(layer: nn.Module) -> nn.Module:
     """The self-attention module of a decoder layer.
 

@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adatp.engine import decoder_of
 from adatp.methods import Method
-from adatp.models import family_of
+from adatp.models import decoder_of, family_of
 from adatp.prefill import Prefill
 from adatp.scenes import DISTURBANCES, disturb
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from adatp.engine import attention_module, decoder_of
+from adatp.engine import attention_module
 from adatp.errors import PruningError
 from adatp.flops import LONE_MLPS, layer_types
 from adatp.models import (
     Family,
     UnsupportedModelError,
     allow_general_rule,
+    decoder_of,
     family_of,
     q_former_error,
     reads_videos,

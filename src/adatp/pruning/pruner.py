@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from adatp.engine import Engine, decoder_of
+from adatp.engine import Engine
 from adatp.engine.attention import ReceivedProbe
 from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
+from adatp.models import decoder_of
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped

@@ -10,9 +10,8 @@ import pytest
 import torch
 import transformers
 
-from adatp.engine import decoder_of
 from adatp.layout import LayoutError, VideoLayout
-from adatp.models import TowerCall, family_of
+from adatp.models import TowerCall, decoder_of, family_of
 from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, VideoLlava, build
 from processors import PROCESSORS
 from prompts import asked, frames, prompt, sampled

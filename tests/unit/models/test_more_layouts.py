@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from adatp import AdaTP
-from adatp.engine import decoder_of
-from adatp.models import family_of
+from adatp.models import decoder_of, family_of
 from families import build
 from more_families import MORE
 from more_processors import PROCESSORS
