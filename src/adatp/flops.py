@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from adatp.mixers import CHUNK, DeltaNet, LatentAttention, Mamba2, ShortConvolution
+from adatp.mixers import CHUNK, DeltaNet, LatentAttention, StateMixer, mixer_of
 
 LONE_MLPS = ("mlp", "moe")
 """Kinds of layers that are an MLP or a mixture of experts alone, in configs of transformers."""
@@ -66,7 +66,7 @@ class DecoderShape:
     vocab: int
     windows: tuple[int | None, ...] = ()
     experts: int = 0
-    delta_net: DeltaNet | ShortConvolution | Mamba2 | None = None
+    delta_net: StateMixer | None = None
     dense: tuple[int, ...] = ()
     dense_intermediate: int = 0
     mlp_maps: int = 3
@@ -106,7 +106,7 @@ class DecoderShape:
             vocab=config.vocab_size,
             windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=_without_keys(config, kinds),
+            delta_net=mixer_of(config, kinds),
             dense=dense,
             dense_intermediate=config.intermediate_size if dense else 0,
             mlp_maps=maps,
@@ -335,17 +335,6 @@ def _named(config: Any, names: Sequence[str]) -> int:
     """The config's number under one of these names, or 0."""
     found = [getattr(config, name, None) for name in names]
     return next((value for value in found if isinstance(value, int) and value), 0)
-
-
-def _without_keys(config: Any, kinds: Sequence[str]) -> DeltaNet | ShortConvolution | Mamba2 | None:
-    """What some layers have instead of attention."""
-    if "conv" in kinds:
-        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
-        return ShortConvolution(short, config.conv_L_cache)
-    linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
-    if not linear:
-        return None
-    return Mamba2.from_config(config, linear) or DeltaNet.from_config(config, linear)
 
 
 def _experts_width(config: Any, maps: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 CHUNK = 64
 """Tokens that the delta rule processes at a time, in transformers and in flash-linear-attention."""
@@ -162,6 +162,29 @@ class Mamba2:
         convolution = self.kernel * (inner + shared)
         within = self.chunk * (self.state_dim + self.head_dim) if chunk else 0
         return linear + convolution + self.heads * within + 2 * self.state  # written and read
+
+
+StateMixer: TypeAlias = DeltaNet | ShortConvolution | Mamba2
+"""What a layer may have instead of attention."""
+
+
+def mixer_of(config: Any, kinds: Sequence[str]) -> StateMixer | None:
+    """What some of a decoder's layers have instead of attention, or None.
+
+    Args:
+        config: a text config of transformers.
+        kinds: the type of each of its layers.
+
+    Raises:
+        ValueError: the config has linear attention of a kind that is not known.
+    """
+    if "conv" in kinds:
+        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
+        return ShortConvolution(short, config.conv_L_cache)
+    linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
+    if not linear:
+        return None
+    return Mamba2.from_config(config, linear) or DeltaNet.from_config(config, linear)
 
 
 @dataclass(frozen=True)

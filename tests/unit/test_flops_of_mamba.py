@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from adatp.doctor.footprint import cache_numbers
-from adatp.flops import DecoderShape, Mamba2, decode_flops, lm_head_flops, paper_macs, prefill_flops
+from adatp.flops import DecoderShape, decode_flops, lm_head_flops, paper_macs, prefill_flops
+from adatp.mixers import Mamba2
 from flop_counting import counted
 from more_families import MORE, NemotronHOmni, of_transformers
 
