@@ -134,7 +134,8 @@ class Debiasing:
         self.live = share
         frames = self.segment_of_frame.bincount()
         places = max(self.layout.positions_by_frame)
-        steps = int((share / frames).ceil().max()) if self.layout.complete else places
+        enough = self.layout.complete and not self.method.adaptive
+        steps = int((share / frames).ceil().max()) if enough else places
         rank, gain = self._picked(cut.states, steps)
         # The frames of a segment get as many tokens each, and one more where the next token gains most.
         score = gain.double() / (1 + gain.amax()) - rank
