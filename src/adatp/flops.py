@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from adatp.mixers import CHUNK, DeltaNet, LatentAttention, ShortConvolution
+from adatp.mixers import CHUNK, DeltaNet, LatentAttention, StateMixer, mixer_of
 
+LONE_MLPS = ("mlp", "moe")
+"""Kinds of layers that are an MLP or a mixture of experts alone, in configs of transformers."""
 PRESETS = ("fastv", "dycoke", "pyramiddrop", "fastvid")
 
 _DYCOKE_STEPS = 100
@@ -23,6 +25,8 @@ _DYCOKE_STEPS = 100
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _VISITED = ("num_experts_per_tok", "moe_k", "top_k_experts")
 _SHARED = ("n_shared_experts", "moe_num_shared_experts")
+_ACTIVATIONS = ("hidden_act", "mlp_hidden_act")
+_NARROW = ("moe_hidden_size", "moe_latent_size")
 _FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")
 
 
@@ -40,8 +44,8 @@ class DecoderShape:
         vocab: entries of the vocabulary.
         windows: sliding window of each layer, None where it attends to everything; empty: all layers do.
         experts: experts that each layer's router chooses among; 0: there is no router.
-        delta_net: what some layers have instead of attention, if any: linear attention or a short
-            convolution.
+        delta_net: what some layers have instead of attention, if any: linear attention, a short convolution
+            or a Mamba.
         dense: layers without experts in a model that has a mixture of experts.
         dense_intermediate: width of the MLP in these.
         mlp_maps: linear maps of an MLP: three if it is gated, else two.
@@ -49,6 +53,8 @@ class DecoderShape:
         beside: width of the further inputs that each layer has besides the hidden states; 0: none.
         latent: how keys and values are made, where they are cached in a compressed form.
         uneven: key/value heads and head width of each layer, where layers differ; empty: they do not.
+        lone_mlps: layers that are an MLP or a mixture of experts alone, where no other layer has one. None:
+            every layer has one.
     """
 
     layers: int
@@ -60,7 +66,7 @@ class DecoderShape:
     vocab: int
     windows: tuple[int | None, ...] = ()
     experts: int = 0
-    delta_net: DeltaNet | ShortConvolution | None = None
+    delta_net: StateMixer | None = None
     dense: tuple[int, ...] = ()
     dense_intermediate: int = 0
     mlp_maps: int = 3
@@ -68,6 +74,7 @@ class DecoderShape:
     beside: int = 0
     latent: LatentAttention | None = None
     uneven: tuple[tuple[int, int], ...] = ()
+    lone_mlps: tuple[int, ...] | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> "DecoderShape":
@@ -80,40 +87,34 @@ class DecoderShape:
                 the layers that are mixtures of experts.
         """
         kinds = layer_types(config)
-        linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
-        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
         windows = tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds)
-        heads, experts, intermediate = config.num_attention_heads, 0, 0
+        lone = tuple(layer for layer, kind in enumerate(kinds) if kind in LONE_MLPS)
+        experts, intermediate = 0, 0
         sizes = _attention_sizes(config)
+        maps = 2 if "relu2" in (getattr(config, name, None) for name in _ACTIVATIONS) else 3
         dense: tuple[int, ...] = ()
-        if visited := _named(config, _VISITED):
+        if _named(config, _VISITED):
             dense, experts = _dense_layers(config), _named(config, _EXPERTS)
-            width = config.moe_intermediate_size
-            width = width if isinstance(width, int) else width[0]
-            intermediate = (visited + _named(config, _SHARED)) * width
-            if narrow := _named(config, ("moe_hidden_size",)):  # experts between two maps to a narrower width
-                intermediate = intermediate * narrow // config.hidden_size + -(-2 * narrow // 3)
-            intermediate += getattr(config, "shared_expert_intermediate_size", 0)
+            intermediate = _experts_width(config, maps)
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            heads=heads,
+            heads=config.num_attention_heads,
             kv_heads=sizes[0][0],
             head_dim=sizes[0][1],
             intermediate=intermediate or config.intermediate_size,
             vocab=config.vocab_size,
             windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=ShortConvolution(short, config.conv_L_cache)
-            if short
-            else (DeltaNet.from_config(config, linear) if linear else None),
+            delta_net=mixer_of(config, kinds),
             dense=dense,
             dense_intermediate=config.intermediate_size if dense else 0,
-            mlp_maps=2 if getattr(config, "hidden_act", None) == "relu2" else 3,
+            mlp_maps=maps,
             gated=hasattr(config, "qk_scale_factor"),  # only Muse's configs have it
             beside=getattr(config, "hidden_size_per_layer_input", None) or 0,
             latent=LatentAttention.from_config(config),
             uneven=tuple(sizes) if len({*sizes}) > 1 else (),
+            lone_mlps=lone or None,
         )
 
     def held(self, layer: int, tokens: int) -> int:
@@ -123,9 +124,9 @@ class DecoderShape:
 
     @cached_property
     def key_layers(self) -> tuple[int, ...]:
-        """The layers that attend to keys; the others have linear attention."""
-        linear = () if self.delta_net is None else self.delta_net.layers
-        return tuple(layer for layer in range(self.layers) if layer not in linear)
+        """The layers that attend to keys; the others have linear attention, or are an MLP alone."""
+        others = {*(() if self.delta_net is None else self.delta_net.layers), *(self.lone_mlps or ())}
+        return tuple(layer for layer in range(self.layers) if layer not in others)
 
     @cached_property
     def full_layers(self) -> tuple[int, ...]:
@@ -174,28 +175,34 @@ class DecoderShape:
             else self.heads * (self.latent.key + self.latent.value)
         )
 
-    def delta_macs(self, tokens: Sequence[int], chunk: int = CHUNK) -> int:
-        """Multiply-accumulates of the layers with a delta net, MLP included, see `DeltaNet.macs`.
+    def keyless_macs(self, tokens: Sequence[int], chunk: int = CHUNK) -> int:
+        """Multiply-accumulates of the layers without keys: linear attention and the like, MLP included.
 
         Args:
             tokens: tokens that each layer of the decoder processes.
-            chunk: see there.
+            chunk: see `DeltaNet.macs`.
         """
-        if self.delta_net is None:
-            return 0
-        one = self.delta_net.macs(self.hidden, chunk) + self._mlp_macs
-        return sum(tokens[layer] * (one + self._dense_more(layer)) for layer in self.delta_net.layers)
+        states = () if self.delta_net is None else self.delta_net.layers
+        state = 0 if self.delta_net is None else self.delta_net.macs(self.hidden, chunk)
+        one = {layer: state if layer in states else 0 for layer in range(self.layers)}
+        for layer in self.key_layers:
+            del one[layer]
+        return sum(
+            tokens[layer] * (macs + self._mlp_macs + self._mlp_more(layer)) for layer, macs in one.items()
+        )
 
     def attention_layer_macs(self, layer: int) -> int:
-        """`linear_macs` of this layer, which may have a dense MLP among experts, or another width."""
-        macs = self.linear_macs + self._dense_more(layer)
+        """`linear_macs` of this layer, which may have no MLP, a dense one among experts, or another width."""
+        macs = self.linear_macs + self._mlp_more(layer)
         if self.uneven:
             kv_heads, head_dim = self.uneven[layer]
             more = (self.heads + kv_heads) * head_dim - (self.heads + self.kv_heads) * self.head_dim
             macs += 2 * self.hidden * more
         return macs
 
-    def _dense_more(self, layer: int) -> int:
+    def _mlp_more(self, layer: int) -> int:
+        if self.lone_mlps is not None and layer not in self.lone_mlps:
+            return -self._mlp_macs
         if layer not in self.dense:
             return 0
         return self.hidden * self.mlp_maps * self.dense_intermediate - self._mlp_macs
@@ -301,7 +308,7 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
         read = steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
         keys += read * (shape.pair_macs(layer) + shape.key_macs(layer))
     macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + keys
-    macs += shape.delta_macs([steps] * shape.layers, chunk=0)
+    macs += shape.keyless_macs([steps] * shape.layers, chunk=0)
     return 2 * macs + lm_head_flops(shape, steps)
 
 
@@ -330,6 +337,18 @@ def _named(config: Any, names: Sequence[str]) -> int:
     return next((value for value in found if isinstance(value, int) and value), 0)
 
 
+def _experts_width(config: Any, maps: int) -> int:
+    """Width of an MLP that costs what the experts cost that one token visits, a shared one included."""
+    width = config.moe_intermediate_size
+    width = width if isinstance(width, int) else width[0]
+    beside = _named(config, ("moe_shared_expert_intermediate_size",))  # of one on the states' own width
+    visited = _named(config, _VISITED) + (0 if beside else _named(config, _SHARED))
+    found: int = visited * width
+    if narrow := _named(config, _NARROW):  # experts between two maps to a narrower width
+        found = found * narrow // config.hidden_size + -(-2 * narrow // maps)
+    return found + (beside or _named(config, ("shared_expert_intermediate_size",)))
+
+
 def _dense_layers(config: Any) -> tuple[int, ...]:
     """Layers without experts in a mixture-of-experts config.
 
@@ -340,6 +359,8 @@ def _dense_layers(config: Any) -> tuple[int, ...]:
         ValueError: the config has none of these.
     """
     layers = range(config.num_hidden_layers)
+    if lone := [layer for layer, kind in enumerate(layer_types(config)) if kind in LONE_MLPS]:
+        return tuple(layer for layer in lone if layer_types(config)[layer] == "mlp")
     if kinds := getattr(config, "mlp_layer_types", None):
         return tuple(layer for layer in layers if kinds[layer] == "dense")
     if first := _named(config, _FIRST_DENSE):
@@ -352,7 +373,7 @@ def _dense_layers(config: Any) -> tuple[int, ...]:
 
 
 def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: Sequence[int]) -> int:
-    macs = shape.delta_macs(tokens)
+    macs = shape.keyless_macs(tokens)
     for layer in shape.key_layers:
         keys = tokens[layer] + shape.held(layer, past[layer])
         macs += tokens[layer] * (shape.attention_layer_macs(layer) + keys * shape.pair_macs(layer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 CHUNK = 64
 """Tokens that the delta rule processes at a time, in transformers and in flash-linear-attention."""
@@ -51,6 +51,11 @@ class DeltaNet:
         sizes = {size: getattr(config, name) for size, name in _NAMES.items()}
         return cls(layers=tuple(layers), **sizes)
 
+    @property
+    def state(self) -> int:
+        """Numbers in the state that a layer carries from token to token, without the convolution's."""
+        return self.value_heads * self.key_dim * self.value_dim
+
     def macs(self, hidden: int, chunk: int) -> int:
         """Multiply-accumulates for one token: linear maps, convolution and the delta rule's products.
 
@@ -82,6 +87,11 @@ class ShortConvolution:
     layers: tuple[int, ...]
     kernel: int
 
+    @property
+    def state(self) -> int:
+        """It carries nothing but the last few tokens."""
+        return 0
+
     def macs(self, hidden: int, chunk: int) -> int:
         """Multiply-accumulates for one token: two linear maps and the convolution.
 
@@ -90,6 +100,91 @@ class ShortConvolution:
             chunk: as in `DeltaNet.macs`; it makes no difference.
         """
         return 4 * hidden * hidden + self.kernel * hidden
+
+
+@dataclass(frozen=True)
+class Mamba2:
+    """A selective state space model: one state per head, and an input, output and decay chosen by each token.
+
+    Attributes:
+        layers: the decoder layers that have it instead of attention, ascending.
+        heads: heads, each with a state.
+        groups: groups of heads that share what writes to their states and what reads them.
+        head_dim: width of a head.
+        state_dim: entries of the state for each of a head's channels.
+        kernel: width in tokens of the causal convolution.
+        chunk: tokens that are processed at a time.
+    """
+
+    layers: tuple[int, ...]
+    heads: int
+    groups: int
+    head_dim: int
+    state_dim: int
+    kernel: int
+    chunk: int
+
+    @classmethod
+    def from_config(cls, config: Any, layers: Sequence[int]) -> Mamba2 | None:
+        """Read the sizes from a text config of transformers; None: its layers are of another kind."""
+        if not getattr(config, "mamba_num_heads", None):
+            return None
+        return cls(
+            layers=tuple(layers),
+            heads=config.mamba_num_heads,
+            groups=config.n_groups,
+            head_dim=config.mamba_head_dim,
+            state_dim=config.ssm_state_size,
+            kernel=config.conv_kernel,
+            chunk=config.chunk_size,
+        )
+
+    @property
+    def state(self) -> int:
+        """Numbers in the state that a layer carries from token to token, without the convolution's."""
+        return self.heads * self.head_dim * self.state_dim
+
+    def macs(self, hidden: int, chunk: int) -> int:
+        """Multiply-accumulates for one token: linear maps, convolution and the products of the scan.
+
+        The scan is the block decomposition of "Transformers are SSMs" (Dao and Gu 2024, section 6). In a
+        chunk, outputs are read as in attention. The chunk's state is one product more, and so is what the
+        state before it adds. As in `DeltaNet.macs`, products in a chunk are dense, and the padding of the
+        last chunk is left out. Passing states from chunk to chunk is left out too: kernels do it without
+        products. transformers' torch code multiplies all pairs of chunks there.
+
+        Args:
+            hidden: width of the hidden states.
+            chunk: 0: one token updates the state by itself; else chunks have the model's own size.
+        """
+        inner, shared = self.heads * self.head_dim, 2 * self.groups * self.state_dim
+        linear = hidden * (3 * inner + shared + self.heads)  # a gate, the input, one step a head; and back
+        convolution = self.kernel * (inner + shared)
+        within = self.chunk * (self.state_dim + self.head_dim) if chunk else 0
+        return linear + convolution + self.heads * within + 2 * self.state  # written and read
+
+
+StateMixer: TypeAlias = DeltaNet | ShortConvolution | Mamba2
+"""What a layer may have instead of attention."""
+
+
+def mixer_of(config: Any, kinds: Sequence[str]) -> StateMixer | None:
+    """What some of a decoder's layers have instead of attention, or None.
+
+    Args:
+        config: a text config of transformers.
+        kinds: the type of each of its layers.
+
+    Raises:
+        ValueError: the config has linear attention of a kind that is not known.
+    """
+    if "conv" in kinds:
+        short = tuple(layer for layer, kind in enumerate(kinds) if kind == "conv")
+        return ShortConvolution(short, config.conv_L_cache)
+    linear = [layer for layer, kind in enumerate(kinds) if kind == "linear_attention"]
+    if not linear:
+        return None
+    return Mamba2.from_config(config, linear) or DeltaNet.from_config(config, linear)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import torch
 
 from adatp import AdaTP
 from adatp.flops import layer_types
+from adatp.models import decoder_of
 from agreement import Agree
 from families import (
     FAMILIES,
     batch,
     build,
 )
+from oracle import WITH_STATE
 from rounding import limit, no_float32_islands
 from suite import EQUAL, GREEDY, RAGGED, STEPS, dropped, feature, generated_logits
 
@@ -44,11 +46,11 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     """Wherever transformers runs it unpruned: everywhere, except for Gemma 3's images and windows."""
     model, inputs = build(family), batch(family, EQUAL)
     masked: list[bool] = []
-    for layer in model.get_decoder().layers:  # what they get in the end
-        names = ("self_attn", "linear_attn", "conv")
+    for layer in decoder_of(model).layers:  # what they get in the end
+        names = ("self_attn", *WITH_STATE)
         mixer = next(getattr(layer, name) for name in names if hasattr(layer, name))
         mixer.register_forward_pre_hook(
-            lambda _, args, kwargs: masked.append(kwargs["attention_mask"] is not None), with_kwargs=True
+            lambda _, args, kwargs: masked.append(kwargs.get("attention_mask") is not None), with_kwargs=True
         )
     model.generate(**inputs, **GREEDY)
     vanilla, masked[:] = [*masked], []
@@ -59,5 +61,5 @@ def test_equal_prompts_keep_the_mask_free_kernel(family: Any, prune: AdaTP) -> N
     assert masked == vanilla
     if family not in FAMILIES:
         return
-    sliding = sum(kind == "sliding_attention" for kind in layer_types(model.get_decoder().config))
+    sliding = sum(kind == "sliding_attention" for kind in layer_types(decoder_of(model).config))
     assert sum(masked) == (len(family.layers) + (STEPS - 1) * sliding if sliding else 0)

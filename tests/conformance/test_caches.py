@@ -20,10 +20,10 @@ from families import (
     batch,
     build,
 )
-from more_families import Lfm3VL
+from more_families import Lfm3VL, NemotronHOmni
 from oracle import recorded
 from rounding import limit
-from suite import EQUAL, ONE, RAGGED, dropped, engine, feature, shape_of
+from suite import EQUAL, EVERY, ONE, RAGGED, dropped, engine, feature, shape_of
 
 
 @feature("turns", every_attention=True)
@@ -54,13 +54,18 @@ def test_a_second_turn_on_one_cache(
     agree.masked(model, record, kept, torch.ones(1, length, dtype=torch.bool), within=limit(family))
 
 
+@pytest.mark.parametrize(
+    "family",
+    [family for family in EVERY if family in (Qwen35, NemotronHOmni)],
+    ids=lambda family: family.name,
+)
 @torch.no_grad()
 def test_a_second_video_for_several_prompts_at_once_is_not_pruned_after_a_state(
-    prune: AdaTP, agree: Agree
+    family: Any, prune: AdaTP, agree: Agree
 ) -> None:
     """Its fillers would lie between a sample's state and its next token."""
-    model = build(Qwen35)
-    first, second = batch(Qwen35, EQUAL), batch(Qwen35, [Prompt(frames=6, seed=n) for n in (7, 8, 9)])
+    model = build(family)
+    first, second = batch(family, EQUAL), batch(family, [Prompt(frames=6, seed=n) for n in (7, 8, 9)])
     second.pop("attention_mask")
     cache = DynamicCache(config=model.config.get_text_config())
     with prune(model) as run, recorded(model) as record:
@@ -68,7 +73,7 @@ def test_a_second_video_for_several_prompts_at_once_is_not_pruned_after_a_state(
         with pytest.warns(UserWarning, match="not pruned: linear attention can't go on with several prompts"):
             model(**second, past_key_values=cache)
     assert len(run.reports) == 1
-    agree.masked(model, record, run.report.kept, first["attention_mask"].bool(), within=limit(Qwen35))
+    agree.masked(model, record, run.report.kept, first["attention_mask"].bool(), within=limit(family))
 
 
 @engine
@@ -182,7 +187,7 @@ def test_a_cache_made_without_a_config_and_plain_tuples(family: Any, prune: AdaT
     model, inputs = build(family), batch(family, RAGGED)
     with prune(model):
         expected = model(**inputs, past_key_values=DynamicCache(config=model.config.get_text_config())).logits
-        if not issubclass(family, (Qwen35, Lfm3VL)):  # transformers makes no state unasked
+        if not issubclass(family, (Qwen35, Lfm3VL, NemotronHOmni)):  # transformers makes no state unasked
             agree(model(**inputs, past_key_values=DynamicCache()).logits, expected)
         agree(model(**inputs, use_cache=False).logits, expected)
         agree(model(**inputs, return_dict=False)[0], expected)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from adatp import AdaTP
+from adatp.models import decoder_of
 from families import LlavaOnevision, batch, build
 from suite import GREEDY, LATE, ONE, dropped, generated_logits
 
@@ -41,12 +42,12 @@ def of_forward(model: Any) -> Any:
 
 
 def of_decoder(model: Any) -> Any:
-    model.get_decoder().compile(backend="eager")
+    decoder_of(model).compile(backend="eager")
     return model
 
 
 def of_layers(model: Any) -> Any:
-    for layer in model.get_decoder().layers:
+    for layer in decoder_of(model).layers:
         layer.forward = torch.compile(layer.forward, backend="eager")
     return model
 

@@ -12,6 +12,7 @@ import torch
 
 import fake_flash
 from adatp import AdaTP
+from adatp.models import decoder_of
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
@@ -25,7 +26,7 @@ from suite import GREEDY, LATE, ONE, RAGGED, dropped, engine, feature, generated
 
 def within_layer(model: Any) -> Any:
     """The last module of a decoder layer; its feed-forward block has other names in other models."""
-    return list(model.get_decoder().layers[3].children())[-1]
+    return list(decoder_of(model).layers[3].children())[-1]
 
 
 @feature("leaving")
@@ -83,7 +84,7 @@ def test_nesting_is_refused(family: Any, prune: AdaTP, agree: Agree) -> None:
 @pytest.mark.parametrize("what", ["flex", "chunked", "flash over windows"])
 def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, prune: AdaTP) -> None:
     model = build(family)
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     if what == "flex":
         config._attn_implementation, reason = "flex_attention", "'flex_attention' can't be"
     elif what == "chunked":
@@ -101,7 +102,7 @@ def test_what_can_not_be_pruned_is_refused_on_entering(family: Any, what: str, p
 )
 def test_indexed_and_shared_keys_are_refused(name: str, reason: str) -> None:
     model = build(LlavaOnevision)
-    setattr(model.get_decoder().config, name, 16)
+    setattr(decoder_of(model).config, name, 16)
     with pytest.raises(PruningError, match=reason):
         LATE(model).__enter__()
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -12,6 +12,7 @@ import fake_flash
 from adatp import AdaTP
 from adatp.methods import METHODS, GridError
 from adatp.methods.vanilla import Vanilla
+from adatp.models import decoder_of
 from agreement import Agree
 from families import (
     ENGINE,
@@ -222,7 +223,7 @@ def test_dropping_with_gradient_checkpointing(
             output.loss.backward()
         assert dropped(run)
         model(**inputs, use_cache=False).logits.sum().backward()  # and afterwards as ever
-        gradients.append([p.grad for p in model.get_decoder().layers.parameters() if p.grad is not None])
+        gradients.append([p.grad for p in decoder_of(model).layers.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 10
     for found, expected in zip(*gradients, strict=True):
         agree(found, expected, within=1e-4 * float(expected.abs().max()))

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from adatp import AdaTP
+from adatp.models import decoder_of
 from agreement import Agree
 from families import batch, build
 from suite import GREEDY, ONE, RAGGED, dropped, engine, generated_logits, shape_of
@@ -26,7 +27,7 @@ def interrupted(
     def end(*_: Any) -> None:
         raise ending
 
-    hook = model.get_decoder().layers[layer].get_submodule(where).register_forward_pre_hook(end)
+    hook = decoder_of(model).layers[layer].get_submodule(where).register_forward_pre_hook(end)
     try:
         with pytest.raises(ending):
             model(**inputs)
@@ -73,7 +74,7 @@ def test_what_comes_after_a_keyboard_interrupt_is_right(
     model, inputs = build(family), batch(family, RAGGED)
     text = {"input_ids": torch.arange(1, 4)[None]}
     expected = model(**text).logits
-    states = model.get_decoder()(**text).last_hidden_state
+    states = decoder_of(model)(**text).last_hidden_state
     with prune(model):
         pruned = generated_logits(model.generate(**inputs, **GREEDY))
     with prune(model) as run:
@@ -85,7 +86,7 @@ def test_what_comes_after_a_keyboard_interrupt_is_right(
             agree(generated_logits(model.generate(**inputs, **GREEDY)), pruned)
             assert dropped(run)
         interrupted(model, scored, KeyboardInterrupt, where, **inputs)
-        agree(model.get_decoder()(**text).last_hidden_state, states)
+        agree(decoder_of(model)(**text).last_hidden_state, states)
         assert not run.not_pruned
     agree(model(**text).logits, expected)
 
@@ -108,7 +109,7 @@ def test_a_request_that_ends_once_its_video_is_encoded_leaves_nothing(
 
     with prune(model) as run:
         for call in (model, model.generate):
-            hook = model.get_decoder().register_forward_pre_hook(end, prepend=True)
+            hook = decoder_of(model).register_forward_pre_hook(end, prepend=True)
             with pytest.raises(ending):
                 call(**inputs)
             hook.remove()
@@ -127,7 +128,7 @@ def test_a_cache_goes_on_after_a_call_that_ended_before_it(family: Any, prune: A
     with prune(model):
         model(**inputs, past_key_values=cache)
         expected = model(**step, past_key_values=copy.deepcopy(cache)).logits
-        hook = model.get_decoder().layers[0].input_layernorm.register_forward_pre_hook(lambda *_: 1 / 0)
+        hook = decoder_of(model).layers[0].input_layernorm.register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model(**step, past_key_values=cache)
         hook.remove()
@@ -168,11 +169,11 @@ def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune:
             twin = copy.deepcopy(model)
         else:
             twin = build(family)
-            decoder = twin.get_decoder()
+            decoder = decoder_of(twin)
             if part == "layer":
-                decoder.layers[0] = copy.deepcopy(model.get_decoder().layers[0])
+                decoder.layers[0] = copy.deepcopy(decoder_of(model).layers[0])
             else:
-                twin.base_model.language_model = copy.deepcopy(model.get_decoder())
+                twin.base_model.language_model = copy.deepcopy(decoder_of(model))
         agree(twin(**inputs).logits, expected)
         assert len(run.reports) == 1
         if part == "model":
@@ -183,8 +184,8 @@ def test_a_copy_made_in_the_context_is_not_pruned(family: Any, part: str, prune:
         assert len(own.reports) == 1
     agree(twin(**inputs).logits, expected)
     if part != "layer":
-        config = twin.get_decoder().config
-        assert all(getattr(module, "config", config) is config for module in twin.get_decoder().modules())
+        config = decoder_of(twin).config
+        assert all(getattr(module, "config", config) is config for module in decoder_of(twin).modules())
 
 
 @engine
@@ -194,7 +195,7 @@ def test_the_decoder_called_by_itself_is_not_pruned(
     family: Any, positional: bool, prune: AdaTP, agree: Agree
 ) -> None:
     model, ids = build(family), torch.arange(1, 12)[None]
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
 
     def states() -> torch.Tensor:
         return (decoder(ids) if positional else decoder(input_ids=ids)).last_hidden_state

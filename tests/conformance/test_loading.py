@@ -10,6 +10,7 @@ import torch
 
 import fake_flash
 from adatp import AdaTP
+from adatp.models import decoder_of
 from agreement import Agree
 from device import DEVICE
 from families import FAMILIES, Prompt, batch, build
@@ -74,7 +75,7 @@ def drop_in_bfloat16(
 ) -> None:
     """The two may lie apart by what rounding takes each of them from the truth, as it takes vanilla."""
     model, inputs = build(family, attention, torch.bfloat16), batch(family, prompts, torch.bfloat16)
-    for layer in model.get_decoder().layers:
+    for layer in decoder_of(model).layers:
         if hasattr(layer, "self_attn"):  # as sharp as it is, attention makes rounding as large as the logits
             layer.self_attn.scaling /= 8
     keep_all(model, inputs, agree)
@@ -114,7 +115,7 @@ class Int8Linear(torch.nn.Module):
 @feature("int8")
 def test_quantised_linear_layers_do_not_matter(family: Any, agree: Agree) -> None:
     model, inputs = build(family), batch(family, RAGGED)
-    for module in list(model.get_decoder().modules()):
+    for module in list(decoder_of(model).modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, torch.nn.Linear):
                 setattr(module, name, Int8Linear(child))
@@ -127,7 +128,7 @@ def test_accelerates_hooks_do_not_matter(family: Any, agree: Agree, tmp_path: Pa
     """The last layers lie on disk; accelerate hands copies of a call's arguments from part to part."""
     accelerate = pytest.importorskip("accelerate")
     model, inputs = build(family), batch(family, RAGGED)
-    last = {id(module) for layer in model.get_decoder().layers[3:] for module in layer.modules()}
+    last = {id(module) for layer in decoder_of(model).layers[3:] for module in layer.modules()}
     parts: dict[str, str] = {}
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):

@@ -13,6 +13,7 @@ from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts
 from adatp.methods.base import Method
 from adatp.methods.token_plan import Choice, Cut, TokenPlan
+from adatp.models import decoder_of
 from adatp.plan import Selection
 from adatp.prefill import Prefill
 from agreement import Agree
@@ -94,7 +95,7 @@ def test_merging_is_averaging_in_a_masked_run(
 
         return hook
 
-    layers = model.get_decoder().layers
+    layers = decoder_of(model).layers
     handles = [
         layers[number].register_forward_pre_hook(average(number), with_kwargs=True) for number in (0, 3)
     ]

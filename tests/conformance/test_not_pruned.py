@@ -10,6 +10,7 @@ from transformers import CompileConfig
 
 from adatp import AdaTP
 from adatp.methods.vanilla import Vanilla
+from adatp.models import decoder_of
 from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
@@ -63,7 +64,7 @@ def test_layers_that_run_without_their_hooks_are_noticed(monkeypatch: pytest.Mon
     """As those of compiled code do that a context has not found."""
     model, inputs = build(LlavaOnevision), batch(LlavaOnevision, ONE)
     with Vanilla()(model):
-        layer = model.get_decoder().layers[3]
+        layer = decoder_of(model).layers[3]
         monkeypatch.setattr(layer, "_forward_pre_hooks", {})
         with pytest.raises(RuntimeError, match="without the hooks"):
             model(**inputs, use_cache=False)

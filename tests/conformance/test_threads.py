@@ -18,6 +18,7 @@ from adatp.methods.base import Method
 from adatp.methods.fastv import FastV
 from adatp.methods.vanilla import Vanilla
 from adatp.methods.visionzip import VisionZip
+from adatp.models import decoder_of
 from families import FAMILIES, LlavaOnevision, Prompt, batch, build
 from suite import EARLY, GREEDY, LATE, generated_logits
 
@@ -45,7 +46,7 @@ def taking_turns(model: Any) -> None:
     def let_others_run(*_: Any) -> None:
         time.sleep(0.0005)
 
-    for layer in [*model.get_decoder().layers, model.get_decoder(), model.base_model]:
+    for layer in [*decoder_of(model).layers, decoder_of(model), model.base_model]:
         for register in (layer.register_forward_pre_hook, layer.register_forward_hook):
             register(let_others_run)
         attention = getattr(layer, "self_attn", None)

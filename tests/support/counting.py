@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from adatp.models import decoder_of
 from flop_counting import flop_counter
 
 
@@ -29,7 +30,7 @@ def decoder_flops(model: Any) -> Iterator[list[int]]:
     """What torch counts in each call of the decoder, one after the other; open it inside the context."""
     counted: list[int] = []
     counters: list[Any] = []
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
 
     def begin(*_: Any) -> None:
         counters.append(flop_counter())

@@ -48,6 +48,7 @@ from transformers import (
 
 import fake_flash
 import torch_flash
+from adatp.models import decoder_of
 from device import DEVICE
 
 IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
@@ -798,7 +799,7 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
         torch_flash.set_attention(model, attention)
     if dtype == torch.float64 or DEVICE.type != "cpu":
         model.set_experts_implementation("eager")  # the grouped kernel: bfloat16 alone on a GPU
-    decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
+    decoder = {id(parameter) for parameter in decoder_of(model).parameters()}
     with torch.no_grad():
         words = model.get_input_embeddings().weight
         words[PAD] = words[START]  # zeros, as it is made, would stay zeros and hide what padding does

@@ -803,6 +803,72 @@ class KimiK25(Qwen2VL):
         }
 
 
+class NemotronHOmni(Qwen2VL):
+    """Layers that are a Mamba, attention, an MLP or a mixture of experts alone; images' placeholders."""
+
+    name = "nemotron_h_omni"
+    model_class = of_transformers("NemotronH_Omni_Reasoning_V3")
+    token = IMAGE
+    images_beside = False
+    multimodal_rope = False
+    kinds = ("full_attention", "linear_attention", "full_attention", "moe", "linear_attention")
+    kinds = (*kinds, "full_attention", "mlp", "linear_attention", "full_attention")
+    layers = tuple(range(len(kinds)))
+    full = (0, 2, 5, 8)
+    step = 2
+    tokens_a_frame = 16
+
+    @classmethod
+    def lacks(cls) -> dict[str, str]:
+        return {"assisted": "transformers assists no model with a state", **super().lacks()}
+
+    @classmethod
+    def config(cls) -> Any:
+        mamba: dict[str, Any] = {
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "n_groups": 2,
+            "ssm_state_size": 8,
+        }
+        # transformers limits a prompt's time steps from below and those of decoding not, pruned or not.
+        mamba["time_step_min"] = 1e-12
+        experts = {
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "moe_latent_size": 16,
+        }
+        text = {**TEXT, **mamba, **experts, "chunk_size": 16, "layers_block_type": list(cls.kinds)}
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
+        return of_transformers("NemotronH_Omni_Reasoning_V3_Config")(
+            text_config={**text, "moe_shared_expert_intermediate_size": 40, "head_dim": 8},
+            vision_config={**vision, "max_img_size": 64, "video_temporal_patch_size": 2},
+            vision_hidden_size=32,
+            projector_hidden_size=16,
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            audio_token_id=AUDIO,
+        )
+
+    @staticmethod
+    def last_attention(model: Any) -> Any:
+        return model.vision_model.encoder.layer[-1].attention
+
+    @staticmethod
+    def pooled(received: torch.Tensor) -> torch.Tensor:
+        """8 x 8 patches a pair of frames, after three class tokens and seven registers."""
+        return received.view(-1, 74)[:, 10:].reshape(-1, 4, 2, 4, 2).mean((2, 4)).flatten()
+
+    @classmethod
+    def visual(cls, frames: int) -> list[int]:
+        return [token for frame in range(frames) for token in (80 + frame % 8, 94, *[IMAGE] * 16, 95)]
+
+    @classmethod
+    def pixels(cls, frames: int, seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values_videos": torch.randn(1, frames, 6, 32, 32, generator=generator)}
+
+
 class LlavaVideo(LlavaOnevision):
     """A newline after every row of every frame."""
 
@@ -872,5 +938,6 @@ MORE: list[Any] = [
     Lfm3VL,
     KimiK25,
     LlavaVideo,
+    NemotronHOmni,
 ]
 MORE = [family for family in MORE if family.model_class is not None]

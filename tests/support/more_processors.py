@@ -124,6 +124,21 @@ def minicpm(name: str) -> Callable[[], Any]:
     return make
 
 
+def nemotron() -> Any:
+    """Frames of about 8 x 8 patches of 4 x 4 pixels, merged two by two, and pairs of frames."""
+    words = CHAT | {IMAGE: "<image>", VIDEO: "<video>", 94: "<img>", 95: "</img>"}
+    words |= {more.AUDIO: "<so_embedding>", 87: "<so_start>", 88: "<so_end>"}
+    given = {"patch_size": 4, "norm_mean": [0.5] * 3, "norm_std": [0.5] * 3}
+    name = "NemotronH_Omni_Reasoning_V3"
+    return of_transformers(f"{name}Processor")(
+        image_processor=of_transformers(f"{name}ImageProcessor")(**given),
+        video_processor=of_transformers(f"{name}VideoProcessor")(video_target_num_patches=64, **given),
+        feature_extractor=of_transformers("ParakeetFeatureExtractor")(),
+        tokenizer=tokenizer(words),
+        chat_template=TEMPLATE.replace("{{ video }}", "<video>").replace("{{ image }}", "<image>"),
+    )
+
+
 def qwen_omni(name: str) -> Callable[[], Any]:
     """Qwen's, and sounds of at most four seconds: 16 mel bins, a hundred steps a second."""
 
@@ -161,6 +176,7 @@ PROCESSORS: dict[Any, Callable[[], Any]] = {
     more.Gemma4: gemma4,
     more.PerceptionLM: perception_lm,
     more.KimiK25: kimi,
+    more.NemotronHOmni: nemotron,
     more.MiniCPMV46: minicpm("MiniCPMV4_6"),
     more.MiniCPMV47: minicpm("MiniCPMV4_7"),
     more.MiniCPMOcr: minicpm("MiniCPMOcr"),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adatp.models import decoder_of
 from device import DEVICE
 
 
@@ -41,7 +42,7 @@ def hidden_columns(
     causal = (past >= 0).expand(batch, -1, -1)
     if types is not None:
         causal = causal | in_one_image(types)
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(kept)
 
     def mask(layer: int, dtype: torch.dtype) -> Tensor:
@@ -77,12 +78,12 @@ def hidden_columns(
 
         return shortened
 
-    layers = model.get_decoder().layers
-    mixers = (
-        (number, getattr(layer, "linear_attn", None) or getattr(layer, "conv", None))
+    layers = decoder_of(model).layers
+    linear = [
+        (number, next(getattr(layer, name) for name in WITH_STATE if hasattr(layer, name)))
         for number, layer in enumerate(layers)
-    )
-    linear = [(number, mixer) for number, mixer in mixers if mixer is not None]
+        if kinds[number] in ("linear_attention", "conv")
+    ]
     handles = [
         layer.register_forward_pre_hook(hook(number), with_kwargs=True) for number, layer in enumerate(layers)
     ]
@@ -95,6 +96,15 @@ def hidden_columns(
             handle.remove()
         for _, mixer in linear:
             del mixer.forward
+
+
+def head_of(model: Any) -> Any:
+    """The linear map to logits, which may lie in a text model of its own."""
+    return model.lm_head if hasattr(model, "lm_head") else model.language_model.lm_head
+
+
+WITH_STATE = ("linear_attn", "conv", "mixer")
+"""Names that models give to what a layer has instead of attention."""
 
 
 def in_one_image(types: Tensor) -> Tensor:
@@ -200,8 +210,8 @@ def recorded(model: Any) -> Iterator[Record]:
     handles = [
         model.base_model.register_forward_pre_hook(noted, with_kwargs=True),
         # Before the engine's hook, which may take arguments out.
-        model.get_decoder().register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-        model.lm_head.register_forward_hook(after),
+        decoder_of(model).register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+        head_of(model).register_forward_hook(after),
     ]
     try:
         yield record
@@ -245,7 +255,7 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
     if all(part is not None for part in record.positions):
         positions = torch.cat(record.positions, -1)
     behind = torch.ones(len(real), embeds.shape[1] - real.shape[1], dtype=torch.bool)
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     attention = config._attn_implementation
     if "flash" in attention:  # it has no masks of single rows
         config._attn_implementation = "sdpa"
@@ -253,7 +263,7 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
     if types is not None:
         types = F.pad(types, (0, embeds.shape[1] - types.shape[1]))
     with hidden_columns(model, kept, real.shape[1], torch.cat([real, behind], 1), types):
-        hidden = model.get_decoder()(
+        hidden = decoder_of(model)(
             inputs_embeds=embeds,
             position_ids=positions,
             use_cache=False,
@@ -261,7 +271,7 @@ def masked_logits(model: Any, record: Record, kept: Sequence[Sequence[Tensor]], 
             **beside_of(record),
         )
     config._attn_implementation = attention
-    return finished(model, model.lm_head(hidden.last_hidden_state))
+    return finished(model, head_of(model)(hidden.last_hidden_state))
 
 
 def finished(model: Any, logits: Tensor) -> Tensor:

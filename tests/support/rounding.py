@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adatp.models import decoder_of
 from families import batch, build
 from suite import EQUAL, RAGGED
 
@@ -91,7 +92,7 @@ def wide(inputs: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[
 
 def no_float32_islands(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transformers norms, softmaxes and updates states in float32 whatever the precision asked for."""
-    modeling = sys.modules[type(build(family).get_decoder()).__module__]
+    modeling = sys.modules[type(decoder_of(build(family))).__module__]
 
     class Lifted:
         float = float32 = torch.float64

@@ -10,7 +10,6 @@ from typing import Any
 from adatp.budget import Schedule
 from adatp.flops import DecoderShape
 from adatp.layout import Grid
-from adatp.mixers import DeltaNet
 from adatp.models import family_of
 
 
@@ -78,9 +77,8 @@ def cache_numbers(shape: DecoderShape, tokens: Sequence[int]) -> int:
         latent = shape.latent
         width = 2 * kv_heads * head_dim if latent is None else latent.rank + latent.rotary
         found += shape.held(layer, tokens[layer]) * width
-    if isinstance(shape.delta_net, DeltaNet):
-        net = shape.delta_net
-        found += len(net.layers) * net.value_heads * net.key_dim * net.value_dim
+    if shape.delta_net is not None:
+        found += len(shape.delta_net.layers) * shape.delta_net.state
     return found
 
 

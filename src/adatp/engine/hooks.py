@@ -35,8 +35,8 @@ from adatp.plan import Plan
 from adatp.threads import PerThread
 from adatp.uncopied import Uncopied
 
-_WITH_STATES = ("linear_attention", "conv")
-"""Kinds of layers that hold a state instead of keys. They receive only the tokens that are left."""
+_WITHOUT_KEYS = ("linear_attention", "conv", "mlp", "moe")
+"""Kinds of layers that hold a state or nothing instead of keys. They receive only the tokens left."""
 _PLACED = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
 """Arguments of a layer that have a rule of their own."""
 
@@ -71,7 +71,7 @@ class Engine:
         self.decoder = decoder
         self.layers: list[nn.Module] = list(cast(Any, decoder).layers)
         types = getattr(decoder.config, "layer_types", None) or ()
-        self.linear = frozenset(number for number, kind in enumerate(types) if kind in _WITH_STATES)
+        self.without_keys = frozenset(number for number, kind in enumerate(types) if kind in _WITHOUT_KEYS)
         self.begin = begin
         self.end = end
         self.timed = timed
@@ -295,7 +295,7 @@ class Engine:
         self, call: DecoderCall, number: int, kwargs: dict[str, Any], device: torch.device
     ) -> dict[str, Any]:
         """The layer's keyword arguments, changed to fit the tokens that it processes and holds."""
-        if number in self.linear:  # no past keys, no positions: fillers are zeroed like padding
+        if number in self.without_keys:  # no past keys, no positions: fillers are zeroed like padding
             if call.index is None:
                 return {}
             return {"attention_mask": call.index >= 0 if call.ragged else None}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adatp.methods import Method
-from adatp.models import family_of
+from adatp.models import decoder_of, family_of
 from adatp.prefill import Prefill
 from adatp.scenes import DISTURBANCES, disturb
 
@@ -94,7 +94,7 @@ class Disturbance:
         noise = TokenNoise(model, self.amount, seeds)
         handles = [
             model.base_model.register_forward_pre_hook(noise.note, with_kwargs=True),
-            model.get_decoder().register_forward_pre_hook(noise.add, with_kwargs=True),
+            decoder_of(model).register_forward_pre_hook(noise.add, with_kwargs=True),
         ]
         try:
             yield

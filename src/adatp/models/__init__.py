@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 import adatp.torchvision_guard  # noqa: F401  # before transformers
 
 # isort: split
-from adatp.models.family import EncoderMethod, Family, TowerCall
+from adatp.models.family import EncoderMethod, Family, TowerCall, decoder_of
 from adatp.models.general import REFUSED, GeneralRuleError, always_refused, q_former_error, reads_videos
 from adatp.models.registry import (
     UnsupportedModelError,
@@ -35,6 +35,7 @@ __all__ = [
     "allow_general_rule",
     "always_refused",
     "by_general_rule",
+    "decoder_of",
     "family_of",
     "later_version",
     "q_former_error",

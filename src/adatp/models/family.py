@@ -200,3 +200,9 @@ class Family(ABC):
             times: (frames,) for each video.
         """
         return dict(inputs)
+
+
+def decoder_of(model: Any) -> Any:
+    """The text model with ``layers`` in a model that generates. Some have it in a text model with a head."""
+    decoder = model.get_decoder()
+    return decoder if hasattr(decoder, "layers") else decoder.get_decoder()

@@ -12,17 +12,18 @@ from torch import nn
 
 from adatp.engine import attention_module
 from adatp.errors import PruningError
-from adatp.flops import layer_types
+from adatp.flops import LONE_MLPS, layer_types
 from adatp.models import (
     Family,
     UnsupportedModelError,
     allow_general_rule,
+    decoder_of,
     family_of,
     q_former_error,
     reads_videos,
 )
 
-_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv"}
+_LAYER_TYPES = {"full_attention", "sliding_attention", "linear_attention", "conv", *LONE_MLPS}
 _claimed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -41,7 +42,7 @@ def family_for(model: Any) -> Family:
             allow_general_rule(model_type)
             return family_of(model_type).of(model)
         try:
-            attention_module(model.get_decoder().layers[0])
+            attention_module(decoder_of(model).layers[0])
         except (AttributeError, ValueError):
             raise error from None
         raise UnsupportedModelError(

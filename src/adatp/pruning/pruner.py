@@ -15,6 +15,7 @@ from adatp.engine.attention import ReceivedProbe
 from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
+from adatp.models import decoder_of
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped
@@ -69,7 +70,7 @@ class Pruner:
 
     def _install(self, stack: ExitStack) -> Record:
         model, method, family = self._model, self._method, self._family
-        decoder = model.get_decoder()
+        decoder = decoder_of(model)
         stack.enter_context(claimed(model, decoder))
         stack.enter_context(clean_copies(model))
         check_decoder(decoder.config)

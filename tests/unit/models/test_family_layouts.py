@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from adatp.layout import LayoutError, VideoLayout
-from adatp.models import TowerCall, family_of
+from adatp.models import TowerCall, decoder_of, family_of
 from families import FAMILIES, IMAGE, VIDEO, Gemma3, Glm4v, InternVL, SmolVLM, VideoLlama3, VideoLlava, build
 from processors import PROCESSORS
 from prompts import asked, frames, prompt, sampled
@@ -166,7 +166,7 @@ def test_tokens_that_videollama3s_processor_leaves_out() -> None:
     for name, parameter in model.base_model.vision_model.named_parameters():
         if "out_proj" in name:  # attention would carry the change to the complete frame
             parameter.zero_()
-    model.get_decoder().register_forward_pre_hook(
+    decoder_of(model).register_forward_pre_hook(
         lambda _, args, kwargs: embeds.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
     model(**inputs)

@@ -199,6 +199,7 @@ def test_a_family_names_the_transformers_that_it_needs(monkeypatch: pytest.Monke
         "gemma4",
         "kimi_k25",
         "llava_video",
+        "nemotron_h_omni",
         "perception_lm",
         "qwen2_5_omni_thinker",
         "qwen3_omni_moe_thinker",

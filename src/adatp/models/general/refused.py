@@ -14,7 +14,6 @@ REFUSED: Mapping[str, str] = {
     "instructblip": _Q_FORMER,
     "instructblipvideo": _Q_FORMER,
     "minimax_m3_vl": "its sparse layers choose blocks of keys by position",
-    "nemotron_h_omni": "it has layers that are a Mamba, an MLP or a mixture of experts alone",
     "qwen4_exp": _INDEXED,
 }
 """Why each is refused when its config is loaded."""
