@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import proof
 import proof_tables
@@ -40,11 +39,6 @@ def who() -> list[Entrant]:
     return [*made, *entrants(["uniform_frames"], TARGETS)[1:]]
 
 
-def table(data: dict[str, Any]) -> str:
-    """Accuracy with intervals, then the complete method minus each other one."""
-    return proof_tables.best(data)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="scenes", help="folder of a checkpoint, or an embedded model")
@@ -63,7 +57,7 @@ def main() -> None:
     except (KeyboardInterrupt, tune.TimeIsUp):
         sys.exit("early_only: stopped; run it again to go on")
     data = json.loads((args.out / "early-only.json").read_text())
-    args.page.write_text(written(args.page.read_text(), "early-only", table(data)))
+    args.page.write_text(written(args.page.read_text(), "early-only", proof_tables.best(data)))
 
 
 if __name__ == "__main__":

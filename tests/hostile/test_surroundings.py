@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ from adatp.cli.console import progress
 from adatp.cli.terminal import say
 from adatp.models.converted import llava_video_checkpoint
 from hostile import Run, snapshot
+from terminals import terminal_for_stderr
 
 MAIN = "import sys; from adatp.cli import main; sys.exit(main(sys.argv[1:]))"
 QUICK = ("--frames", "4", "--max-new-tokens", "1")
@@ -116,13 +116,7 @@ class Screen:
 def test_a_message_amid_progress_stands_alone_on_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line of progress is longer than the message, and is gone at the end."""
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = terminal_for_stderr(monkeypatch)
     with progress("loading " + "a model with a long name " * 2):
         say("warning: short")
     screen = Screen()

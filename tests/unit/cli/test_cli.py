@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -34,6 +33,7 @@ from adatp.video import read_video
 from clips import write_clip, write_sound
 from families import FAMILIES, Qwen25VL, Qwen35, VideoLlama3
 from running import Run
+from terminals import terminal_for_stderr
 
 QUICK = ("--max-new-tokens", "3")
 
@@ -577,13 +577,7 @@ def test_the_installed_command_keeps_stderr_clean() -> None:
 
 
 def test_progress_on_a_terminal(run: Run, monkeypatch: Any) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = terminal_for_stderr(monkeypatch)
     code, out, _ = run("ask", "--compare", *QUICK)
     assert code == 0
     for doing in (
