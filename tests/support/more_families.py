@@ -30,14 +30,9 @@ AUDIO = 89
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 
 
-def of_transformers(name: str) -> Any:
-    """A class of transformers; older versions do not have all of them."""
-    return getattr(transformers, name, None)
-
-
-def since_5_23(name: str) -> Any:
-    """The same, of types whose code in transformers 5.5 is too different: they are not run there."""
-    return of_transformers(name) if VERSION >= (5, 23) else None
+def of_transformers(name: str, since: tuple[int, int] = (0, 0)) -> Any:
+    """A class of transformers, or nothing where it is missing or its code before `since` is too different."""
+    return getattr(transformers, name, None) if since <= VERSION else None
 
 
 class Qwen25OmniThinker(Qwen25VL):
@@ -45,7 +40,7 @@ class Qwen25OmniThinker(Qwen25VL):
 
     name = "qwen2_5_omni_thinker"
     may_end_with_video = False
-    model_class = since_5_23("Qwen2_5OmniThinkerForConditionalGeneration")
+    model_class = of_transformers("Qwen2_5OmniThinkerForConditionalGeneration", since=(5, 23))
 
     @staticmethod
     def config() -> Any:
@@ -95,7 +90,7 @@ class Qwen3OmniMoeThinker(Qwen3VL):
         """One run, as in Qwen2.5-Omni."""
         return [94, *[VIDEO] * (16 * frames), 95]
 
-    model_class = since_5_23("Qwen3OmniMoeThinkerForConditionalGeneration")
+    model_class = of_transformers("Qwen3OmniMoeThinkerForConditionalGeneration", since=(5, 23))
 
     @classmethod
     def config(cls) -> Any:
@@ -477,7 +472,7 @@ class PerceptionLM(LlavaOnevision):
     name = "perception_lm"
     in_chunks = False
     tower_known = False
-    model_class = since_5_23("PerceptionLMForConditionalGeneration")
+    model_class = of_transformers("PerceptionLMForConditionalGeneration", since=(5, 23))
     trailing = 0
 
     @staticmethod
@@ -585,7 +580,7 @@ class Gemma4(Family):
 
     name = "gemma4"
     tokens_a_frame = 16
-    model_class = since_5_23("Gemma4ForConditionalGeneration")
+    model_class = of_transformers("Gemma4ForConditionalGeneration", since=(5, 23))
     full = (1, 3, 5)
     attentions = ("eager", "sdpa")
     configuration: ClassVar[Any] = of_transformers("Gemma4Config")
@@ -751,7 +746,7 @@ class KimiK25(Qwen2VL):
     name = "kimi_k25"
     several_videos = False
     # Before, transformers could not split the features of several frames.
-    model_class = of_transformers("Kimi_K25ForConditionalGeneration") if VERSION >= (5, 24) else None
+    model_class = of_transformers("Kimi_K25ForConditionalGeneration", since=(5, 24))
     tower_known = False
     multimodal_rope = False
     tokens_a_frame = 16
@@ -807,7 +802,7 @@ class NemotronHOmni(Qwen2VL):
     """Layers that are a Mamba, attention, an MLP or a mixture of experts alone; images' placeholders."""
 
     name = "nemotron_h_omni"
-    model_class = of_transformers("NemotronH_Omni_Reasoning_V3")
+    model_class = of_transformers("NemotronH_Omni_Reasoning_V3", since=(5, 24))
     token = IMAGE
     images_beside = False
     multimodal_rope = False
