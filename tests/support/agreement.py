@@ -112,14 +112,14 @@ def taking_turns(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """What is left out where families share the settings of a test: each runs one of them, of dropping two.
 
     The settings (attention, cache, batch, when tokens are cut) go round: the next family runs another one, so
-    that all of a test's settings, and with them all pairs of their values, run on one family or another.
-    Three of the first families take turns as well: their layouts, towers and attention are those of a family
-    that runs every setting.
+    that all of a test's settings, and with them all pairs of their values, run on one family or another. All
+    of them run on each family of ``families.COMPLETE`` as well.
     """
-    from families import Glm46V, Qwen3VLMoe, Qwen35Moe  # not before torchvision is on the path
+    from families import COMPLETE, FAMILIES  # not before torchvision is on the path
     from more_families import MORE
 
-    turn = {family: number for number, family in enumerate([*MORE, Glm46V, Qwen3VLMoe, Qwen35Moe])}
+    sharing = [*MORE, *(family for family in FAMILIES if family not in COMPLETE)]
+    turn = {family: number for number, family in enumerate(sharing)}
     groups: dict[tuple[str, Any], list[pytest.Item]] = defaultdict(list)
     for item in items:
         family = getattr(item, "callspec", None) and item.callspec.params.get("family")  # type: ignore[attr-defined]

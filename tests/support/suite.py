@@ -50,7 +50,11 @@ LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
 ONE = [Prompt()]
 RAGGED = [Prompt(seed=1), Prompt(seed=2, before=9, question=11), Prompt(seed=3, question=4)]
 EQUAL = [Prompt(seed=1), Prompt(seed=2), Prompt(seed=3)]
-STEPS = 8
+STEPS = 5
+"""New tokens. The first comes from the prompt. The second is the first to read a pruned cache, and makes
+positions for 64 and more to come (``CacheSlots.until``). The third is the first to find them made, and each later
+one does what the third did.
+"""
 GREEDY: dict[str, Any] = {
     "do_sample": False,
     "min_new_tokens": STEPS,
