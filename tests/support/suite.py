@@ -52,8 +52,8 @@ RAGGED = [Prompt(seed=1), Prompt(seed=2, before=9, question=11), Prompt(seed=3, 
 EQUAL = [Prompt(seed=1), Prompt(seed=2), Prompt(seed=3)]
 STEPS = 5
 """New tokens. The first comes from the prompt. The second is the first to read a pruned cache, and makes
-positions for 64 and more to come (``CacheSlots.until``). The third is the first to find them made, and each later
-one does what the third did.
+positions for 64 and more to come (``CacheSlots.until``). The third is the first to find them made, and each
+later one does what the third did.
 """
 GREEDY: dict[str, Any] = {
     "do_sample": False,
