@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERSIONS := $(patsubst tests/versions/%.txt,%,$(wildcard tests/versions/*.txt))
 ALWAYS := 5.5 5.23
 
-.PHONY: setup dev demo test docs package ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
+.PHONY: setup dev demo test suite docs package ray lmms-eval vllm versions versions-full lint types rounding fuzz bench bench-gpu results results-tiny results-scenes bias train clean
 
 setup: $(VENV)/.setup  ## an environment that runs the package
 dev: $(VENV)/.dev      ## an environment that develops it
@@ -43,8 +43,13 @@ $(VENV)/transformers-%/.done: tests/versions/%.txt $(VENV)/.dev
 demo: setup  ## answer a question about the shipped clip with the embedded model, vanilla beside it
 	$(BIN)/adatp ask --compare
 
-test: lint types docs  ## everything that continuous integration checks
-	$(BIN)/python -m pytest --numprocesses 2
+test: dev  ## everything that continuous integration checks
+	$(MAKE) --jobs 2 lint types docs
+	$(MAKE) suite
+
+# A file stays on one worker, so that what its tests share is made once.
+suite: dev  ## the tests alone
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 docs: dev  ## the documentation site, into site/; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -80,20 +85,19 @@ $(RAY_VENV)/.done: $(VENV)/.dev
 ray: $(RAY_VENV)/.done  ## Ray Data, on a cluster of two actors on this machine
 	RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 $(RAY_VENV)/bin/python -m pytest tests/ray_data
 
-# Each version in a run of its own. Of exactness: keeping all, dropping and batches, a few settings of each.
+# Each version in a process of its own: to start is half of the work. Of exactness: keeping all, dropping and batches,
+# a few settings of each.
 EXACT_TESTS := tests/conformance/test_keep_all.py tests/conformance/test_dropping.py tests/conformance/test_batches.py
 EXACT := (keep_all and ragged) or (dropping and ragged and late and not float64) or (padded and late)
 
-versions: RUN = $(ALWAYS)
 versions: SUITE = --exitfirst $(EXACT_TESTS) -k "$(EXACT)"
-versions: $(ALWAYS:%=$(VENV)/transformers-%/.done)  ## exactness on other versions of transformers
-versions-full: RUN = $(VERSIONS)
-versions-full: SUITE = tests/conformance tests/unit/engine tests/unit/test_layout.py tests/unit/models
-versions-full: $(VERSIONS:%=$(VENV)/transformers-%/.done)  ## all of conformance on all of them: for the night
-versions versions-full:
-	set -e; for version in $(RUN); do \
-		PYTHONPATH=$(VENV)/transformers-$$version $(BIN)/python -m pytest --numprocesses 2 $(SUITE); \
-	done
+versions: $(ALWAYS:%=version-%)  ## exactness on other versions of transformers
+versions-full: SUITE = --numprocesses 2 tests/conformance tests/unit/engine tests/unit/test_layout.py tests/unit/models
+versions-full: $(VERSIONS:%=version-%)  ## all of conformance on all of them: for the night
+
+.PRECIOUS: $(VENV)/transformers-%/.done
+version-%: $(VENV)/transformers-%/.done
+	PYTHONPATH=$(VENV)/transformers-$* $(BIN)/python -m pytest $(SUITE)
 
 # The settings have other rounding: instructions, threads, libraries. About five minutes each.
 # lmms-eval asks for other versions than ours (PyAV below 16, filelock below 4), so it has an environment of its own.

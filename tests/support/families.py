@@ -791,7 +791,7 @@ COMPLETE = [LlavaOnevision, Qwen25VL, Qwen3VL, Qwen35, Gemma3, VideoLlama3]
 change is found among these: one run of tokens with a newline (LLaVA-OneVision); positions of three axes,
 a tower with windows (Qwen2.5-VL); a run and a time for each step, DeepStack (Qwen3-VL); states (Qwen3.5);
 frames that are images, layers with windows (Gemma 3); frames of any number of tokens (VideoLLaMA 3). What the
-others have of their own, as Video-LLaVA its class tokens, lies in layout and tower: there one setting shows it.
+others have of their own, as Video-LLaVA its class tokens, lies in layout and tower; one setting shows it.
 """
 FOUND = [*(family for family in FAMILIES if family.found), VideoLlama3Whole]
 ENGINE = [*FAMILIES[:2], Gemma3]  # for what is the engine's alone

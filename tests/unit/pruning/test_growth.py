@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adatp.pruning import run as runs
 from adatp.report import Stopwatch
-from families import FAMILIES, InternVL, LlavaOnevision, Prompt, batch, build
+from families import COMPLETE, InternVL, LlavaOnevision, Prompt, batch, build
 from pretend_gpu import PretendedGPU
 from suite import GREEDY, LATE, ONE
 
@@ -99,7 +99,7 @@ def test_events_of_a_gpu_are_summed_up_when_they_are_over(monkeypatch: pytest.Mo
     assert watch.milliseconds() == {"decode": 2000}
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", COMPLETE, ids=lambda family: family.name)
 @torch.no_grad()
 def test_no_pixels_stay_alive(family: Any) -> None:
     model = build(family)

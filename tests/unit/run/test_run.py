@@ -210,7 +210,7 @@ def killed(rows: Path, out: Path, wanted: int, then: float) -> None:
 def test_a_killed_run_goes_on_and_loses_nothing(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     """``benchmarks/run_kills.py`` does it twenty times, with two hundred clips and real processes."""
     out, dice, before = tmp_path / "out", random.Random(0), dict[int, str]()
-    for more in (0, 2, 3):  # the first time, amid its start
+    for more in (0, 3):  # the first time, amid its start
         killed(rows, out, len(before) + more, dice.uniform(0, 0.1))
         there = lines_in(out)
         assert len(there) >= len(before) + more
