@@ -15,7 +15,7 @@ from adatp import AdaTP
 from adatp.methods import METHODS, FastVID, HoliTom, VisionZip
 from adatp.report import Stopwatch
 from agreement import Agree
-from families import FAMILIES, LlavaOnevision, Prompt, Qwen3VL, batch, build
+from families import COMPLETE, FAMILIES, LlavaOnevision, Prompt, Qwen3VL, batch, build
 from pretend_gpu import DEVICE, PretendedGPU
 from rounding import limit
 from suite import EARLY, LATE, ONE, RAGGED
@@ -30,10 +30,19 @@ def generate(model: Any, inputs: dict[str, Any], method: AdaTP) -> tuple[Any, An
     return torch.stack(output.logits, 1), run.report
 
 
-@pytest.mark.parametrize(
-    ("prompts", "method"), [(ONE, LATE), (RAGGED, EARLY)], ids=["one-late", "ragged-early"]
-)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+CASES = [
+    *(pytest.param(family, ONE, LATE, id=f"{family.name}-one-late") for family in COMPLETE),
+    *(pytest.param(family, RAGGED, EARLY, id=f"{family.name}-ragged-early") for family in COMPLETE),
+    *(
+        pytest.param(family, ONE, EARLY, id=f"{family.name}-one-early")
+        for family in FAMILIES
+        if family not in COMPLETE
+    ),
+]
+"""What others have of their own, layout and tower, is read once for each prompt, and most for an early cut."""
+
+
+@pytest.mark.parametrize(("family", "prompts", "method"), CASES)
 def test_what_the_cpu_does_and_no_layer_waits(
     family: Any, prompts: list[Prompt], method: AdaTP, agree: Agree
 ) -> None:

@@ -24,7 +24,7 @@ from adatp.methods.visionzip import VisionZip
 from adatp.models import UnsupportedModelError, family_of, registry
 from agreement import Agree
 from clips import write_clip
-from families import CLIP, FAMILIES, IMAGE, TEXT, LlavaNextVideo, Prompt, Qwen25VL, batch, build
+from families import CLIP, COMPLETE, IMAGE, TEXT, LlavaNextVideo, Prompt, Qwen25VL, batch, build
 from flop_counting import flop_counter
 from oracle import recorded
 from rounding import limit
@@ -143,7 +143,7 @@ def run_guide(part: str) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", COMPLETE, ids=lambda family: family.name)
 def test_the_example_of_a_method_works(family: Any) -> None:
     """It is FastV but for its name."""
     names = run_guide("class ByAttention")

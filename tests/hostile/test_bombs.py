@@ -113,9 +113,9 @@ def test_a_clip_of_4k_takes_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_clip_of_a_million_frames_takes_little_memory(tmp_path: Path) -> None:
-    """They would be 3 GB if all were decoded and held."""
-    assert peak_of_ask(write_long(tmp_path / "long.mp4", 1_000_000), 32) < 1 << 20
+def test_a_clip_of_half_a_million_frames_takes_little_memory(tmp_path: Path) -> None:
+    """They would be 1.5 GB if all were decoded and held, beside the half that a process has anyhow."""
+    assert peak_of_ask(write_long(tmp_path / "long.mp4", 500_000), 32) < 1 << 20
 
 
 def peak_of_ask(clip: Path, frames: int) -> int:
