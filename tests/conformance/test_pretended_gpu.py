@@ -39,7 +39,7 @@ CASES = [
         if family not in COMPLETE
     ),
 ]
-"""What others have of their own, layout and tower, is read once for each prompt, and most for an early cut."""
+"""What others have of their own, layout and tower, is read once a prompt, and most for an early cut."""
 
 
 @pytest.mark.parametrize(("family", "prompts", "method"), CASES)
