@@ -17,7 +17,7 @@ from adatp.adatp_steps.debias import (
     select,
     select_overall,
 )
-from adatp.adatp_steps.novelty import novelty
+from adatp.adatp_steps.novelty import novelty, representatives
 from adatp.adatp_steps.relevance import (
     attention_relevance,
     cosine_relevance,
@@ -393,6 +393,20 @@ def test_novelty_does_not_depend_on_the_order_of_positions(tokens: Tensor, shuff
     assert torch.equal(too, distinct[:, places])
 
 
+@unhurried
+@given(segments_of_tokens(), st.integers(0, 99))
+def test_representatives_of_segments_are_those_of_each_by_itself(tokens: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    there = torch.rand(tokens.shape[:2], generator=generator) < 0.8
+    tokens = tokens * there[..., None]
+    segment = (torch.rand(len(tokens), generator=generator) < 0.4).cumsum(0)
+    segment = segment - segment[0]
+    lengths = segment.bincount().tolist()
+    parts = zip(tokens.split(lengths), there.split(lengths), strict=True)
+    alone = [novelty(part, 0.9, present)[1] for part, present in parts]
+    assert torch.equal(representatives(tokens, 0.9, there, segment), torch.cat(alone))
+
+
 def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> None:
     generator = torch.Generator().manual_seed(0)
     still = torch.tensor([1.0, 0, 0, 0]) + 0.05 * torch.randn(6, 4, generator=generator)
@@ -436,10 +450,13 @@ def test_memory_for_a_long_scene_does_not_go_with_its_square(monkeypatch: pytest
     tokens = torch.randn(3, 16, 4, generator=generator)[torch.randint(0, 3, (200,), generator=generator)]
     tokens += 0.2 * torch.randn(tokens.shape, generator=generator)
     there = torch.rand(200, 16, generator=generator) < 0.9
-    expected = novelty(tokens * there[..., None], 0.9, there)
+    tokens, segment = tokens * there[..., None], torch.arange(200) // 80
+    expected = novelty(tokens, 0.9, there)
+    by_segment = representatives(tokens, 0.9, there, segment)
     monkeypatch.setattr("adatp.adatp_steps.novelty._PART", 1 << 14)
     with Largest() as largest:
-        found = novelty(tokens * there[..., None], 0.9, there)
+        found = novelty(tokens, 0.9, there)
+        assert torch.equal(representatives(tokens, 0.9, there, segment), by_segment)
     assert largest.numbers <= 1 << 14 < 200 * 200
     assert torch.allclose(found[0], expected[0], atol=1e-6)
     assert torch.equal(found[1], expected[1])
