@@ -82,6 +82,9 @@ SizeOption = Annotated[
     str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
 ]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]
+ShardOption = Annotated[
+    str, typer.Option(help="Do only this share, for array jobs: i/n, with i from 1 to n.")
+]
 
 
 def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:

@@ -170,23 +170,6 @@ def hours(runs: Sequence[Run], complete: Mapping[Run, Outcome]) -> float:
     return seconds / 3600
 
 
-def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
-    """Every n-th run, for array jobs.
-
-    Args:
-        runs: all of them.
-        shard: "i/n", i from 1 to n.
-
-    Raises:
-        RefusedError: the text has another form.
-    """
-    first, slash, of = shard.partition("/")
-    numbers = slash and all(each.isascii() and each.isdigit() and len(each) < 10 for each in (first, of))
-    if not (numbers and 1 <= int(first) <= int(of)):
-        raise RefusedError(f"--shard is i/n, with i from 1 to n, not {shard!r}")
-    return list(runs[int(first) - 1 :: int(of)])
-
-
 def described(plan: Plan, runs: Sequence[Run], complete: Mapping[Run, Outcome], out: Path) -> str:
     """Describe the runs as a text: one command per line, and how long all may take."""
     waiting = [run for run in runs if run not in complete]

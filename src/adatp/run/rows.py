@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adatp.errors import AdaTPError, RefusedError, first_line
+from adatp.errors import AdaTPError, first_line
 from adatp.methods import METHODS, Method
+from adatp.shard import Shard
 
 LONGEST_LINE = 16 << 20
 """Bytes of a line of JSON; a file without line ends is no list of rows."""
@@ -232,32 +233,6 @@ def parts(rows: Iterable[Row], size: int) -> Iterator[Part]:
         held.append(row)
     if held:
         yield Part(number, tuple(held))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The parts of this run: every ``count``-th, from ``index`` on."""
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def named(cls, text: str) -> Shard:
-        """Read "i/n", with i from 0 to n - 1.
-
-        Raises:
-            RefusedError: the text is no shard.
-        """
-        index, slash, count = text.partition("/")
-        if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
-            raise RefusedError(f"--shard is i/n, such as 0/8, not {text!r}")
-        if not int(index) < int(count) <= 1_000_000:
-            raise RefusedError(f"--shard {text}: shards of {count} go from 0 to {int(count) - 1}")
-        return cls(int(index), int(count))
-
-    def has(self, part: int) -> bool:
-        """Whether a part belongs to this shard."""
-        return part % self.count == self.index
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from adatp.errors import RefusedError
 from adatp.methods import METHODS
-from adatp.run.rows import Row, RowsError, Settings, Shard, parts, read_rows, scan
+from adatp.run.rows import Row, RowsError, Settings, parts, read_rows, scan
+from adatp.shard import Shard
 
 DEFAULTS = Settings(frames=16)
 
@@ -104,10 +104,3 @@ def test_the_digest_knows_every_setting(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", {"video": "a.mp4", "question": "who ?"})
     digests = {scan(file, each, 4, Shard()).digest for each in (DEFAULTS, Settings(), Settings(flops=0.5))}
     assert len(digests) == 3
-
-
-@pytest.mark.parametrize("text", ["1", "2/2", "a/2", "-1/2", "1/", "/2", "0/0", "0/9999999", "¹/2"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(RefusedError, match="--shard"):
-        Shard.named(text)
-    assert Shard.named("3/8") == Shard(3, 8)
