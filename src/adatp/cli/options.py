@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -27,14 +28,11 @@ MOST_PIXELS = 65_536
 SIZE = "448x448"
 """Width x height of a frame, if nothing else is said."""
 
-EMBEDDED = "the small one that ships with adatp"
-
-
 ModelOption = Annotated[
     str | None,
     typer.Option(
         help="A Video LLM: a folder, an id on the Hugging Face hub, or an embedded one: tiny, scenes.",
-        show_default=EMBEDDED,
+        show_default="the small one that ships with adatp",
     ),
 ]
 TargetsOption = Annotated[
@@ -82,6 +80,9 @@ SizeOption = Annotated[
     str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
 ]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
+]
 ShardOption = Annotated[
     str, typer.Option(help="Do only this share, for array jobs: i/n, with i from 1 to n.")
 ]
