@@ -144,12 +144,10 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
 
 def method_named(name: str, flops: float | None) -> Method:
     """The method of that name, with that target; None: its own default."""
-    from adatp.methods import METHODS, VARIANTS
+    from adatp.methods import METHODS, VARIANTS, has_target, make_method
 
-    if name in VARIANTS:
-        return VARIANTS[name]() if flops is None else VARIANTS[name](flops=flops)
-    if name not in METHODS:
-        raise RefusedError(f"no method {name!r}; there are {', '.join((*METHODS, *VARIANTS))}")
-    if flops is not None and METHODS[name].flops is None:
+    if name not in (known := (*METHODS, *VARIANTS)):
+        raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
+    if flops is not None and not has_target(name):
         raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
-    return METHODS[name]() if flops is None else METHODS[name](flops=flops)
+    return make_method(name, flops)

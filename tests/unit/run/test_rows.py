@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adatp.methods import METHODS
+from adatp.methods import METHODS, AdaTP
 from adatp.run.rows import Row, RowsError, Settings, parts, read_rows, scan
 from adatp.shard import Shard
 
@@ -28,13 +28,15 @@ def test_rows_name_their_settings_or_take_the_defaults(tmp_path: Path) -> None:
         "",
         {"video": "b.mp4", "question": "why ?", "flops": 0.5, "frames": 8, "max_new_tokens": None, "id": 7},
         {"video": "c.mp4", "question": "", "method": "vanilla", "frames": 4.0},
+        {"video": "d.mp4", "question": "where ?", "method": "adatp-paper"},
     )
-    first, second, third = read_rows(file, Settings(flops=0.3, frames=16))
+    first, second, third, fourth = read_rows(file, Settings(flops=0.3, frames=16))
     assert first == Row(0, "first", "a.mp4", "who ?", Settings(flops=0.3, frames=16))
     assert second == Row(1, 7, "b.mp4", "why ?", Settings(flops=0.5, frames=8))
     assert third == Row(2, 2, "c.mp4", "", Settings(method="vanilla", flops=None, frames=4))
     assert third.settings.pruning() == METHODS["vanilla"]()
     assert second.settings.pruning() == METHODS["adatp"](flops=0.5)
+    assert fourth.settings.pruning() == AdaTP.paper(flops=0.3)
 
 
 @pytest.mark.parametrize(
