@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from adatp.errors import RefusedError
+from adatp.locking import lock
 from adatp.paper.gathering import GatheringError, Outcome, gather
 from adatp.paper.plan import VANILLA, Plan, Run
 
@@ -140,13 +141,8 @@ def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder while this one lives."""
     with (folder / ".lock").open("w") as file:
-        with suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RefusedError(f"{folder}: another process runs this; give it its own --shard") from None
+        if not lock(file):
+            raise RefusedError(f"{folder}: another process runs this; give it its own --shard")
         yield
 
 
