@@ -22,7 +22,7 @@ from adatp.checkpoint import (
     check_weights,
     try_out,
 )
-from adatp.errors import AdaTPError, first_line, is_out_of_memory
+from adatp.errors import AdaTPError, first_line, is_out_of_memory, is_panic
 from adatp.tower_flops import siglip_text_flops, siglip_vision_flops
 
 # A tower, as (width, image size, patch size), and the checkpoint that it comes from.
@@ -119,10 +119,6 @@ class SiglipPartner(nn.Module):
             states = states[0] if isinstance(states, tuple) else states
         return cast(Tensor, self.head(self.post_layernorm(states)))
 
-    def flops(self, frames: int) -> int:
-        """Real FLOPs of embedding one question and a video's frames, given the tower's hidden states."""
-        return self.text_flops() + self.frame_flops(frames)
-
     def text_flops(self) -> int:
         """Real FLOPs of embedding one question."""
         text: Any = self.text.config
@@ -196,8 +192,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
     except (
         BaseException
     ) as error:  # any kind: the files are the checkpoint's, and a Rust panic is no Exception
-        panic = type(error).__name__ == "PanicException"
-        if is_out_of_memory(error) or not (isinstance(error, Exception) or panic):
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         kind = EncoderError if Path(source).is_dir() else NoEncoderError
         raise kind(f"the text encoder {source} can't be loaded: {first_line(error)}") from error

@@ -46,3 +46,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return isinstance(error, Exception) and any(words in said for words in _MEMORY)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic in the Rust of another library, which is no ``Exception``."""
+    return type(error).__name__ == "PanicException"

@@ -44,7 +44,7 @@ class DecoderShape:
         vocab: entries of the vocabulary.
         windows: sliding window of each layer, None where it attends to everything; empty: all layers do.
         experts: experts that each layer's router chooses among; 0: there is no router.
-        delta_net: what some layers have instead of attention, if any: linear attention, a short convolution
+        mixer: what some layers have instead of attention, if any: linear attention, a short convolution
             or a Mamba.
         dense: layers without experts in a model that has a mixture of experts.
         dense_intermediate: width of the MLP in these.
@@ -66,7 +66,7 @@ class DecoderShape:
     vocab: int
     windows: tuple[int | None, ...] = ()
     experts: int = 0
-    delta_net: StateMixer | None = None
+    mixer: StateMixer | None = None
     dense: tuple[int, ...] = ()
     dense_intermediate: int = 0
     mlp_maps: int = 3
@@ -106,7 +106,7 @@ class DecoderShape:
             vocab=config.vocab_size,
             windows=windows if "sliding_attention" in kinds else (),
             experts=experts,
-            delta_net=mixer_of(config, kinds),
+            mixer=mixer_of(config, kinds),
             dense=dense,
             dense_intermediate=config.intermediate_size if dense else 0,
             mlp_maps=maps,
@@ -125,7 +125,7 @@ class DecoderShape:
     @cached_property
     def key_layers(self) -> tuple[int, ...]:
         """The layers that attend to keys; the others have linear attention, or are an MLP alone."""
-        others = {*(() if self.delta_net is None else self.delta_net.layers), *(self.lone_mlps or ())}
+        others = {*(() if self.mixer is None else self.mixer.layers), *(self.lone_mlps or ())}
         return tuple(layer for layer in range(self.layers) if layer not in others)
 
     @cached_property
@@ -157,13 +157,14 @@ class DecoderShape:
         """
         if self.latent is not None:
             return self.latent.macs(self.hidden, self.heads) + self._mlp_macs
-        gate = self.hidden * self.width if self.gated or isinstance(self.delta_net, DeltaNet) else 0
+        gate = self.hidden * self.width if self.gated or isinstance(self.mixer, DeltaNet) else 0
         gate += (
             3 * self.hidden * self.beside
         )  # made for all layers together, scaled by the states, mapped back
         return 2 * self.hidden * (self.width + self.kv_heads * self.head_dim) + gate + self._mlp_macs
 
-    def key_macs(self, layer: int) -> int:
+    @property
+    def key_macs(self) -> int:
         """Multiply-accumulates that expand a cached entry to a key and its value, where it is compressed."""
         return 0 if self.latent is None else self.latent.expanding(self.heads)
 
@@ -182,8 +183,8 @@ class DecoderShape:
             tokens: tokens that each layer of the decoder processes.
             chunk: see `DeltaNet.macs`.
         """
-        states = () if self.delta_net is None else self.delta_net.layers
-        state = 0 if self.delta_net is None else self.delta_net.macs(self.hidden, chunk)
+        states = () if self.mixer is None else self.mixer.layers
+        state = 0 if self.mixer is None else self.mixer.macs(self.hidden, chunk)
         one = {layer: state if layer in states else 0 for layer in range(self.layers)}
         for layer in self.key_layers:
             del one[layer]
@@ -243,7 +244,7 @@ def paper_macs(shape: DecoderShape, visual: Sequence[int], preset: str = "fastvi
     d, m = shape.hidden, shape.intermediate
     if preset == "fastvid":
         return _prefill_macs(shape, visual, [0] * shape.layers)
-    if shape.delta_net is not None and preset in PRESETS:
+    if shape.mixer is not None and preset in PRESETS:
         raise ValueError(f"preset {preset!r} knows no linear attention: only 'fastvid' does")
     if preset == "pyramiddrop":
         return sum(4 * n * d * d + 2 * n * n * d + 3 * n * d * m for n in visual)
@@ -306,7 +307,7 @@ def decode_flops(shape: DecoderShape, context: Sequence[int], steps: int) -> int
         held = shape.held(layer, context[layer])
         growing = shape.held(layer, context[layer] + steps) - held  # steps until the sliding window is full
         read = steps * (held + 1) + growing * (growing - 1) // 2 + (steps - growing) * growing
-        keys += read * (shape.pair_macs(layer) + shape.key_macs(layer))
+        keys += read * (shape.pair_macs(layer) + shape.key_macs)
     macs = steps * sum(map(shape.attention_layer_macs, shape.key_layers)) + keys
     macs += shape.keyless_macs([steps] * shape.layers, chunk=0)
     return 2 * macs + lm_head_flops(shape, steps)
@@ -377,7 +378,7 @@ def _prefill_macs(shape: DecoderShape, tokens: Sequence[int], past: Sequence[int
     for layer in shape.key_layers:
         keys = tokens[layer] + shape.held(layer, past[layer])
         macs += tokens[layer] * (shape.attention_layer_macs(layer) + keys * shape.pair_macs(layer))
-        macs += keys * shape.key_macs(layer)
+        macs += keys * shape.key_macs
     return macs
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 
 from adatp.models import supported
 from agreement import MARK, OBSERVED, PAGE, families_observed, families_section
@@ -18,7 +19,9 @@ def test_page_and_command_tell_of_every_family_and_feature() -> None:
     """They are what a run writes that asked everything of everyone, and passed."""
     passed = {(feature, family.name): "passed" for feature in FEATURES for family in EVERY}
     noted = json.loads(OBSERVED.read_text())
-    assert noted == {**families_observed(passed), "transformers": noted["transformers"]}
+    if noted["transformers"] != transformers.__version__:
+        pytest.skip(f"the page tells of transformers {noted['transformers']}, whose model types differ")
+    assert noted == families_observed(passed)
     page = PAGE.read_text()
     assert f"<!-- {MARK} -->" in page
     assert written(page, MARK, families_section(noted)) == page

@@ -93,8 +93,11 @@ PLANS = [
         )
     ),
     *(
-        Call((*PAPER, "--shard", shard), "--shard is i/n")
-        for shard in ("0/1", "2/1", "1/0", "-1/2", "٣/٣", "")
+        Call((*PAPER, "--shard", shard), why)
+        for shard, why in (
+            *((shard, "--shard is i/n") for shard in ("1/0", "-1/2", "٣/٣", "", "1/" + "9" * 5000)),
+            *((shard, "shards are counted from 1") for shard in ("0/1", "2/1")),
+        )
     ),
     Call(("paper", "--gather-only", "--out", LONG), "File name too long"),
     Call(("paper", "--gather-only", "--out", "{tmp}/loop"), "Too many levels", odd_files),
@@ -187,7 +190,7 @@ ROWS = [
     ),
     *(
         Call((*RUN, "--shard", shard), "--shard", with_rows())
-        for shard in ("a", "0/0", "1/1", "-1/3", "٣/٤", "")
+        for shard in ("a", "0/0", "0/1", "2/1", "-1/3", "٣/٤", "", "1/" + "9" * 5000)
     ),
     Call(("run", "{tmp}/rows.jsonl", "--out", LONG, *QUICK), "File name too long", with_rows()),
     Call(("run", "{tmp}/rows.jsonl", "--out", "{tmp}/rows.jsonl", *QUICK), "not a folder", with_rows()),

@@ -20,7 +20,7 @@ QWEN2_7B = DecoderShape(28, 3584, 28, 4, 128, 18944, 152064)
 QWEN2_05B = DecoderShape(24, 896, 14, 2, 64, 4864, 151936)
 TINY = DecoderShape(12, 192, 6, 2, 32, 512, 256)
 LINEAR = DeltaNet(tuple(layer for layer in range(32) if layer % 4 != 3), 16, 32, 128, 128, 4)
-QWEN35_9B = DecoderShape(32, 4096, 16, 4, 256, 12288, 248320, delta_net=LINEAR)
+QWEN35_9B = DecoderShape(32, 4096, 16, 4, 256, 12288, 248320, mixer=LINEAR)
 
 shapes = st.sampled_from([QWEN2_7B, QWEN2_05B, TINY, QWEN35_9B])
 fractions = st.floats(0, 1)
@@ -214,7 +214,7 @@ def test_cuts_follow_full_attention() -> None:
         solve(QWEN35_9B, start=5, end=7, **prompt)
     assert [nearest_cut(QWEN35_9B, layer) for layer in (0, 2, 4, 6, 7, 31)] == [4, 4, 4, 4, 8, 28]
     assert [nearest_cut(TINY, layer) for layer in (0, 1, 7, 12)] == [1, 1, 7, 11]
-    shallow = replace(QWEN35_9B, layers=4, delta_net=replace(LINEAR, layers=(0, 1, 2)))
+    shallow = replace(QWEN35_9B, layers=4, mixer=replace(LINEAR, layers=(0, 1, 2)))
     with pytest.raises(BudgetError, match=r"none of layers 1 to 2 follows full attention.*: none"):
         solve(shallow, start=1, end=2, **prompt)
     with pytest.raises(BudgetError, match="none of the decoder's layers"):

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for flops in (paper_macs, prefill_flops):
         with pytest.raises(ValueError, match="each of 3 layers, not 2"):
             flops(shape, [5] * 2)
-    hybrid = DecoderShape(3, 8, 2, 1, 4, 16, 10, delta_net=DeltaNet((0, 1), 1, 1, 4, 4, 4))
+    hybrid = DecoderShape(3, 8, 2, 1, 4, 16, 10, mixer=DeltaNet((0, 1), 1, 1, 4, 4, 4))
     for preset in PRESETS[:3]:
         with pytest.raises(ValueError, match=f"'{preset}' knows no linear attention"):
             paper_macs(hybrid, [5] * 3, preset)
@@ -116,7 +116,7 @@ def test_shapes_whose_layers_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"linear attention \(hybrid\)"):  # one of its sizes is missing
         DecoderShape.from_config(hybrid)
     hybrid.linear_conv_kernel_dim = 5
-    assert DecoderShape.from_config(hybrid).delta_net == DeltaNet((0,), 1, 2, 3, 4, 5)
+    assert DecoderShape.from_config(hybrid).mixer == DeltaNet((0,), 1, 2, 3, 4, 5)
     experts = {**sizes, "model_type": "sparse", "num_experts": 4, "num_experts_per_tok": 2}
     experts |= {"moe_intermediate_size": 32}
     everywhere: list[dict[str, Any]] = [{"decoder_sparse_step": 1}, {"shared_expert_intermediate_size": 8}]

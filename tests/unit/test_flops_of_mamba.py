@@ -56,7 +56,7 @@ def test_mamba_to_the_last_product(narrow: int | None) -> None:
 
 def test_layers_are_counted_by_what_they_are() -> None:
     shape = DecoderShape.from_config(decoder_with().config)
-    assert shape.delta_net == Mamba2((0, 4), 4, 2, 24, 16, 3, 32)
+    assert shape.mixer == Mamba2((0, 4), 4, 2, 24, 16, 3, 32)
     assert (shape.lone_mlps, shape.dense, shape.dense_intermediate) == ((1, 3), (1,), 160)
     assert (shape.key_layers, shape.full_layers, shape.cut_layers) == ((2,), (2,), (3,))
 

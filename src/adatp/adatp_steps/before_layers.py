@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import segment_weights
-from adatp.adatp_steps.novelty import novelty
+from adatp.adatp_steps.novelty import representatives
 from adatp.adatp_steps.segment import segment_frames
 
 
@@ -56,7 +56,7 @@ def choose_before_layers(
     """Choose the tokens of one video that stay.
 
     Within a frame, tokens come in the order of `pick`. Frames share the budget: one part evenly, the other in
-    proportion to (number of representatives of the segment, see `novelty`) x (weight by relevance), split
+    proportion to (number of `representatives` of the segment) x (weight by relevance), split
     between the segment's frames. Each segment gets one token, then each frame, before any gets two.
 
     Args:
@@ -75,7 +75,7 @@ def choose_before_layers(
     if there is None:
         there = tokens.new_ones(frames, places, dtype=torch.bool)
     segment = segment_frames(_pooled(tokens, there), thresholds.tau_s)
-    _, representative = novelty(tokens, thresholds.tau_d, there, segment)
+    representative = representatives(tokens, thresholds.tau_d, there, segment)
     demand = _demand(segment, representative, relevance, thresholds)
     rank, _ = pick(tokens, there, min(keep, places))
     turn = (rank + 0.5) / demand[:, None]

@@ -42,24 +42,6 @@ def segment_weights(relevance: Tensor | None, tau_r: float, sizes: Tensor) -> Te
     return (r_hat / tau_r).clamp(-_MAX_EXPONENT, _MAX_EXPONENT).exp()
 
 
-def position_rank(scores: Tensor, segment: Tensor, position: Tensor) -> Tensor:
-    """Rank of each token among the tokens of its segment at its spatial position, best first.
-
-    Args:
-        scores: (n,) the higher the better.
-        segment: (n,) int64 segment of each token, below 2^31.
-        position: (n,) int64 spatial position of each token in its frame's grid, below 2^32.
-
-    Returns:
-        (n,) int64; 0 is the position's best frame. Among equal scores the earlier token comes first.
-
-    Source: ours (the paper keeps one token per position; it does not publish which one).
-    """
-    best = _best_first(scores)
-    order, rank = _by_position(best, segment, position)
-    return torch.empty_like(rank).scatter_(0, best[order], rank)
-
-
 def distinct_positions(segment: Tensor, position: Tensor, segments: int) -> Tensor:
     """Distinct positions in each segment: the tokens left if each position keeps one representative.
 

@@ -10,17 +10,12 @@ _PART = 1 << 24
 """Approximate number of float32 values held at a time."""
 
 
-def novelty(
-    tokens: Tensor, tau_d: float, there: Tensor, segment: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Novelty of each token relative to the tokens of its segment already selected as representatives.
+def representatives(tokens: Tensor, tau_d: float, there: Tensor, segment: Tensor | None = None) -> Tensor:
+    """Tokens that show something which their spatial position has not shown before in their segment.
 
     Frames are read in order. A token is compared with the representatives found so far at its spatial
     position. If its cosine with all of them is below tau_d, it becomes a representative. Otherwise it is a
-    near-duplicate. Novelty is one minus the highest cosine with those representatives and with the segment's
-    mean direction. The mean direction stands for what the segment shows anyway. So a plain still background
-    ranks last, and its repeats rank below its first frame. What appears in one place for one frame ranks
-    first.
+    near-duplicate.
 
     Args:
         tokens: (T, P, d) projected tokens of T frames with P positions each, in order of time.
@@ -30,31 +25,70 @@ def novelty(
         segment: (T,) int64, ascending from 0: the segment of each frame. None: there is one segment.
 
     Returns:
-        (T, P) float32 novelty, in [0, 2], and (T, P) bool, the representatives. The first token of each
-        position is always one.
+        (T, P) bool. The first token of each position is always one.
 
     Memory beyond ``tokens`` grows with the number of tokens, not with the square of the frames.
 
     Source: ours.
     """
-    frames, places, width = tokens.shape
-    # Positions are processed in parts: in float32 a long video takes many times the memory that the decoder
-    # needs.
-    parts = torch.split(tokens, max(1, _PART // (frames * width)), 1)
-    mean = _mean_directions(parts, segment)
-    closest = torch.empty(frames, places, device=tokens.device)
+    return _compared(_parts(tokens), tau_d, there, segment, None)[0]
+
+
+def novelty(tokens: Tensor, tau_d: float, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Novelty of each token relative to the tokens of its segment already selected as representatives.
+
+    Novelty is one minus the highest cosine with those representatives and with the segment's mean direction.
+    The mean direction stands for what the segment shows anyway. So a plain still background ranks last, and
+    its repeats rank below its first frame. What appears in one place for one frame ranks first.
+
+    Args:
+        tokens: (T, P, d) tokens of one segment, as in `representatives`.
+        tau_d: threshold on the cosine.
+        there: (T, P) bool, where there is a token.
+
+    Returns:
+        (T, P) float32 novelty, in [0, 2], and (T, P) bool, the `representatives`.
+
+    Source: ours.
+    """
+    parts = _parts(tokens)
+    mean = F.normalize(torch.stack([_units(part).sum((0, 1)) for part in parts]).sum(0), dim=-1)
+    representative, closest = _compared(parts, tau_d, there, None, mean)
+    return (1 - closest).clamp(0, 2), representative
+
+
+def _compared(
+    parts: Sequence[Tensor], tau_d: float, there: Tensor, segment: Tensor | None, mean: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The representatives, and how close each token is to those before it and to a mean direction.
+
+    Args:
+        parts: the tokens, from `_parts`.
+        tau_d: threshold on the cosine.
+        there: (T, P) bool, where there is a token.
+        segment: (T,) int64, the segment of each frame; None: there is one.
+        mean: (d,) a direction that tokens are compared with as well; None: there is none.
+
+    Returns:
+        (T, P) bool, and the highest cosine (T, P) float32. Without anything to compare with, it is -inf.
+    """
+    frames, places = there.shape
+    closest = torch.full((frames, places), -torch.inf, device=there.device)
     representative = there.clone()
     # Frames are processed in parts too, since each is compared with all earlier ones. Short scenes fit one
     # part.
     block = max(1, _PART // (frames * places))
     for first in range(0, frames, block):
         last = min(first + block, frames)
-        cosines, nearest = [], []
+        cosines, along = [], []
         for part in parts:
             unit = _units(part[:last])
             cosines.append(torch.einsum("tpd,spd->tps", unit[first:], unit))
-            nearest.append(_along(unit[first:], mean, first))
-        cosine, closest[first:last] = torch.cat(cosines, 1), torch.cat(nearest, 1)
+            if mean is not None:
+                along.append(unit[first:] @ mean)
+        cosine = torch.cat(cosines, 1)
+        if along:
+            closest[first:last] = torch.cat(along, 1)
         for t in range(max(1, first), last):
             compared = representative[:t].T
             if segment is not None:
@@ -62,24 +96,16 @@ def novelty(
             highest = cosine[t - first, :, :t].masked_fill(~compared, -torch.inf).amax(1)
             representative[t] &= highest < tau_d
             closest[t] = torch.maximum(closest[t], highest)
-    return (1 - closest).clamp(0, 2), representative
+    return representative, closest
 
 
-def _mean_directions(parts: Sequence[Tensor], segment: Tensor | None) -> Tensor:
-    """Mean direction of all tokens, (d,); with ``segment``, that of each frame's segment, (T, d)."""
-    if segment is None:
-        total = torch.stack([_units(part).sum((0, 1)) for part in parts]).sum(0)
-    else:
-        frames = torch.stack([_units(part).sum(1) for part in parts]).sum(0)
-        total = (segment[:, None] == segment).float() @ frames
-    return F.normalize(total, dim=-1)
+def _parts(tokens: Tensor) -> Sequence[Tensor]:
+    """Tokens (T, P, d) by groups of positions.
 
-
-def _along(unit: Tensor, mean: Tensor, first: int) -> Tensor:
-    """(t, p) cosines of tokens (t, p, d) with their mean direction; the tokens' first frame is ``first``."""
-    if mean.dim() == 1:
-        return unit @ mean
-    return (unit @ mean[first : first + len(unit), :, None]).squeeze(-1)
+    In float32 a long video takes many times the memory that the decoder needs.
+    """
+    frames, _, width = tokens.shape
+    return torch.split(tokens, max(1, _PART // (frames * width)), 1)
 
 
 def _units(tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cut a video into segments of similar frames."""
+"""Cuts a video into segments of similar frames."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def segment_frames(features: Tensor, tau_s: float) -> Tensor:
     returns later is a new segment. A frame with non-finite features is similar to no other.
 
     Args:
-        features: (T, d), one vector per frame, of any floating type: the mean of the vision tower's features.
+        features: (T, d), one vector per frame, of any floating type.
         tau_s: threshold on the cosine; the paper's value is 0.95.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from adatp.cli.options import (
     DeviceOption,
     DtypeOption,
     FramesOption,
+    JsonOption,
     MethodOption,
     ModelOption,
     NewTokensOption,
@@ -45,9 +45,7 @@ def ask(
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the model unpruned too, and show both side by side.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
-    ] = None,
+    json_file: JsonOption = None,
     max_new_tokens: NewTokensOption = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

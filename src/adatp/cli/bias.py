@@ -28,6 +28,7 @@ from adatp.cli.options import (
     MOST_FRAMES,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     ModelOption,
     TrustOption,
     check_dtype,
@@ -61,9 +62,7 @@ def bias(
     ] = None,
     frames: Annotated[int, typer.Option(min=4, max=MOST_FRAMES, help="Frames of each clip.")] = 32,
     limit: Annotated[int, typer.Option(min=1, max=MOST, help="Most clips, each with its question.")] = 24,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
-    ] = None,
+    json_file: JsonOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Also draw the figures into this folder (.png and .svg).", show_default=False),

@@ -59,9 +59,11 @@ DisturbOption = Annotated[
         "relevance)."
     ),
 ]
-FramesOption = Annotated[str, typer.Option(help="Frames of the clips; several numbers separated by commas.")]
+FrameCountsOption = Annotated[
+    str, typer.Option(help="Frames of the clips; several numbers separated by commas.")
+]
 LimitOption = Annotated[int, typer.Option(min=1, max=MOST, help="Questions for each number of frames.")]
-JsonOption = Annotated[
+ResultsOption = Annotated[
     Path | None,
     typer.Option(
         "--json",
@@ -92,7 +94,7 @@ BatchOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One evaluation with its options.
 
@@ -125,9 +127,9 @@ class Evaluation:
     device: str
     dtype: str
     trusted: bool
-    world: str | None = None
-    disturb: str = "none"
-    batch: int = 1
+    world: str | None
+    disturb: str
+    batch: int
     inputs: tuple[Named, ...] = ()
 
     def run(self, entrants: Callable[[int], list[Entrant]]) -> None:

@@ -20,7 +20,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "Answer the questions of a file, and go on where a run was stopped": (
             f"adatp run rows.jsonl --out answers --model {QWEN}"
         ),
-        "Do the second of eight parts, on another machine": "adatp run rows.jsonl --out answers --shard 1/8",
+        "Do the second of eight parts, on another machine": "adatp run rows.jsonl --out answers --shard 2/8",
     },
     "show": {
         "Draw what is kept of the shipped clip": "adatp show --out shown",

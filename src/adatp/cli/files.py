@@ -28,7 +28,7 @@ Named = tuple[str, Path]
 MOST_MODEL_FILES = 10_000
 """Most files of --model's folder that are looked at. A checkpoint has fewer; the folder / has millions."""
 
-EMBEDDED = Path(__file__).parents[1] / "tiny"
+SHIPPED = Path(__file__).parents[1] / "tiny"
 """The folder of the embedded models and the clip."""
 
 
@@ -121,7 +121,7 @@ def model_files(model: str | None) -> Iterator[Named]:
         if "/" in model:
             return
         model = None  # an embedded model, by its name
-    found = os.walk(EMBEDDED if model is None else model)
+    found = os.walk(SHIPPED if model is None else model)
     paths = (Path(folder) / name for folder, _, names in found for name in names)
     for path in islice(paths, MOST_MODEL_FILES):
         yield "a file of the model", path

@@ -59,7 +59,7 @@ def flops(
         if family_of(config.model_type).by_rule:
             say(f"{source_of(model)}: {by_rule(config)}")
         shape = DecoderShape.from_config(config.get_text_config())
-        if preset != PRESET and shape.delta_net is not None:
+        if preset != PRESET and shape.mixer is not None:
             raise RefusedError(f"--preset {preset} knows no linear attention: leave it out")
         visual = math.prod(video_grid(config, frames, size))
         table = table_of("Target", "reached", "FLOPs", f"MACs ({preset})", "visual tokens by layer")

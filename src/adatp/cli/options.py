@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -27,14 +28,11 @@ MOST_PIXELS = 65_536
 SIZE = "448x448"
 """Width x height of a frame, if nothing else is said."""
 
-EMBEDDED = "the small one that ships with adatp"
-
-
 ModelOption = Annotated[
     str | None,
     typer.Option(
         help="A Video LLM: a folder, an id on the Hugging Face hub, or an embedded one: tiny, scenes.",
-        show_default=EMBEDDED,
+        show_default="the small one that ships with adatp",
     ),
 ]
 TargetsOption = Annotated[
@@ -82,6 +80,12 @@ SizeOption = Annotated[
     str, typer.Option(help="Width x height of a frame, where the number of tokens depends on it.")
 ]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=MOST, help="Longest answer, in tokens.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)
+]
+ShardOption = Annotated[
+    str, typer.Option(help="Do only this share, for array jobs: i/n, with i from 1 to n.")
+]
 
 
 def numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
@@ -140,12 +144,10 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
 
 def method_named(name: str, flops: float | None) -> Method:
     """The method of that name, with that target; None: its own default."""
-    from adatp.methods import METHODS, VARIANTS
+    from adatp.methods import METHODS, VARIANTS, has_target, make_method
 
-    if name in VARIANTS:
-        return VARIANTS[name]() if flops is None else VARIANTS[name](flops=flops)
-    if name not in METHODS:
-        raise RefusedError(f"no method {name!r}; there are {', '.join((*METHODS, *VARIANTS))}")
-    if flops is not None and METHODS[name].flops is None:
+    if name not in (known := (*METHODS, *VARIANTS)):
+        raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
+    if flops is not None and not has_target(name):
         raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
-    return METHODS[name]() if flops is None else METHODS[name](flops=flops)
+    return make_method(name, flops)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from adatp.cli.console import importing
+from adatp.cli.options import ShardOption
 from adatp.cli.papering import carry_out
 from adatp.errors import RefusedError
 
@@ -33,7 +34,7 @@ def paper(
     show_plan: Annotated[
         bool, typer.Option("--show-plan", help="Print the default plan, to be copied and changed.")
     ] = False,
-    shard: Annotated[str, typer.Option(help="i/n: only every n-th run, for array jobs.")] = "1/1",
+    shard: ShardOption = "1/1",
     gather_only: Annotated[
         bool, typer.Option("--gather-only", help="Run nothing, only make the tables of complete runs.")
     ] = False,

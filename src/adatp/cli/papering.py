@@ -11,6 +11,7 @@ from adatp.cli.files import check_folder, write
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 from adatp.plain_json import to_json
+from adatp.shard import Shard
 
 if TYPE_CHECKING:
     from adatp.paper.gathering import Outcome
@@ -30,7 +31,7 @@ def carry_out(
     Args:
         plan: the plan to run.
         out: the folder of all results.
-        shard: "i/n".
+        shard: "i/n", the share of the runs, see `Shard`.
         dry_run: whether to only print the runs.
         gather_only: whether to only make the tables.
         environment: variables for lmms-eval.
@@ -41,7 +42,8 @@ def carry_out(
     from adatp.paper import running
     from adatp.paper.gathering import GatheringError
 
-    runs = running.shard_of(plan.runs(), shard)
+    share = Shard.named(shard)
+    runs = [run for number, run in enumerate(plan.runs()) if share.has(number)]
     try:
         if dry_run:
             print(running.described(plan, runs, running.outcomes(runs, out), out))

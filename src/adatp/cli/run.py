@@ -18,6 +18,7 @@ from adatp.cli.options import (
     MethodOption,
     ModelOption,
     NewTokensOption,
+    ShardOption,
     StrictOption,
     TargetOption,
     TrustOption,
@@ -61,7 +62,7 @@ def run(
             show_default="half of the cores",
         ),
     ] = None,
-    shard: Annotated[str, typer.Option(help="Ask only this share of the rows: i/n, i from 0.")] = "0/1",
+    shard: ShardOption = "1/1",
     root: Annotated[
         Path | None,
         typer.Option(help="Folder that relative paths of videos start from.", show_default="the input's"),

@@ -77,8 +77,8 @@ def cache_numbers(shape: DecoderShape, tokens: Sequence[int]) -> int:
         latent = shape.latent
         width = 2 * kv_heads * head_dim if latent is None else latent.rank + latent.rotary
         found += shape.held(layer, tokens[layer]) * width
-    if shape.delta_net is not None:
-        found += len(shape.delta_net.layers) * shape.delta_net.state
+    if shape.mixer is not None:
+        found += len(shape.mixer.layers) * shape.mixer.state
     return found
 
 

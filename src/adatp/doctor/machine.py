@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-GIB = 2**30
+from adatp.machine import cores
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -35,7 +35,7 @@ class Device:
 def devices() -> list[Device]:
     """The devices of this machine. The CPU comes first."""
     free, total = _main_memory()
-    found = [Device("cpu", f"{_cores()} cores, {torch.get_num_threads()} threads", free, total)]
+    found = [Device("cpu", f"{cores()} cores, {torch.get_num_threads()} threads", free, total)]
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
@@ -78,12 +78,6 @@ def matmul_rate(device: str, dtype: torch.dtype, seconds: float = 0.3) -> float:
 def _product(left: torch.Tensor, right: torch.Tensor) -> None:
     """Multiply, and wait until the product is done."""
     (left @ right)[0, 0].item()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _main_memory() -> tuple[int | None, int | None]:

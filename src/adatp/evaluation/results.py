@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.locking import lock
 
 KINDS = {
     "pin": ("value",),
@@ -61,7 +62,8 @@ class Results:
         self.skips: dict[tuple[str, int], str] = {}
         self._file = path.open("a+b")
         try:
-            self._lock()
+            if not lock(self._file):
+                raise ResultsError(f"{self.path} is being written by another run")
             self._file.seek(0)
             complete = self._read(self._file.read())
         except BaseException:
@@ -124,15 +126,6 @@ class Results:
     def wants(self, run: str, frames: int, number: int) -> bool:
         """Whether a question is still to be asked."""
         return (run, frames) not in self.skips and number not in self.answers[run, frames]
-
-    def _lock(self) -> None:
-        with suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ResultsError(f"{self.path} is being written by another run") from None
 
     def _read(self, data: bytes) -> int:
         """Read the file's lines. Returns the length of the complete ones."""

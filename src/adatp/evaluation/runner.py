@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -24,13 +24,17 @@ from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
 from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
+from adatp.session.encode_once import replaced_forward
 
 LONGEST_ANSWER = 8
 """Tokens generated: the answers are words, which may be several tokens."""
 
 
 class TowerCache:
-    """While open, a vision tower encodes each video once. Its hooks fire as if it did so every time.
+    """While open, a vision tower encodes a batch that comes again once. Its hooks fire as if it did so each
+    time.
+
+    See `adatp.session.encode_once.EncodeOnce` for why there are two of this kind.
 
     Args:
         tower: the vision tower.
@@ -45,6 +49,7 @@ class TowerCache:
         self._output: Any = None
         self._given: list[torch.Size] = []
         self._calls: list[tuple[Any, Any]] = []
+        self._replaced = ExitStack()
 
     def __enter__(self) -> TowerCache:
         encode = self.tower.forward
@@ -60,11 +65,11 @@ class TowerCache:
                     self.attention(*again, **named)
             return copy(self._output)  # Qwen2.5-VL's model changes its input in place
 
-        self.tower.forward = forward  # of the instance: calls use it, and hooks stay around it
+        self._replaced.enter_context(replaced_forward(self.tower, forward))
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self.tower.forward
+        self._replaced.close()
 
     def show(self, video: object, watched: bool) -> None:
         """Announce the video that is encoded next, and whether the attention is watched."""

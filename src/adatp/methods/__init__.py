@@ -51,6 +51,29 @@ target.
 """
 
 
+def make_method(name: str, flops: float | None = None) -> Method:
+    """A method or variant by name.
+
+    Args:
+        name: a key of `METHODS` or `VARIANTS`.
+        flops: its FLOPs target, for one that has a target; None: its default.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    kind = VARIANTS[name] if name in VARIANTS else METHODS[name]
+    return kind() if flops is None else kind(flops=flops)
+
+
+def has_target(name: str) -> bool:
+    """Whether the method or variant of that name has a FLOPs target.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return name in VARIANTS or METHODS[name].flops is not None
+
+
 __all__ = [
     "METHODS",
     "VARIANTS",
@@ -76,4 +99,6 @@ __all__ = [
     "Vanilla",
     "VidCom2",
     "VisionZip",
+    "has_target",
+    "make_method",
 ]

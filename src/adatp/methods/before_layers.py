@@ -34,9 +34,9 @@ class BeforeLayers:
 
     def __call__(self, cut: Cut) -> Tensor:
         """Choose the visual tokens that stay, as rows of ``cut.token``."""
-        layout = self.layout
+        layout, counts = self.layout, tokens_of_videos(self.layout)
         if self.keep is None:
-            self.shares = split_in_proportion(cut.keep, tokens_of_videos(layout))
+            self.shares = split_in_proportion(cut.keep, counts)
         else:
             self.shares = shares_of_videos(layout, self.keep)
         tokens = layout.by_cell(cut.states)
@@ -52,7 +52,7 @@ class BeforeLayers:
                 None if layout.complete else there[cells].view(count, -1),
             )
             kept.append(chosen + before)
-            before += tokens_of_videos(layout)[number]
+            before += counts[number]
         return torch.cat(kept)
 
     def _videos(self) -> Iterator[tuple[slice, slice]]:

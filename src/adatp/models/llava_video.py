@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from adatp.layout import NO_CELL, Grid
-from adatp.models.family import TowerCall
 from adatp.models.registry import register
 from adatp.models.shared import PooledAfterwards
 
@@ -24,16 +23,10 @@ class LlavaVideo(PooledAfterwards):
 
         register_with_transformers()
 
-    def grids(self, config: Any, call: Mapping[str, Any], tower: TowerCall | None) -> list[Grid]:
-        """All videos of a batch have the same number of frames."""
-        if call.get("pixel_values_videos") is not None:
-            return super().grids(config, call, tower)
+    def frames_in(self, config: Any, placeholders: int) -> int:
+        """Each row of a frame has a newline too."""
         side = self.side(config)
-        encoded = call["mm_encoder_outputs"]["video"].pooler_output
-        videos, frames = len(encoded), encoded.shape[1] // (side * (side + 1))
-        if tower is not None:  # with several return sequences, the tower received each video once
-            videos = len(tower.output.last_hidden_state) // frames
-        return [(frames, side, side)] * videos
+        return placeholders // (side * (side + 1))
 
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor]:
         """The cells of each row, then a newline."""

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from adatp.errors import RefusedError
+from adatp.locking import lock
 from adatp.paper.gathering import GatheringError, Outcome, gather
 from adatp.paper.plan import VANILLA, Plan, Run
 
@@ -140,13 +141,8 @@ def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder while this one lives."""
     with (folder / ".lock").open("w") as file:
-        with suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RefusedError(f"{folder}: another process runs this; give it its own --shard") from None
+        if not lock(file):
+            raise RefusedError(f"{folder}: another process runs this; give it its own --shard")
         yield
 
 
@@ -168,23 +164,6 @@ def hours(runs: Sequence[Run], complete: Mapping[Run, Outcome]) -> float:
         ]
         seconds += documents * (max(measured) if measured else run.model.seconds)
     return seconds / 3600
-
-
-def shard_of(runs: Sequence[Run], shard: str) -> list[Run]:
-    """Every n-th run, for array jobs.
-
-    Args:
-        runs: all of them.
-        shard: "i/n", i from 1 to n.
-
-    Raises:
-        RefusedError: the text has another form.
-    """
-    first, slash, of = shard.partition("/")
-    numbers = slash and all(each.isascii() and each.isdigit() and len(each) < 10 for each in (first, of))
-    if not (numbers and 1 <= int(first) <= int(of)):
-        raise RefusedError(f"--shard is i/n, with i from 1 to n, not {shard!r}")
-    return list(runs[int(first) - 1 :: int(of)])
 
 
 def described(plan: Plan, runs: Sequence[Run], complete: Mapping[Run, Outcome], out: Path) -> str:

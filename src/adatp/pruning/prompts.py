@@ -134,6 +134,6 @@ class PromptReader:
         self.method.check_layouts(layouts)
         if any(len(layout.index) and not len(layout.question) for layout in layouts):
             raise LayoutError("no text follows the video in this call, so nothing says what to keep")
-        if past and len(layouts) > 1 and self.shape.delta_net is not None:
+        if past and len(layouts) > 1 and self.shape.mixer is not None:
             # A filler would lie between a sample's state and its next token.
             raise LayoutError("linear attention can't go on with several prompts that keep different tokens")

@@ -11,9 +11,10 @@ import adatp.torchvision_guard  # noqa: F401  # before transformers
 # isort: split
 from adatp.run.answering import TIMES, Answering, Outcome
 from adatp.run.folder import Folder, FolderError
-from adatp.run.rows import Row, RowsError, Settings, Shard
+from adatp.run.rows import Row, RowsError, Settings
 from adatp.run.runner import Job, Summary, run
 from adatp.run.workers import WorkerError
+from adatp.shard import Shard
 
 __all__ = [
     "TIMES",

@@ -232,7 +232,7 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
         **asked.row.facts(),
         "answer": answer.text,
         "error": None,
-        "method": report.method,
+        "method": asked.row.settings.method,
         "flops_target": asked.row.settings.pruning().flops,
         "flops_ratio": answer.flops_ratio,
         "out_of_reach": report.out_of_reach(row),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp.errors import AdaTPError
+from adatp.locking import lock
 from adatp.plain_json import to_json
 from adatp.small_files import read_small_json
 
@@ -182,13 +183,8 @@ class Work:
         self.path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
-        with suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FolderError(f"{self.path} is being written by another run") from None
+        if not lock(self._file):
+            raise FolderError(f"{self.path} is being written by another run")
 
     def _read(self, again: bool) -> None:
         """Read the existing lines, except a last line cut short by a kill, and rows that are asked again."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adatp.errors import AdaTPError, RefusedError, first_line
-from adatp.methods import METHODS, Method
+from adatp.errors import AdaTPError, first_line
+from adatp.methods import METHODS, VARIANTS, Method, has_target, make_method
+from adatp.shard import Shard
 
 LONGEST_LINE = 16 << 20
 """Bytes of a line of JSON; a file without line ends is no list of rows."""
@@ -29,7 +30,7 @@ class Settings:
     """The settings of one question.
 
     Attributes:
-        method: name of the pruning method.
+        method: name of the pruning method or variant.
         flops: FLOPs target, a fraction of vanilla's prefill; None: the method's own default.
         frames: how many to sample.
         max_new_tokens: longest answer, in tokens.
@@ -56,19 +57,19 @@ class Settings:
             own[name] = _whole_number(name, own.get(name, getattr(self, name)), most)
         if not isinstance(own.get("strict", False), bool):
             raise ValueError(f"strict is true or false, not {own['strict']!r}")
-        if (name := own.get("method", self.method)) not in METHODS:
-            raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
+        if (name := own.get("method", self.method)) not in (known := (*METHODS, *VARIANTS)):
+            raise ValueError(f"no method {name!r}; there are {', '.join(known)}")
         if "flops" in own:
             own["flops"] = _fraction(own["flops"])
-            if METHODS[name].flops is None:
+            if not has_target(name):
                 raise ValueError(f"method {name!r} has no FLOPs target: leave flops out")
-        elif METHODS[name].flops is None:
+        elif not has_target(name):
             own["flops"] = None
         return replace(self, **own)
 
     def pruning(self) -> Method:
         """The pruning method with its target."""
-        return METHODS[self.method]() if self.flops is None else METHODS[self.method](flops=self.flops)
+        return make_method(self.method, self.flops)
 
 
 def _whole_number(name: str, value: Any, most: int) -> int:
@@ -232,32 +233,6 @@ def parts(rows: Iterable[Row], size: int) -> Iterator[Part]:
         held.append(row)
     if held:
         yield Part(number, tuple(held))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The parts of this run: every ``count``-th, from ``index`` on."""
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def named(cls, text: str) -> Shard:
-        """Read "i/n", with i from 0 to n - 1.
-
-        Raises:
-            RefusedError: the text is no shard.
-        """
-        index, slash, count = text.partition("/")
-        if not (slash and index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
-            raise RefusedError(f"--shard is i/n, such as 0/8, not {text!r}")
-        if not int(index) < int(count) <= 1_000_000:
-            raise RefusedError(f"--shard {text}: shards of {count} go from 0 to {int(count) - 1}")
-        return cls(int(index), int(count))
-
-    def has(self, part: int) -> bool:
-        """Whether a part belongs to this shard."""
-        return part % self.count == self.index
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 from adatp.run.answering import Answering, Outcome
 from adatp.run.folder import Folder, Work
 from adatp.run.preparing import Unit, units
-from adatp.run.rows import Part, Row, Scanned, Settings, Shard, parts, read_rows, scan
+from adatp.run.rows import Part, Row, Scanned, Settings, parts, read_rows, scan
+from adatp.shard import Shard
 
 ROWS_PER_FILE = 256
 """Default number of rows of a part."""

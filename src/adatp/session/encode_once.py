@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ class EncodeOnce:
     The tower's hooks fire as if it had encoded every video. Its input is cut into one piece per prompt, and
     pieces are compared number by number. If a tower's calls can't be cut like this, it encodes everything as
     usual.
+
+    This and `adatp.evaluation.runner.TowerCache` are two because only this one tells the videos of a batch
+    apart, and only that one can let a method watch the tower's attention again, which needs a batch that
+    comes again as it was.
 
     Args:
         tower: the vision tower.
@@ -31,23 +36,19 @@ class EncodeOnce:
         self._keys: Sequence[Hashable] = ()
         self._again: Collection[Hashable] = ()
         self._held: dict[Hashable, tuple[list[Tensor], Any]] = {}  # input and output of each
-        self._before: Any = None
+        self._replaced = ExitStack()
 
     def __enter__(self) -> EncodeOnce:
-        self._before = vars(self.tower).get("forward")  # accelerate's
         encode = self.tower.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return self._forward(encode, args, kwargs)
 
-        self.tower.forward = forward  # of the instance: calls go through it, and hooks stay around it
+        self._replaced.enter_context(replaced_forward(self.tower, forward))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is None:
-            del self.tower.forward
-        else:
-            self.tower.forward = self._before
+        self._replaced.close()
         self._held = {}
 
     def show(self, keys: Sequence[Hashable], again: Collection[Hashable] = ()) -> None:
@@ -88,6 +89,23 @@ class EncodeOnce:
         self._held |= {key: (known[key][0], made[key]) for key in first}
         self._held = {key: held for key, held in self._held.items() if key in self._again}
         return _joined([made[key] for key in keys])
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While the block runs, calls of a module go through ``forward``, and its hooks stay around it.
+
+    Afterwards the module has its own back, or the one that accelerate gave to this instance.
+    """
+    attributes = vars(module)
+    before = attributes.get("forward")
+    attributes["forward"] = forward
+    try:
+        yield
+    finally:
+        del attributes["forward"]
+        if before is not None:
+            attributes["forward"] = before
 
 
 def _cut(value: Any, count: int) -> list[list[Tensor]]:

@@ -32,7 +32,7 @@ from adatp.checkpoint import (
     check_processor,
     check_weights,
 )
-from adatp.errors import AdaTPError, first_line, is_out_of_memory
+from adatp.errors import AdaTPError, first_line, is_out_of_memory, is_panic
 from adatp.models import UnsupportedModelError, allow_general_rule, always_refused, family_of
 from adatp.pruning import PruningError
 from adatp.pruning import check_config as check_can_be_pruned
@@ -65,8 +65,7 @@ def _loading(source: str, what: str) -> Iterator[None]:
     except (
         BaseException
     ) as error:  # safetensors, the hub's client, transformers and json all raise different ones
-        # A panic in the Rust of a library is no Exception.
-        if is_out_of_memory(error) or not (isinstance(error, Exception) or _is_panic(error)):
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         if "custom code" in str(error):
             raise LoadError(
@@ -74,10 +73,6 @@ def _loading(source: str, what: str) -> Iterator[None]:
                 "(trust_remote_code=True) runs it, if you trust it"
             ) from error
         raise LoadError(f"{source}: {what} ({first_line(error)})") from error
-
-
-def _is_panic(error: BaseException) -> bool:
-    return type(error).__name__ == "PanicException"
 
 
 def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:

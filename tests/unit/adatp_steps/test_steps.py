@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adatp.adatp_steps.debias import (
-    distinct_positions,
-    position_rank,
-    segment_weights,
-    select,
-    select_overall,
-)
-from adatp.adatp_steps.novelty import novelty
+from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
+from adatp.adatp_steps.novelty import novelty, representatives
 from adatp.adatp_steps.relevance import (
     attention_relevance,
     cosine_relevance,
@@ -218,7 +212,7 @@ def tokens(draw: st.DrawFn, scores: st.SearchStrategy[float] = score) -> Tokens:
 
 
 def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
-    """position_rank, spelt out."""
+    """Rank of each token at its position in its segment, best first; of equal ones the earlier."""
     groups = defaultdict(list)
     for i, (s, seg, pos) in enumerate(zip(scores.tolist(), segment.tolist(), position.tolist(), strict=True)):
         groups[seg, pos].append((from_best(s), i))
@@ -231,9 +225,8 @@ def plain_rank(scores: Tensor, segment: Tensor, position: Tensor) -> list[int]:
 
 @unhurried
 @given(tokens())
-def test_position_rank_and_distinct_positions_against_plain_python(case: Tokens) -> None:
+def test_distinct_positions_against_plain_python(case: Tokens) -> None:
     _, segment, position = case
-    assert position_rank(*case).tolist() == plain_rank(*case)
     observed = set(zip(segment.tolist(), position.tolist(), strict=True))
     expected = [sum(s == wanted for s, _ in observed) for wanted in range(5)]
     assert distinct_positions(segment, position, 5).tolist() == expected
@@ -309,7 +302,6 @@ def test_segments_and_positions_of_any_number(last: int) -> None:
     segment, position = torch.tensor([0, last, last, last]), torch.tensor([last, last, last, 0])
     counts = torch.tensor([1, 3]), torch.tensor([1, 2])
     scores = torch.tensor([0.1, 0.2, math.inf, 0.1])
-    assert position_rank(scores, segment, position).tolist() == [0, 1, 0, 0]
     assert select(scores, segment, position, *counts, local=True).tolist() == [0, 2, 3]
     assert select(scores, segment, position, *counts, local=False).tolist() == [0, 1, 2]
 
@@ -317,7 +309,6 @@ def test_segments_and_positions_of_any_number(last: int) -> None:
 @pytest.mark.parametrize("bits", [8, 15, 16, 17, 24, 31])
 def test_no_segment_and_position_are_taken_for_others(bits: int) -> None:
     segment, position = torch.tensor([0, 1, 1, 0]), torch.tensor([2**bits, 0, 2**bits, 0])
-    assert position_rank(torch.arange(4.0), segment, position).tolist() == [0, 0, 0, 0]
     assert distinct_positions(segment, position, 2).tolist() == [2, 2]
 
 
@@ -327,7 +318,6 @@ def test_a_negative_zero_is_a_zero() -> None:
     for local in (True, False):
         assert select(scores, zeros, zeros, *counts, local).tolist() == [0, 2]
         assert select_overall(scores, zeros, zeros, 1, local).tolist() == [2]
-    assert position_rank(scores, zeros, zeros).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -393,6 +383,20 @@ def test_novelty_does_not_depend_on_the_order_of_positions(tokens: Tensor, shuff
     assert torch.equal(too, distinct[:, places])
 
 
+@unhurried
+@given(segments_of_tokens(), st.integers(0, 99))
+def test_representatives_of_segments_are_those_of_each_by_itself(tokens: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    there = torch.rand(tokens.shape[:2], generator=generator) < 0.8
+    tokens = tokens * there[..., None]
+    segment = (torch.rand(len(tokens), generator=generator) < 0.4).cumsum(0)
+    segment = segment - segment[0]
+    lengths = segment.bincount().tolist()
+    parts = zip(tokens.split(lengths), there.split(lengths), strict=True)
+    alone = [novelty(part, 0.9, present)[1] for part, present in parts]
+    assert torch.equal(representatives(tokens, 0.9, there, segment), torch.cat(alone))
+
+
 def test_what_flashes_for_one_frame_is_the_newest_and_what_returns_is_not() -> None:
     generator = torch.Generator().manual_seed(0)
     still = torch.tensor([1.0, 0, 0, 0]) + 0.05 * torch.randn(6, 4, generator=generator)
@@ -436,10 +440,13 @@ def test_memory_for_a_long_scene_does_not_go_with_its_square(monkeypatch: pytest
     tokens = torch.randn(3, 16, 4, generator=generator)[torch.randint(0, 3, (200,), generator=generator)]
     tokens += 0.2 * torch.randn(tokens.shape, generator=generator)
     there = torch.rand(200, 16, generator=generator) < 0.9
-    expected = novelty(tokens * there[..., None], 0.9, there)
+    tokens, segment = tokens * there[..., None], torch.arange(200) // 80
+    expected = novelty(tokens, 0.9, there)
+    by_segment = representatives(tokens, 0.9, there, segment)
     monkeypatch.setattr("adatp.adatp_steps.novelty._PART", 1 << 14)
     with Largest() as largest:
-        found = novelty(tokens * there[..., None], 0.9, there)
+        found = novelty(tokens, 0.9, there)
+        assert torch.equal(representatives(tokens, 0.9, there, segment), by_segment)
     assert largest.numbers <= 1 << 14 < 200 * 200
     assert torch.allclose(found[0], expected[0], atol=1e-6)
     assert torch.equal(found[1], expected[1])

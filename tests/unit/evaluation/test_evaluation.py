@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,14 @@ def test_the_tower_encodes_a_video_once_and_hooks_fire_each_time(shipped: tuple[
     assert len(watched) == 3  # when it encodes, and once more for who watches
     assert torch.equal(watched[0], watched[1])
     assert "forward" not in vars(tower)
+
+
+def test_a_forward_that_the_tower_was_given_is_given_back() -> None:
+    tower = torch.nn.Linear(2, 2)
+    vars(tower)["forward"] = given = partial(tower.forward)  # as accelerate does
+    with TowerCache(tower, None):
+        assert tower.forward is not given
+    assert tower.forward is given
 
 
 def test_views() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from adatp.errors import RefusedError
-from adatp.methods import METHODS
-from adatp.run.rows import Row, RowsError, Settings, Shard, parts, read_rows, scan
+from adatp.methods import METHODS, AdaTP
+from adatp.run.rows import Row, RowsError, Settings, parts, read_rows, scan
+from adatp.shard import Shard
 
 DEFAULTS = Settings(frames=16)
 
@@ -28,13 +28,15 @@ def test_rows_name_their_settings_or_take_the_defaults(tmp_path: Path) -> None:
         "",
         {"video": "b.mp4", "question": "why ?", "flops": 0.5, "frames": 8, "max_new_tokens": None, "id": 7},
         {"video": "c.mp4", "question": "", "method": "vanilla", "frames": 4.0},
+        {"video": "d.mp4", "question": "where ?", "method": "adatp-paper"},
     )
-    first, second, third = read_rows(file, Settings(flops=0.3, frames=16))
+    first, second, third, fourth = read_rows(file, Settings(flops=0.3, frames=16))
     assert first == Row(0, "first", "a.mp4", "who ?", Settings(flops=0.3, frames=16))
     assert second == Row(1, 7, "b.mp4", "why ?", Settings(flops=0.5, frames=8))
     assert third == Row(2, 2, "c.mp4", "", Settings(method="vanilla", flops=None, frames=4))
     assert third.settings.pruning() == METHODS["vanilla"]()
     assert second.settings.pruning() == METHODS["adatp"](flops=0.5)
+    assert fourth.settings.pruning() == AdaTP.paper(flops=0.3)
 
 
 @pytest.mark.parametrize(
@@ -104,10 +106,3 @@ def test_the_digest_knows_every_setting(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", {"video": "a.mp4", "question": "who ?"})
     digests = {scan(file, each, 4, Shard()).digest for each in (DEFAULTS, Settings(), Settings(flops=0.5))}
     assert len(digests) == 3
-
-
-@pytest.mark.parametrize("text", ["1", "2/2", "a/2", "-1/2", "1/", "/2", "0/0", "0/9999999", "¹/2"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(RefusedError, match="--shard"):
-        Shard.named(text)
-    assert Shard.named("3/8") == Shard(3, 8)

@@ -189,8 +189,8 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
 
 def test_shards_together_are_all_rows(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for index in (1, 0):
-        code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4, "--shard", f"{index}/2")
+    for number in (2, 1):
+        code, _, _ = run("run", rows, "--out", out, *QUICK, "--rows-per-file", 4, "--shard", f"{number}/2")
         assert code == 1
     assert answers(out) == answers(whole)
 
@@ -325,7 +325,7 @@ def test_a_broken_model_ends_the_run(rows: Path, session: Session, monkeypatch: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--shard", "2/2"), "shards of 2 go from 0 to 1"),
+        (("--shard", "0/2"), "shards are counted from 1, so they go from 1/2 to 2/2"),
         (("--method", "magic"), "no method 'magic'"),
         (("--method", "vanilla", "--flops", "0.5"), "has no FLOPs target"),
         (("--dtype", "int4"), "--dtype is one of"),

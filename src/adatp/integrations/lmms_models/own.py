@@ -122,7 +122,7 @@ class OwnPrompts:
         """
         own = copy.copy(self.model)
         own.task_dict = tasks
-        own._model = _Generates(self._session.model, lambda prompt, settings: generate(prompt, settings))
+        own._model = _Generates(self._session.model, generate)
         request = copy.copy(request)
         request.arguments = tuple(
             copy.deepcopy(each) if isinstance(each, dict) else each for each in request.arguments

@@ -23,15 +23,11 @@ class VideoPruning:
         settings: of the plugin.
         rate: share of a video's tokens that is dropped.
         embed: the language model's input embeddings (q, d) of token ids (q,).
-
-    Attributes:
-        encoded_videos: how many videos the tower has encoded so far.
     """
 
     def __init__(self, settings: Settings, rate: float, embed: Callable[[Tensor], Tensor]) -> None:
         self.settings, self.rate, self.embed = settings, rate, embed
         self.cache = EmbeddingCache(settings.cache_mib << 20)
-        self.encoded_videos = 0
         self._words: list[Tensor] = []
         self._media: list[bytes] = []
 
@@ -62,7 +58,6 @@ class VideoPruning:
         if found and len(found) == len(remembered):
             return found
         videos = encode()
-        self.encoded_videos += len(videos)
         for medium, video in zip(self._media, videos, strict=False):
             self.cache.put(medium, video)
         return videos

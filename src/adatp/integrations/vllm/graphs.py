@@ -70,6 +70,5 @@ class EncoderGraphs:
         grids = torch.tensor(batch_mm_kwargs["video_grid_thw"])
         given = self._parse_and_validate_video_input(**{**batch_mm_kwargs, "video_grid_thw": grids})  # type: ignore[attr-defined]
         videos: Sequence[Tensor] = [dest[index] for index in indices]
-        self.pruning.encoded_videos += len(videos)
         for index, rows in zip(indices, self.prune(videos, given), strict=True):  # type: ignore[attr-defined]
             dest[index] = rows

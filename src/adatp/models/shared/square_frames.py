@@ -76,10 +76,14 @@ class SelectedLayer(SquareFrames):
             videos, frames = call["pixel_values_videos"].shape[:2]
         else:
             encoded = call["mm_encoder_outputs"]["video"].pooler_output
-            videos, frames = len(encoded), (encoded.shape[1] - self.newlines) // side**2
+            videos, frames = len(encoded), self.frames_in(config, encoded.shape[1])
             if tower is not None:  # with several return sequences, the tower received each video once
                 videos = len(tower.output.last_hidden_state) // frames
         return [(frames, side, side)] * videos
+
+    def frames_in(self, config: Any, placeholders: int) -> int:
+        """Number of frames of a video with this number of placeholders."""
+        return int((placeholders - self.newlines) // self.side(config) ** 2)
 
     def cells(self, call: Mapping[str, Any], grids: Sequence[Grid]) -> list[Tensor] | None:
         """All cells in order, then the newlines."""
