@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from adatp.adatp_steps.prior import time_of, without_place
 from adatp.adatp_steps.ranking import both, by_chance
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment, reliability
 from adatp.budget import Schedule
+from adatp.methods.grouping import split_by_video, there_by_video
 from adatp.methods.segments import segments_of
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Choice, Cut
@@ -145,53 +146,46 @@ class Debiasing:
 
     def _picked(self, visual: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """(n,) the turn of each token in its frame, and what it gains (see `pick`)."""
-        tokens, there = self._by_cell(visual)
-        found, frame, first = [], 0, 0
-        for grid in self.layout.grids:
-            shape = grid[0], self.layout.positions_by_frame[frame]
-            cells = slice(first, first + math.prod(shape))
-            found.append(pick(tokens[cells].view(*shape, -1), there[cells].view(shape), min(steps, shape[1])))
-            frame, first = frame + grid[0], cells.stop
+        found = [pick(tokens, there, min(steps, there.shape[1])) for tokens, there in self._videos(visual)]
         rank, gain = (torch.cat([each.flatten() for each in part]) for part in zip(*found, strict=True))
         cell, device = self.layout.cell, self.segment.device
         return rank.to(device)[cell], gain.to(device)[cell]
 
-    def _by_cell(self, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (n, d) by cell of their grids, (cells, d), and where there is one, (cells,) bool."""
-        there = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
-        return self.layout.by_cell(visual), self.layout.by_cell(there)
-
     def _representatives(self, visual: Tensor) -> Tensor:
         """(n,) bool, the tokens that are no near-duplicates. Remembers their novelty if cuts rank by it."""
-        method, layout, positions = self.method, self.layout, self.layout.positions_by_frame
-        tokens, there = self._by_cell(visual)
-        scores, found, frame, first = [], [], 0, 0
-        for count in self._scopes():
-            shape = count, positions[frame]
-            cells = slice(first, first + math.prod(shape))
-            asked = tokens[cells].view(*shape, -1), method.tau_d, there[cells].view(shape)
-            if method.ranking in ("novelty", "both"):
-                new, representative = novelty(*asked)
+        scores, found = [], []
+        for tokens, there in self._scopes(visual):
+            if self.method.ranking in ("novelty", "both"):
+                new, representative = novelty(tokens, self.method.tau_d, there)
                 scores.append((new + _NEW * representative).flatten())
             else:
-                representative = representatives(*asked)
+                representative = representatives(tokens, self.method.tau_d, there)
             found.append(representative.flatten())
-            frame, first = frame + count, cells.stop
-        device = self.segment.device
+        cell, device = self.layout.cell, self.segment.device
         if scores:
-            self.novelty = torch.cat(scores).to(device)[layout.cell]
-        return torch.cat(found).to(device)[layout.cell]
+            self.novelty = torch.cat(scores).to(device)[cell]
+        return torch.cat(found).to(device)[cell]
+
+    def _scopes(self, visual: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `_videos`, of each part of the prompt in which duplicates are looked for."""
+        lengths = [grid[0] for grid in self.layout.grids]
+        for video, segment in zip(
+            self._videos(visual), torch.split(self.segment_of_frame, lengths), strict=True
+        ):
+            if self.method.duplicates == "video":
+                yield video
+            else:
+                frames = (segment - segment[0]).bincount().tolist()
+                yield from zip(*(torch.split(each, frames) for each in video), strict=True)
+
+    def _videos(self, visual: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens (n, d) as (frames, positions, d) of each video, and where there is one, bool."""
+        there = there_by_video(self.layout, visual.device)
+        return zip(split_by_video(self.layout, visual), there, strict=True)
 
     def _by_segment(self, chosen: Tensor) -> Tensor:
         """(S,) how many of the chosen tokens, (n,) bool, each segment has."""
         return self.segment[chosen].bincount(minlength=len(self.sizes)).cpu()
-
-    def _scopes(self) -> list[int]:
-        """Numbers of frames within which duplicates are looked for: of each segment, or of each video."""
-        if self.method.duplicates == "video":
-            return [grid[0] for grid in self.layout.grids]
-        lengths: list[int] = self.segment_of_frame.bincount().tolist()
-        return lengths
 
     def _choose(self, scores: Tensor, cut: Cut) -> Tensor:
         """Choose the tokens that stay at a cut by scores (n,)."""
