@@ -13,6 +13,7 @@ from checkpoints import Checkpoints
 from harness import Question, evaluate, noted, said, write_clip, write_task
 from loguru import logger
 
+from adatp import AdaTP
 from adatp.errors import AdaTPError, RefusedError
 from adatp.integrations.lmms_models.arguments import read_arguments
 from adatp.paper.offline import TASKS, write_tasks
@@ -88,6 +89,11 @@ def test_results_hold_tokens_and_flops(tmp_path: Path) -> None:
     assert f"avg_{TASKS[0]}/flops_ratio" in figures
     tokens = [sample["token_counts"][0]["input_tokens"] for sample in results["samples"][TASKS[0]]]
     assert results["efficiency"]["by_task"][TASKS[0]]["total_input_tokens"] == sum(tokens)
+
+
+def test_variants_are_named_as_methods_are() -> None:
+    given = {"pretrained": "embedded", "method": "adatp-paper", "flops": 0.5, "every": 2}
+    assert read_arguments(given).method == AdaTP.paper(flops=0.5, every=2)
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,10 @@ def check_question(command: str, video: str | None, question: str | None) -> Non
 
 def method_named(name: str, flops: float | None) -> Method:
     """The method of that name, with that target; None: its own default."""
-    from adatp.methods import METHODS, VARIANTS, has_target, make_method
+    from adatp.methods import NAMES, make_method, method_class
 
-    if name not in (known := (*METHODS, *VARIANTS)):
-        raise RefusedError(f"no method {name!r}; there are {', '.join(known)}")
-    if flops is not None and not has_target(name):
+    if name not in NAMES:
+        raise RefusedError(f"no method {name!r}; there are {', '.join(NAMES)}")
+    if flops is not None and method_class(name).flops is None:
         raise RefusedError(f"method {name!r} has no FLOPs target: leave --flops out")
     return make_method(name, flops)

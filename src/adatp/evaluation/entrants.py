@@ -10,7 +10,7 @@ from typing import Any
 from adatp.budget import default_range
 from adatp.evaluation.disturbing import RELEVANCE, UNDISTURBED, Disturbance
 from adatp.evaluation.settings import Settings, with_settings
-from adatp.methods import METHODS, VARIANTS, AdaTP, Method, Vanilla
+from adatp.methods import METHODS, NAMES, VARIANTS, AdaTP, Method, Vanilla, make_method
 
 VIEWS = ("video", "blind", "single_frame")
 """The model's input: the clip; black frames; the clip's middle frame in the place of every frame."""
@@ -69,7 +69,7 @@ BASELINES = {view: Entrant(view, Vanilla(), view=view) for view in VIEWS[1:]}
 
 def names() -> list[str]:
     """Every name that `entrants` knows."""
-    return [*METHODS, *VARIANTS, *BASELINES]
+    return [*NAMES, *BASELINES]
 
 
 def entrants(
@@ -91,7 +91,7 @@ def entrants(
         if name in BASELINES:
             made.append(BASELINES[name])
         elif name in VARIANTS:
-            made += [Entrant(name, VARIANTS[name](flops=target)) for target in dict.fromkeys(targets)]
+            made += [Entrant(name, make_method(name, target)) for target in dict.fromkeys(targets)]
         elif METHODS[name].flops is not None:
             made += [
                 Entrant(name, with_settings(METHODS[name], settings or {}, flops=target))

@@ -1,6 +1,7 @@
 """Pruning methods: one file and one frozen dataclass per method, found by name in ``METHODS``."""
 
 from collections.abc import Callable
+from typing import Any
 
 from adatp.methods.adatp import AdaTP
 from adatp.methods.base import GridError, Method
@@ -51,31 +52,40 @@ target.
 """
 
 
-def make_method(name: str, flops: float | None = None) -> Method:
+NAMES: tuple[str, ...] = (*METHODS, *VARIANTS)
+"""Every name that `make_method` knows."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of the method or variant of that name. Its `flops` is None if it has no FLOPs target.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return type(VARIANTS[name]()) if name in VARIANTS else METHODS[name]
+
+
+def make_method(name: str, flops: float | None = None, **settings: Any) -> Method:
     """A method or variant by name.
 
     Args:
-        name: a key of `METHODS` or `VARIANTS`.
+        name: one of `NAMES`.
         flops: its FLOPs target, for one that has a target; None: its default.
+        settings: its further parameters.
 
     Raises:
         KeyError: there is none of that name.
+        ValueError: a value is out of range.
+        TypeError: it has no such parameter.
     """
-    kind = VARIANTS[name] if name in VARIANTS else METHODS[name]
-    return kind() if flops is None else kind(flops=flops)
-
-
-def has_target(name: str) -> bool:
-    """Whether the method or variant of that name has a FLOPs target.
-
-    Raises:
-        KeyError: there is none of that name.
-    """
-    return name in VARIANTS or METHODS[name].flops is not None
+    if flops is not None:
+        settings["flops"] = flops
+    return VARIANTS[name](**settings) if name in VARIANTS else METHODS[name](**settings)
 
 
 __all__ = [
     "METHODS",
+    "NAMES",
     "VARIANTS",
     "AdaTP",
     "Choice",
@@ -99,6 +109,6 @@ __all__ = [
     "Vanilla",
     "VidCom2",
     "VisionZip",
-    "has_target",
     "make_method",
+    "method_class",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from adatp.adatp_steps.before_layers import Thresholds, choose_before_layers, kept_tokens
 from adatp.layout import VideoLayout
+from adatp.methods.grouping import split_by_video, there_by_video
 from adatp.methods.selection import split_in_proportion
 from adatp.methods.token_plan import Cut
 
@@ -39,28 +38,22 @@ class BeforeLayers:
             self.shares = split_in_proportion(cut.keep, counts)
         else:
             self.shares = shares_of_videos(layout, self.keep)
-        tokens = layout.by_cell(cut.states)
-        there = layout.by_cell(tokens.new_ones(len(layout.index), dtype=torch.bool))
+        videos = split_by_video(layout, cut.states)
+        there = there_by_video(layout, cut.states.device)
+        frames = [grid[0] for grid in layout.grids]
+        relevance = None if self.relevance is None else torch.split(self.relevance, frames)
         kept, before = [], 0
-        for number, (frames, cells) in enumerate(self._videos()):
-            count = frames.stop - frames.start
+        for number, tokens in enumerate(videos):
             chosen = choose_before_layers(
-                tokens[cells].view(count, -1, tokens.shape[1]),
+                tokens,
                 self.shares[number],
                 self.thresholds,
-                None if self.relevance is None else self.relevance[frames],
-                None if layout.complete else there[cells].view(count, -1),
+                None if relevance is None else relevance[number],
+                None if layout.complete else there[number],
             )
             kept.append(chosen + before)
             before += counts[number]
         return torch.cat(kept)
-
-    def _videos(self) -> Iterator[tuple[slice, slice]]:
-        """The frames and the cells of each video."""
-        frame = cell = 0
-        for grid in self.layout.grids:
-            yield slice(frame, frame + grid[0]), slice(cell, cell + math.prod(grid))
-            frame, cell = frame + grid[0], cell + math.prod(grid)
 
     def notes(self) -> dict[str, Any]:
         """Number of tokens that each video keeps, and relevance of each frame."""

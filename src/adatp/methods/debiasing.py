@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from adatp.adatp_steps.coverage import pick
 from adatp.adatp_steps.debias import distinct_positions, segment_weights, select, select_overall
 from adatp.adatp_steps.merging import merge_targets
-from adatp.adatp_steps.novelty import novelty
+from adatp.adatp_steps.novelty import novelty, representatives
 from adatp.adatp_steps.prior import time_of, without_place
 from adatp.adatp_steps.ranking import both, by_chance
 from adatp.adatp_steps.relevance import attention_relevance, pool_by_segment, reliability
 from adatp.budget import Schedule
+from adatp.methods.grouping import split_by_video, there_by_video
 from adatp.methods.segments import segments_of
 from adatp.methods.selection import allocate
 from adatp.methods.token_plan import Choice, Cut
@@ -54,7 +55,7 @@ class Debiasing:
         self.sizes.index_add_(0, self.segment_of_frame, layout.tokens_by_frame)
         self.weights = self._weights()
         self.live = self.sizes  # visual tokens of each segment still processed
-        self.novelty: Tensor | None = None  # (visual,) once the embeddings have been read
+        self.novelty: Tensor | None = None  # (visual,) once the embeddings have been read, if cuts rank by it
         self.extra = frozenset(method.extra_cuts(prefill.shape))
         self.scored: list[Tensor] = []  # of the layers before the first cut by scores
 
@@ -104,23 +105,23 @@ class Debiasing:
         return new if method.ranking == "novelty" else both(log_scores, new)
 
     def _read(self, cut: Cut) -> Tensor:
-        """Choose the prompt's tokens that the decoder reads, by novelty within each segment."""
-        score, distinct = self._novelty(cut.states)
-        self.novelty = score
+        """Compare the prompt's embeddings, and choose those that the decoder reads."""
+        representative = self._representatives(cut.states)
         method = self.method
-        if not method.drops_early(self.schedule, len(cut.token)):
-            if method.shares == "distinct":
-                self.sizes = distinct
-            return torch.arange(len(cut.token), device=cut.token.device)
-        return self._choose_early(cut, distinct)
+        if method.drops_early(self.schedule, len(cut.token)):
+            return self._choose_early(cut, representative)
+        if method.shares == "distinct":
+            self.sizes = self._by_segment(representative)
+        return torch.arange(len(cut.token), device=cut.token.device)
 
-    def _choose_early(self, cut: Cut, distinct: Tensor) -> Tensor:
+    def _choose_early(self, cut: Cut, representative: Tensor) -> Tensor:
         """Choose the tokens of the prompt that the first layer processes.
 
         Args:
             cut: before layer 0.
-            distinct: (S,) representatives of each segment.
+            representative: (n,) bool, see `representatives`.
         """
+        distinct = self._by_segment(representative)
         there, self.sizes, keep = self.sizes, distinct, cut.keep
         most = distinct if self.method.adaptive else there
         if not self.method.global_debias:
@@ -140,54 +141,51 @@ class Debiasing:
         # The frames of a segment get as many tokens each, and one more where the next token gains most.
         score = gain.double() / (1 + gain.amax()) - rank
         if self.method.adaptive:  # representatives alone have room
-            assert self.novelty is not None
-            score = score.where(self.novelty >= _NEW, score - places - 1)
+            score = score.where(representative, score - places - 1)
         return select(score, self.segment, self.position, there, share, local=False)
 
     def _picked(self, visual: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """(n,) the turn of each token in its frame, and what it gains (see `pick`)."""
-        tokens, there = self._by_cell(visual)
-        found, frame, first = [], 0, 0
-        for grid in self.layout.grids:
-            shape = grid[0], self.layout.positions_by_frame[frame]
-            cells = slice(first, first + math.prod(shape))
-            found.append(pick(tokens[cells].view(*shape, -1), there[cells].view(shape), min(steps, shape[1])))
-            frame, first = frame + grid[0], cells.stop
+        found = [pick(tokens, there, min(steps, there.shape[1])) for tokens, there in self._videos(visual)]
         rank, gain = (torch.cat([each.flatten() for each in part]) for part in zip(*found, strict=True))
         cell, device = self.layout.cell, self.segment.device
         return rank.to(device)[cell], gain.to(device)[cell]
 
-    def _by_cell(self, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (n, d) by cell of their grids, (cells, d), and where there is one, (cells,) bool."""
-        there = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
-        return self.layout.by_cell(visual), self.layout.by_cell(there)
+    def _representatives(self, visual: Tensor) -> Tensor:
+        """(n,) bool, the tokens that are no near-duplicates. Remembers their novelty if cuts rank by it."""
+        scores, found = [], []
+        for tokens, there in self._scopes(visual):
+            if self.method.ranking in ("novelty", "both"):
+                new, representative = novelty(tokens, self.method.tau_d, there)
+                scores.append((new + _NEW * representative).flatten())
+            else:
+                representative = representatives(tokens, self.method.tau_d, there)
+            found.append(representative.flatten())
+        cell, device = self.layout.cell, self.segment.device
+        if scores:
+            self.novelty = torch.cat(scores).to(device)[cell]
+        return torch.cat(found).to(device)[cell]
 
-    def _novelty(self, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """The early stage's score of each token (n,), duplicates lowest, and representatives per segment
-        (S,).
-        """
-        layout, positions = self.layout, self.layout.positions_by_frame
-        tokens, there = self._by_cell(visual)
-        scores, by_frame, frame, first = [], [], 0, 0
-        for count in self._scopes():
-            shape = count, positions[frame]
-            cells = slice(first, first + math.prod(shape))
-            new, representative = novelty(
-                tokens[cells].view(*shape, -1), self.method.tau_d, there[cells].view(shape)
-            )
-            scores.append((new + _NEW * representative).flatten())
-            by_frame.append(representative.sum(1))
-            frame, first = frame + count, cells.stop
-        distinct = torch.zeros_like(self.sizes)
-        distinct.index_add_(0, self.segment_of_frame, torch.cat(by_frame).cpu())
-        return torch.cat(scores).to(self.segment.device)[layout.cell], distinct
+    def _scopes(self, visual: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `_videos`, of each part of the prompt in which duplicates are looked for."""
+        lengths = [grid[0] for grid in self.layout.grids]
+        for video, segment in zip(
+            self._videos(visual), torch.split(self.segment_of_frame, lengths), strict=True
+        ):
+            if self.method.duplicates == "video":
+                yield video
+            else:
+                frames = (segment - segment[0]).bincount().tolist()
+                yield from zip(*(torch.split(each, frames) for each in video), strict=True)
 
-    def _scopes(self) -> list[int]:
-        """Numbers of frames within which duplicates are looked for: of each segment, or of each video."""
-        if self.method.duplicates == "video":
-            return [grid[0] for grid in self.layout.grids]
-        lengths: list[int] = self.segment_of_frame.bincount().tolist()
-        return lengths
+    def _videos(self, visual: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens (n, d) as (frames, positions, d) of each video, and where there is one, bool."""
+        there = there_by_video(self.layout, visual.device)
+        return zip(split_by_video(self.layout, visual), there, strict=True)
+
+    def _by_segment(self, chosen: Tensor) -> Tensor:
+        """(S,) how many of the chosen tokens, (n,) bool, each segment has."""
+        return self.segment[chosen].bincount(minlength=len(self.sizes)).cpu()
 
     def _choose(self, scores: Tensor, cut: Cut) -> Tensor:
         """Choose the tokens that stay at a cut by scores (n,)."""

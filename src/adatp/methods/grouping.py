@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 
 import torch
@@ -18,12 +19,14 @@ def numbers_by_frame(layout: VideoLayout, device: torch.device) -> list[list[Ten
 
 
 def split_by_video(layout: VideoLayout, values: Tensor) -> list[Tensor]:
-    """Values (n, ...) of all visual tokens of complete frames, as (frames, positions, ...) per video."""
-    sizes = [frames * rows * columns for frames, rows, columns in layout.grids]
-    return [
-        part.view(grid[0], -1, *part.shape[1:])
-        for part, grid in zip(torch.split(values, sizes), layout.grids, strict=True)
-    ]
+    """Values (n, ...) of all visual tokens, as (frames, positions, ...) per video, zeros elsewhere."""
+    cells = torch.split(layout.by_cell(values), list(map(math.prod, layout.grids)))
+    return [part.view(grid[0], -1, *part.shape[1:]) for part, grid in zip(cells, layout.grids, strict=True)]
+
+
+def there_by_video(layout: VideoLayout, device: torch.device) -> list[Tensor]:
+    """Where there is a token, (frames, positions) bool of each video."""
+    return split_by_video(layout, torch.ones(len(layout.index), dtype=torch.bool, device=device))
 
 
 def numbers_by_video(layout: VideoLayout, device: torch.device) -> list[Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adatp.errors import RefusedError, first_line
-from adatp.methods import METHODS
+from adatp.methods import NAMES, method_class
 from adatp.small_files import SmallFileError, read_small
 
 VANILLA = "vanilla"
@@ -62,7 +62,7 @@ class Plan:
         tasks: the tasks.
         frames: frames sampled from every video.
         budgets: real FLOPs of the decoder's prefill, as fractions of vanilla's.
-        methods: names of `METHODS`; vanilla is always run.
+        methods: names of methods and variants; vanilla is always run.
         batch_size: documents answered together.
         limit: documents of each task; None: all.
         launch: the command that starts lmms-eval; a first word "python" is this Python.
@@ -89,12 +89,12 @@ class Plan:
                     found += [
                         Run(self, model, task, name, budget)
                         for name in self.methods
-                        if METHODS[name].flops is not None
+                        if method_class(name).flops is not None
                     ]
                 found += [
                     Run(self, model, task, name, None)
                     for name in self.methods
-                    if METHODS[name].flops is None and name != VANILLA
+                    if method_class(name).flops is None and name != VANILLA
                 ]
         return list(dict.fromkeys(found))  # what the file names twice is run once
 
@@ -208,8 +208,8 @@ def _check(name: str, plan: Plan) -> None:
     for budget in budgets:
         if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
             raise RefusedError(f"{name}: budgets are fractions of vanilla, in (0, 1], not {budget!r}")
-    if unknown := [method for method in plan.methods if method not in tuple(METHODS)]:
-        raise RefusedError(f"{name}: no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    if unknown := [method for method in plan.methods if method not in NAMES]:
+        raise RefusedError(f"{name}: no method {unknown[0]!r}; there are {', '.join(NAMES)}")
     if not all(isinstance(word, str) for word in plan.launch):
         raise RefusedError(f"{name}: launch is a list of words")
     if not isinstance(plan.include_path, str | None):

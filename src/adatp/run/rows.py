@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp.errors import AdaTPError, first_line
-from adatp.methods import METHODS, VARIANTS, Method, has_target, make_method
+from adatp.methods import NAMES, Method, make_method, method_class
 from adatp.shard import Shard
 
 LONGEST_LINE = 16 << 20
@@ -57,13 +57,14 @@ class Settings:
             own[name] = _whole_number(name, own.get(name, getattr(self, name)), most)
         if not isinstance(own.get("strict", False), bool):
             raise ValueError(f"strict is true or false, not {own['strict']!r}")
-        if (name := own.get("method", self.method)) not in (known := (*METHODS, *VARIANTS)):
-            raise ValueError(f"no method {name!r}; there are {', '.join(known)}")
+        if (name := own.get("method", self.method)) not in NAMES:
+            raise ValueError(f"no method {name!r}; there are {', '.join(NAMES)}")
+        aims = method_class(name).flops is not None
         if "flops" in own:
             own["flops"] = _fraction(own["flops"])
-            if not has_target(name):
+            if not aims:
                 raise ValueError(f"method {name!r} has no FLOPs target: leave flops out")
-        elif not has_target(name):
+        elif not aims:
             own["flops"] = None
         return replace(self, **own)
 

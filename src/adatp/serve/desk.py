@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adatp.errors import AdaTPError, is_out_of_memory
-from adatp.methods import METHODS, Method
+from adatp.methods import NAMES, VARIANTS, Method, make_method, method_class
 from adatp.serve.batching import STOPPED, Batcher, Job
 from adatp.serve.bodies import Body
 from adatp.serve.errors import GoneError, RequestError
@@ -336,14 +336,15 @@ def method_of(call: ChatRequest, settings: Settings) -> Method:
         if type(method).flops is None:
             raise RequestError(400, f"method {method.name!r} has no FLOPs target: leave flops out", "flops")
         return replace(method, flops=call.flops)
-    if call.method not in METHODS:
-        raise RequestError(400, f"no method {call.method!r}; there are {', '.join(METHODS)}", "method")
-    kind = METHODS[call.method]
+    if call.method not in NAMES:
+        raise RequestError(400, f"no method {call.method!r}; there are {', '.join(NAMES)}", "method")
+    kind = method_class(call.method)
     if call.flops is None:
-        return settings.method if type(settings.method) is kind else kind()
+        same = call.method not in VARIANTS and type(settings.method) is kind
+        return settings.method if same else make_method(call.method)
     if kind.flops is None:
         raise RequestError(400, f"method {call.method!r} has no FLOPs target: leave flops out", "flops")
-    return kind(flops=call.flops)
+    return make_method(call.method, call.flops)
 
 
 def messages_of(call: ChatRequest, reader: MediaReader, frames: int) -> list[dict[str, Any]]:

@@ -169,6 +169,13 @@ class TestRunning:
         twice = replace(plan, budgets=(0.3, 0.3), methods=("adatp", "fastv", "adatp", "vanilla"))
         assert [run.label for run in twice.runs()] == [run.label for run in plan.runs()]
 
+    def test_variants_run_as_methods_do(self, plan: Plan) -> None:
+        asked = replace(plan, budgets=(0.3,), methods=("adatp-paper", "vanilla"))
+        assert [(run.method, run.budget) for run in asked.runs()[:2]] == [
+            ("vanilla", None),
+            ("adatp-paper", 0.3),
+        ]
+
     def test_a_command_can_be_pasted(self, plan: Plan, tmp_path: Path) -> None:
         spaced = replace(plan, models=(Model("mine", "/my models/one"),))
         first = described(spaced, spaced.runs()[:1], {}, tmp_path).splitlines()[0]

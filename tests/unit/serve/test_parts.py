@@ -236,6 +236,8 @@ def test_the_method_is_that_of_the_request_then_of_the_server() -> None:
     assert method_of(call(method="adatp"), server) == server.method
     assert method_of(call(method="fastv", flops=0.6), server) == FastV(flops=0.6)
     assert method_of(call(method="vanilla"), server) == Vanilla()
+    assert method_of(call(method="adatp-paper"), server) == AdaTP.paper()
+    assert method_of(call(method="adatp-paper", flops=0.3), server) == AdaTP.paper(flops=0.3)
     with pytest.raises(RequestError, match="has no FLOPs target"):
         method_of(call(flops=0.5), replace(server, method=Vanilla()))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from adatp.errors import RefusedError
-from adatp.methods import METHODS, Method
+from adatp.methods import NAMES, Method, make_method, method_class
 
 PROMPTS = ("auto", "own", "adatp")
 """Who writes the prompts: lmms-eval's own model of the family, or `Session.prepare`."""
@@ -85,13 +85,13 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
 def _method(rest: dict[str, Any]) -> Method:
     """Take the method and its settings out of the arguments."""
     name = str(rest.pop("method", "adatp"))
-    if name not in METHODS:
-        raise RefusedError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    kind = METHODS[name]
+    if name not in NAMES:
+        raise RefusedError(f"no method {name!r}; there are {', '.join(NAMES)}")
+    kind = method_class(name)
     settings = {each.name: rest.pop(each.name) for each in fields(kind) if each.name in rest}
     if kind.flops is None and settings.pop("flops", None) is not None:
         raise RefusedError(f"method {name!r} has no FLOPs target: leave flops= out")
-    return kind(**settings)
+    return make_method(name, **settings)
 
 
 def _count(name: str, value: Any) -> int:
