@@ -801,11 +801,11 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
     """A random model whose attention is not flat, so that scores order tokens clearly.
 
     It is a copy of one that is made once and never runs: that takes half the time. The random numbers that
-    come next are those that come after making it. In float64 transformers itself may be changed while it is
-    made (``rounding.no_float32_islands``), so it is made anew.
+    come next are those that come after making it. Where transformers itself is changed, as in
+    ``rounding``, call `make`.
     """
     if dtype == torch.float64:
-        return _made.__wrapped__(family, attention, dtype)[0].to(DEVICE)
+        return make(family, attention, dtype)
     model, random_state = _made(family, attention, dtype)
     torch.set_rng_state(random_state)
     return copy.deepcopy(model).to(DEVICE)
@@ -814,6 +814,11 @@ def build(family: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float
 @functools.cache
 def _made(family: Any, attention: str, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
     """The model, on the CPU, and the state of the random numbers after it."""
+    return make(family, attention, dtype).cpu(), torch.get_rng_state()
+
+
+def make(family: Any, attention: str, dtype: torch.dtype = torch.float32) -> Any:
+    """As `build`, but not a copy."""
     torch.manual_seed(0)
     config = family.config()
     if attention != fake_flash.NAME:
@@ -838,7 +843,7 @@ def _made(family: Any, attention: str, dtype: torch.dtype) -> tuple[Any, torch.T
                 parameter.mul_(20)
             elif name.endswith("A_log"):
                 parameter.fill_(-3)  # a state that lasts
-    return model, torch.get_rng_state()
+    return model.to(DEVICE)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adatp.models import decoder_of
-from families import batch, build
+from families import batch, build, make
 from suite import EQUAL, RAGGED
 
 FACTOR = 20
@@ -57,7 +57,7 @@ def limit(family: Any, dtype: torch.dtype = torch.float32, of: str = "logits") -
 @torch.no_grad()
 def noise(family: Any) -> Noise:
     """The noise of a family's small model."""
-    model = build(family, "eager")
+    model = make(family, "eager")
     twin = widened(model)
     logits, attention, states = [0.0], [0.0], [0.0]
     asked = {"output_attentions": True, "output_hidden_states": True}

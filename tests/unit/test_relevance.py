@@ -11,7 +11,7 @@ from torch import Tensor
 
 import chats
 from adatp import AdaTP
-from adatp.adatp_steps.novelty import novelty
+from adatp.adatp_steps.novelty import representatives
 from adatp.encoders import EncoderError
 from adatp.errors import AdaTPError
 from adatp.methods import METHODS
@@ -206,11 +206,11 @@ def test_autocast_changes_no_relevance(family: Any, early: Any, monkeypatch: pyt
 def test_autocast_rounds_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     model, observed = build(LlavaOnevision), []
 
-    def look(*arguments: Any) -> tuple[Tensor, Tensor]:
+    def look(*arguments: Any) -> Tensor:
         observed.append(torch.is_autocast_enabled("cpu"))
-        return novelty(*arguments)
+        return representatives(*arguments)
 
-    monkeypatch.setattr("adatp.methods.debiasing.novelty", look)
+    monkeypatch.setattr("adatp.methods.debiasing.representatives", look)
     with AdaTP(flops=0.5, early="on")(model), torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         model(**batch(LlavaOnevision, [Prompt()]))
         assert torch.is_autocast_enabled("cpu")

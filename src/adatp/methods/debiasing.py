@@ -185,7 +185,8 @@ class Debiasing:
 
     def _by_segment(self, chosen: Tensor) -> Tensor:
         """(S,) how many of the chosen tokens, (n,) bool, each segment has."""
-        return self.segment[chosen].bincount(minlength=len(self.sizes)).cpu()
+        counts = torch.zeros(len(self.sizes), dtype=torch.int64, device=self.segment.device)
+        return counts.index_add_(0, self.segment, chosen.long()).cpu()  # the one wait for a GPU
 
     def _choose(self, scores: Tensor, cut: Cut) -> Tensor:
         """Choose the tokens that stay at a cut by scores (n,)."""
