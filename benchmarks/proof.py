@@ -300,7 +300,7 @@ def main() -> None:
                 tuned: dict[str, Any] = {"tuned": {}, "methods": {}}
                 for name in tune.tunable():  # which peers will be the best changes little of the time
                     tuned["methods"][name] = {"cells": {"": 0.0}}
-            elif tuning.exists() and "tune" not in wanted:
+            elif tuning.exists() and (args.estimate or "tune" not in wanted):
                 tuned = json.loads(tuning.read_text())
             else:
                 tuned = tuned_settings(session, args.out, args.scale, until, args.batch)

@@ -147,6 +147,7 @@ def test_all_parts_go_on_and_fill_the_page(
     command(monkeypatch, "--out", str(out), "--parts", "tables")
     assert "| vcast | `temperature` = 2.0 | 70.0 | 80.0 | 1 |" in page.read_text()
     capsys.readouterr()
+    monkeypatch.setattr(proof, "tuned_settings", None)  # an estimate tunes nothing
     command(monkeypatch, "--out", str(out), "--estimate")
     printed = capsys.readouterr().out
     assert "0 answers     0.0 hours" in printed
