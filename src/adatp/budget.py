@@ -188,7 +188,10 @@ def out_of_reach(target: float, shape: DecoderShape, counts: PromptCounts, least
     """The error that says that even the ``least`` schedule of a method exceeds the target."""
     first = next((layer for layer, n in enumerate(least.visual) if n < counts.visual), 0)
     least = min(least, everything(shape, counts), key=lambda schedule: schedule.flops)  # scores cost too
-    lowest = math.ceil(Fraction(least.flops, least.vanilla_flops) * 10_000) / 10_000
+    exact = Fraction(least.flops, least.vanilla_flops) * 10_000
+    lowest = math.ceil(exact) / 10_000
+    if Fraction(lowest) * 10_000 < exact:  # four digits say it, and their nearest float is just below it
+        lowest = (math.ceil(exact) + 1) / 10_000
     text = prefill_flops(shape, [counts.other] * shape.layers, None, counts.held_by(shape.layers))
     if text > Fraction(float(target)) * least.vanilla_flops:
         reason = f"{counts.other} of its {counts.tokens} tokens are text, which is never dropped"

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adatp import budget
@@ -168,6 +168,7 @@ def test_all_of_vanilla_keeps_everything_and_scores_nothing() -> None:
 
 @unhurried
 @given(prompts(1, 7000))
+@example((TINY, {"visual": 11, "other": 15, "start": 1, "end": 1, "queries": 11}))  # exactly 0.6425
 def test_an_unreachable_target_names_one_that_is_reachable(case: tuple[DecoderShape, dict[str, int]]) -> None:
     shape, prompt = case
     with pytest.raises(BudgetError, match="the lowest is") as error:
