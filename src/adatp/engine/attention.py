@@ -111,24 +111,38 @@ def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
-def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention that each token receives from all tokens, without a mask, as in a vision tower.
+def received_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
+    """Attention that each token receives from all tokens of its image, as in a vision tower.
 
     Args:
         query: (B, heads, n, d) final queries.
         key: (B, heads, n, d) final keys.
         scaling: factor on the products.
+        mask: the attention function's mask, which hides the padding of smaller images: (B, n) (flash
+            attention), or (B or 1, 1, n, n) boolean or additive. None: all tokens attend to all.
 
     Returns:
-        (B, n) float32, mean over heads and queries of the softmax.
+        (B, n) float32, mean over heads and queries of the softmax. Padding neither attends nor receives.
     """
+    visible = None if mask is None else _visible(mask).expand(len(query), -1, -1)
     # Image by image: the probabilities of a 7B model's 32 frames together take a gigabyte.
-    return torch.stack(
-        [
-            (q @ k.transpose(1, 2) * scaling).float().softmax(-1).mean((0, 1))
-            for q, k in zip(query, key, strict=True)
-        ]
-    )
+    found = []
+    for image, (q, k) in enumerate(zip(query, key, strict=True)):
+        logits = (q @ k.transpose(1, 2) * scaling).float()
+        if visible is None:
+            found.append(logits.softmax(-1).mean((0, 1)))
+        else:
+            real = visible[image].any(0)  # nobody attends to padding
+            by_query = logits.masked_fill_(~visible[image], _LOWEST).softmax(-1).mean(0)
+            found.append(real.float() @ by_query / real.sum().clamp(min=1))
+    return torch.stack(found)
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """(B or 1, n or 1, n) bool: the keys that each query attends to."""
+    if mask.ndim == 2:
+        return mask[:, None].bool()
+    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
 
 
 class _Tap(ABC):
@@ -271,8 +285,9 @@ class ReceivedProbe(_Tap):
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
         """Add the mean over heads and queries of the attention that each patch receives."""
         lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
+        mask = mask if packed is None else None  # packed sequences have no padding
         for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
-            self._received.received.append(received_attention(q, k, scaling).flatten())
+            self._received.received.append(received_attention(q, k, scaling, mask).flatten())
             self._received.flops += 2 * q.numel() * k.shape[2]
 
 
