@@ -231,10 +231,13 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one."""
-    blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
+    """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one.
+
+    Frames at the end that make no complete block stay there.
+    """
+    blocks = np.random.default_rng(seed).permutation(frames // unit)
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
-    return shuffled[shuffled < frames]
+    return np.concatenate([shuffled, np.arange(len(shuffled), frames)])
 
 
 def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]) -> NDArray[np.uint8]:
