@@ -231,7 +231,7 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """Frames (``frames``,) shuffled in blocks of ``unit``, which a model reads as one. The rest stays last."""
+    """Frames (``frames``,) shuffled in blocks of ``unit``, that a model reads as one. The rest is last."""
     blocks = np.random.default_rng(seed).permutation(frames // unit)
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
     return np.concatenate([shuffled, np.arange(len(shuffled), frames)])
