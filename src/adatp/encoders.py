@@ -183,9 +183,8 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         if not isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
             raise NoEncoderError(f"{source} is not on this machine: relevance='siglip' fetches it")
     config = model.config.vision_config
-    read = (
-        model.config.vision_feature_layer
-    )  # the hidden states that the projector reads; 0: before all layers
+    # The hidden states that the projector reads; 0 is before all layers.
+    read = model.config.vision_feature_layer
     layers = read if isinstance(read, int) else read[-1]
     layers += config.num_hidden_layers + 1 if layers < 0 else 0
     parameter = next(tower.parameters())
