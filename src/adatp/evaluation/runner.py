@@ -153,17 +153,18 @@ def evaluate(
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model
-    settings = {
-        "world": world.name,
-        "split": split,
-        "limit": limit,
-        "weights": fingerprint(model),
-        "dtype": str(model.dtype),
-    }
-    for name, value in settings.items():
-        results.pin(name, value)
-    for entrant in entrants:
-        results.pin(f"run {entrant.key}", entrant.facts())
+    settings: list[tuple[str, Any]] = [
+        ("world", world.name),
+        ("split", split),
+        ("limit", limit),
+        ("weights", fingerprint(model)),
+        ("dtype", str(model.dtype)),
+    ]
+    settings += [(f"run {entrant.key}", entrant.facts()) for entrant in entrants]
+    settings += [
+        (f"first clip of {frames} frames", _first_clip(world, split, frames)) for frames in frame_counts
+    ]
+    results.pin_all(settings)
     ordered = sorted(entrants, key=_shown)  # the cache holds one video
     with _tower_cache(model) as tower, torch.no_grad():
         for frames in frame_counts:
@@ -187,18 +188,20 @@ def _tower_cache(model: Any) -> Iterator[TowerCache | None]:
         yield cache
 
 
+def _first_clip(world: World, split: str, frames: int) -> str:
+    """A digest of a split's first clip, as another version of the world may draw other clips for a seed."""
+    seed, _ = next(iter(world.benchmark(split, frames, 1)))
+    return hashlib.sha256(world.make_clip(seed, frames, split).frames.tobytes()).hexdigest()[:16]
+
+
 def _wanted(
     world: World, entrants: Sequence[Entrant], split: str, frames: int, limit: int, results: Results
 ) -> Iterator[Asked]:
     """The questions of one length that some entrant has not answered yet."""
     for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
-        clip = world.make_clip(seed, frames, split) if number == 0 else None
-        if clip is not None:  # another version of the world may draw other clips for the same seeds
-            pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
-            results.pin(f"first clip of {frames} frames", pixels)
         if not any(results.wants(each.key, frames, number) for each in entrants):
             continue
-        clip = clip if clip is not None else world.make_clip(seed, frames, split)
+        clip = world.make_clip(seed, frames, split)
         results.add_question(
             frames,
             number,
