@@ -18,6 +18,7 @@ from adatp.evaluation import (
     Disturbance,
     Entrant,
     Results,
+    ablations,
     disturbed,
     entrants,
     evaluate,
@@ -140,6 +141,19 @@ def test_who_is_asked_under_what() -> None:
     ]
     assert "disturbance" not in made[0].facts()
     assert made[4].facts()["disturbance"] == "noise"
+
+
+def test_worse_relevance_alone_has_its_reference_and_only_those_that_read_it() -> None:
+    worse = [Disturbance.named("relevance:2")]
+    made = disturbed(entrants(["adatp", "fastv"], [0.3]), worse)
+    assert [(each.key, each.reference) for each in made] == [
+        ("vanilla", "vanilla"),
+        ("adatp@0.3 under relevance:2", "vanilla"),
+    ]
+    keys = [each.key for each in disturbed(ablations([0.3], 12), worse)]
+    assert keys[:2] == ["full@0.3", "full@0.3 under relevance:2"]
+    assert "relevance embedding@0.3 under relevance:2" in keys
+    assert not {f"relevance {signal}@0.3 under relevance:2" for signal in ("none", "attention")} & {*keys}
 
 
 def test_pixels_are_disturbed_for_all_and_rows_say_so(second: Session, tmp_path: Path) -> None:
