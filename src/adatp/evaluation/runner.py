@@ -24,6 +24,7 @@ from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
 from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
+from adatp.session.answer import batches
 from adatp.session.encode_once import replaced_forward
 
 LONGEST_ANSWER = 8
@@ -231,33 +232,42 @@ def _ask_all(
     """Ask each entrant those of some questions that it has not answered. Store answers, or why there are
     none.
     """
-    made: tuple[object, list[Prompt]] = (None, [])
+    made: tuple[object, list[tuple[list[Asked], list[Prompt]]]] = (None, [])
     for entrant in entrants:
         lacking = [each for each in together if results.wants(entrant.key, frames, each.number)]
         if not lacking:
             continue
         key = (_shown(entrant), [each.number for each in lacking])
         if key != made[0]:
-            made = key, [_prompt(session, entrant, each) for each in lacking]
-        if tower is not None:
-            tower.show(made[1], entrant.method.tower_attention)
-        seeds = [each.seed for each in lacking]
+            found = [_prompt(session, entrant, each) for each in lacking]
+            # The batches that the model gets, as noise follows their rows.
+            made = key, [([lacking[n] for n in rows], [found[n] for n in rows]) for rows in batches(found)]
         try:
-            with entrant.disturbance.tokens(session.model, seeds):
-                answers = session.answer_batch(
-                    made[1],
-                    entrant.disturbance.method(entrant.method, seeds),
-                    max_new_tokens=LONGEST_ANSWER,
-                    reuse_frames=entrant.reuse_frames,
-                    strict=True,
-                )
+            for asked, prompts in made[1]:
+                if tower is not None:
+                    tower.show(prompts, entrant.method.tower_attention)
+                answers = _answers(session, entrant, asked, prompts)
+                for each, answer in zip(asked, answers, strict=True):
+                    results.add_answer(entrant.key, frames, each.number, **_facts(answer))
+                    progress(None)
         except (BudgetError, NoEncoderError, GridError, GeneralRuleError) as error:
             results.skips[entrant.key, frames] = reason = " ".join(str(error).split())
             progress(f"{entrant.key}, {frames} frames: {reason}")
-            continue
-        for each, answer in zip(lacking, answers, strict=True):
-            results.add_answer(entrant.key, frames, each.number, **_facts(answer))
-            progress(None)
+
+
+def _answers(
+    session: Session, entrant: Entrant, together: Sequence[Asked], prompts: Sequence[Prompt]
+) -> list[Answer]:
+    """An entrant's answers to questions that fit into one batch, under its disturbance."""
+    seeds = [each.seed for each in together]
+    with entrant.disturbance.tokens(session.model, seeds):
+        return session.answer_batch(
+            prompts,
+            entrant.disturbance.method(entrant.method, seeds),
+            max_new_tokens=LONGEST_ANSWER,
+            reuse_frames=entrant.reuse_frames,
+            strict=True,
+        )
 
 
 def _prompt(session: Session, entrant: Entrant, asked: Asked) -> Prompt:

@@ -250,6 +250,23 @@ def test_a_batch_is_answered_as_each_is_alone(tmp_path: Path) -> None:
         assert row["flops_ratio"] == pytest.approx(other["flops_ratio"], abs=2e-3)
 
 
+def test_noise_follows_its_clip_where_a_batch_has_to_be_divided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = Session.of(*tiny.load())
+    names = [Disturbance.named(name) for name in ("features:3", "relevance:4")]
+    who = disturbed(entrants(["adatp"], [0.3]), names)
+    found = []
+    for batch in (1, 3):
+        with Results(tmp_path / str(batch)) as results:
+            evaluate(session, who, [6], "validation", 3, results, batch=batch)
+            found.append({key: {**answers} for key, answers in results.answers.items()})
+        for user in ("session.session", "evaluation.runner"):  # as if no two clips fitted into one batch
+            divided = lambda prompts: [[number] for number in range(len(prompts))]  # noqa: E731
+            monkeypatch.setattr(f"adatp.{user}.batches", divided, raising=False)
+    assert found[0] == found[1]
+
+
 # --- the command ---
 
 
