@@ -231,10 +231,11 @@ def statistics_by_layer(
 
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
-    """Frames (``frames``,) shuffled in blocks of ``unit``, that a model reads as one. The rest is last."""
+    """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one."""
+    # A last block that is short stays the last: elsewhere it would move the borders of those after it.
     blocks = np.random.default_rng(seed).permutation(frames // unit)
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
-    return np.concatenate([shuffled, np.arange(len(shuffled), frames)])
+    return np.append(shuffled, np.arange(len(shuffled), frames))
 
 
 def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]) -> NDArray[np.uint8]:
