@@ -321,7 +321,8 @@ def main() -> None:
         sys.exit(f"proof: {error}")
     except (KeyboardInterrupt, tune.TimeIsUp):
         sys.exit("proof: stopped; run it again to go on")
-    proof_tables.write(args.out)
+    if args.out.resolve() == proof_tables.RESULTS:  # another folder's results are not the page's
+        proof_tables.write(args.out)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def accuracy(rows: list[dict[str, Any]]) -> str:
 
 
 def best(data: dict[str, Any]) -> str:
-    """The comparison with the best peers, and AdaTP minus each of them."""
+    """The comparison with the best peers, and AdaTP minus each of them, p values corrected for their number."""
+    pairs = data["against_adatp"]
     rows = [
         [
             row["other"],
@@ -105,10 +106,11 @@ def best(data: dict[str, Any]) -> str:
             f"{row['n']:,}",
             points(row),
             f"{row['p_value']:.2g}",
+            f"{corrected:.2g}",
         ]
-        for row in data["against_adatp"]
+        for row, corrected in zip(pairs, holm([row["p_value"] for row in pairs]), strict=True)
     ]
-    head = ["AdaTP minus", "frames", "FLOPs", "questions", "points", "p"]
+    head = ["AdaTP minus", "frames", "FLOPs", "questions", "points", "p", "p, corrected"]
     return f"{accuracy(data['rows'])}\n\n{lines_of(head, rows)}"
 
 

@@ -120,6 +120,9 @@ def test_all_parts_go_on_and_fill_the_page(
     write = proof_tables.write
     monkeypatch.setattr(proof_tables, "write", lambda folder: write(folder, page, figure, readme))
     out = tmp_path / "results"
+    command(monkeypatch, "--out", str(out), "--parts", "tables")
+    assert page.read_text() == proof_tables.PAGE.read_text()  # the page is of its own folder alone
+    monkeypatch.setattr(proof_tables, "RESULTS", out)
     with pytest.raises(SystemExit, match="stopped; run it again"):
         command(monkeypatch, "--out", str(out), "--minutes", "0")
     assert not list(out.glob("*.json"))
