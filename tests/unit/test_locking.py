@@ -22,7 +22,9 @@ def test_a_lock_is_had_once_until_its_file_is_closed(tmp_path: Path) -> None:
         assert lock(other)
 
 
-@pytest.mark.parametrize(("number", "free"), [(errno.ENOSYS, True), (errno.ENOLCK, True), (errno.EAGAIN, False)])
+@pytest.mark.parametrize(
+    ("number", "free"), [(errno.ENOSYS, True), (errno.ENOLCK, True), (errno.EAGAIN, False)]
+)
 def test_a_file_system_without_locks_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: bool
 ) -> None:
