@@ -20,13 +20,6 @@ _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "PIL")
 _NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def _check_limits(*pairs: tuple[str, int, str, int]) -> None:
-    """Refuse defaults above the limits for requests: each an option, its value, its limit and its value."""
-    for option, value, limit, most in pairs:
-        if value > most:
-            raise RefusedError(f"{option} {value} is more than the limit, {limit} {most}: change one of them")
-
-
 def serve(
     model: options.ModelOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
@@ -94,10 +87,7 @@ def serve(
     if any(find_spec(package) is None for package in _PACKAGES):
         raise RefusedError('adatp serve needs fastapi, uvicorn and others: pip install "adatp[serve]"')
     options.check_dtype(dtype)
-    _check_limits(
-        ("--frames", frames, "--max-frames", most_frames),
-        ("--max-new-tokens", max_new_tokens, "--max-tokens", most_new_tokens),
-    )
+    options.check_limits(frames, most_frames, max_new_tokens, most_new_tokens)
     if local is not None and not os.path.isdir(local):
         raise RefusedError(f"--allowed-local-media-path {local}: no such folder")
     with listen(host, port) as listener:
