@@ -99,7 +99,6 @@ versions-full: $(VERSIONS:%=version-%)  ## all of conformance on all of them: fo
 version-%: $(VENV)/transformers-%/.done
 	PYTHONPATH=$(VENV)/transformers-$* $(BIN)/python -m pytest $(SUITE)
 
-# The settings have other rounding: instructions, threads, libraries. About five minutes each.
 # lmms-eval asks for other versions than ours (PyAV below 16, filelock below 4), so it has an environment of its own.
 # Its torchvision may be built for another torch: tests/lmms/site makes it importable.
 LMMS := .venv-lmms-eval
@@ -115,6 +114,7 @@ lmms-eval: $(LMMS)/.setup  ## the plugin inside lmms-eval itself, without a netw
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/$(LMMS)/cache PYTHONPATH=$(CURDIR)/tests/lmms/site \
 		$(LMMS)/bin/python -m pytest --numprocesses 2 tests/lmms
 
+# The settings have other rounding: instructions, threads, libraries. About five minutes each.
 rounding: dev  ## how near comparisons come to their limits under eight settings
 	$(BIN)/python benchmarks/rounding_settings.py
 
@@ -158,11 +158,11 @@ bench-gpu: dev  ## time and memory of 7B shapes in bfloat16, on a GPU of 80 GB o
 		--plot docs/figures/gpu-scaling.png
 
 # The claim asks 2,000 questions of vanilla and AdaTP, the comparison LIMIT of everyone: about an hour and a half of one core
-# with 200, five times that and more with 2000. Stop it and run it again: it goes on. What was asked with another LIMIT
-# or checkpoint is refused: remove docs/results/*.work.jsonl first.
+# with 200, five times that and more with 2000. Stop it and run it again: it goes on, also with a higher LIMIT. A lower one
+# or another checkpoint is refused: remove docs/results/*.work.jsonl first.
 results: results-$(WORLD)  ## tables and figures of accuracy at equal FLOPs, into the documentation (WORLD=tiny or scenes)
 
-results-tiny: dev  ## of the first world, by its embedded model, into the README
+results-tiny: dev  ## of the first world, by its embedded model, into docs/accuracy.md
 	mkdir -p docs/results docs/figures
 	$(BIN)/adatp eval --frames 32 --limit 2000 --methods vanilla,adatp --flops 0.273 --json docs/results/claim.json
 	$(BIN)/adatp eval --frames 16,32 --limit $(LIMIT) --flops 0.273,0.15,0.10 \
@@ -171,7 +171,7 @@ results-tiny: dev  ## of the first world, by its embedded model, into the README
 		--json docs/results/ablations.json --plot docs/figures/ablations.png
 	$(BIN)/python benchmarks/result_tables.py
 
-# How long it takes here, `benchmarks/proof.py --estimate` says; MODEL is a folder until the second model ships.
+# How long it takes here, `benchmarks/proof.py --estimate` says. MODEL is an embedded model or a folder.
 MODEL ?= scenes
 results-scenes: dev  ## of the second world, by its embedded model, into docs/proof.md (stopped, it goes on)
 	$(BIN)/python benchmarks/segments.py --model $(MODEL) --json docs/results/scenes-segments.json

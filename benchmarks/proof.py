@@ -3,8 +3,9 @@
 Run: python benchmarks/proof.py [--estimate] [--parts best,claim] [--device cuda] [--minutes 9]
 
 Each part has a work file of its own in docs/results/scenes/. Stop it and run it again: it goes on. What is
-answered already costs nothing, also if --scale is raised. Once the tuning is there, several processes may
-each do other parts, and --parts tables then makes the tables.
+answered already costs nothing, also if --scale is raised. If a raised --scale changes what the tuning finds,
+parts that hold answers of those peers are refused: remove their work files. Once the tuning is there, several
+processes may each do other parts, and --parts tables then makes the tables.
 """
 
 from __future__ import annotations
@@ -227,11 +228,9 @@ def relevance_auc(session: Session, frames: int, clips: int) -> dict[str, float]
     return {name: fmean(values) for name, values in areas.items()}
 
 
-def missing(part: Part, who: Sequence[Entrant], results: Results | None = None) -> int:
+def missing(part: Part, who: Sequence[Entrant], results: Results) -> int:
     """Answers that a part lacks."""
-    held = 0
-    if results is not None:
-        held = sum(len(results.answers[each.key, length]) for each in who for length in part.frames)
+    held = sum(len(results.answers[each.key, length]) for each in who for length in part.frames)
     return len(who) * len(part.frames) * part.limit - held
 
 
@@ -290,7 +289,10 @@ def main() -> None:
     args = parser.parse_args()
     until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     every = parts(args.scale)
-    wanted = ["tune", *(part.name for part in every)] if args.parts == "all" else args.parts.split(",")
+    known = ["tune", *(part.name for part in every)]
+    wanted = known if args.parts == "all" else args.parts.split(",")
+    if strange := [name for name in wanted if name not in (*known, "tables")]:
+        parser.error(f"no part {strange[0]!r}; there are {', '.join(known)} and tables")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         if wanted != ["tables"]:

@@ -16,7 +16,10 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Accuracy in percent, a row a method, a column for each length and FLOPs target; sorted by the last."""
+    """Accuracy in percent, a row a method, a column for each length and FLOPs target.
+
+    Methods are sorted by their sum over the columns. What a method can't reach adds nothing.
+    """
     columns = sorted({(r["frames"], -r["flops_target"]) for r in rows if r["flops_target"]})
     columns = [(frames, -target) for frames, target in columns]
     found = {(r["method"], r["frames"], r["flops_target"]): r for r in rows}
@@ -29,14 +32,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         row = found.get((method, frames, target))
         return "–" if row is None else f"{100 * row['accuracy']:.1f}"
 
-    def mean(method: str) -> float:
-        return sum(found[method, f, t]["accuracy"] for f, t in columns if (method, f, t) in found) / len(
-            columns
-        )
+    def total(method: str) -> float:
+        return sum(found[method, f, t]["accuracy"] for f, t in columns if (method, f, t) in found)
 
     head = ["method", *(f"{frames} frames, {100 * target:g} %" for frames, target in columns)]
     lines = [[name, *(cell(name, frames, None) for frames, _ in columns)] for name in untargeted[:1]]
-    lines += [[m, *(cell(m, *column) for column in columns)] for m in sorted(methods, key=mean, reverse=True)]
+    lines += [
+        [m, *(cell(m, *column) for column in columns)] for m in sorted(methods, key=total, reverse=True)
+    ]
     lines += [[name, *(cell(name, frames, None) for frames, _ in columns)] for name in untargeted[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 

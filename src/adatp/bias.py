@@ -232,9 +232,10 @@ def statistics_by_layer(
 
 def order(frames: int, unit: int, seed: int) -> NDArray[np.int64]:
     """A shuffled order of frames, (``frames``,), in blocks of ``unit`` frames that a model reads as one."""
-    blocks = np.random.default_rng(seed).permutation(math.ceil(frames / unit))
+    # A last block that is short stays the last: elsewhere it would move the borders of those after it.
+    blocks = np.random.default_rng(seed).permutation(frames // unit)
     shuffled = (blocks[:, None] * unit + np.arange(unit)).ravel()
-    return shuffled[shuffled < frames]
+    return np.append(shuffled, np.arange(len(shuffled), frames))
 
 
 def altered(frames: NDArray[np.uint8], control: str, shuffled: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -172,7 +172,7 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         EncoderError: no partner is known, or it can't be loaded.
     """
     source = partner_of(model)
-    if source is None:
+    if source is None or not hasattr(model.config, "vision_feature_layer"):
         raise NoEncoderError(
             f"no SigLIP text encoder is known for the vision tower of {model.config.model_type}: "
             "use relevance='embedding'"
@@ -183,9 +183,10 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
         if not isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
             raise NoEncoderError(f"{source} is not on this machine: relevance='siglip' fetches it")
     config = model.config.vision_config
-    layers = config.num_hidden_layers
-    if isinstance(model.config.vision_feature_layer, int):  # the hidden state that the projector reads
-        layers += model.config.vision_feature_layer + 1 if model.config.vision_feature_layer < 0 else 0
+    # The hidden states that the projector reads; 0 is before all layers.
+    read = model.config.vision_feature_layer
+    layers = read if isinstance(read, int) else read[-1]
+    layers += config.num_hidden_layers + 1 if layers < 0 else 0
     parameter = next(tower.parameters())
     try:
         partner = _load(source, layers, parameter.device, parameter.dtype)

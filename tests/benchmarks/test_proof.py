@@ -154,6 +154,16 @@ def test_all_parts_go_on_and_fill_the_page(
     assert "ms at 4" in printed
 
 
+def test_a_part_that_there_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proof, "Session", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(SystemExit) as refused:
+        command(monkeypatch, "--parts", "claim,bset")
+    assert refused.value.code == 2
+    assert "no part 'bset'; there are tune, claim, best" in capsys.readouterr().err
+
+
 def test_against_adatp_is_paired(session: Session, tmp_path: Path) -> None:
     from adatp.evaluation import entrants
 

@@ -68,6 +68,20 @@ def test_two_models_do_not_see_each_other(family: Any, prune: AdaTP, agree: Agre
         agree(model(**inputs).logits, mine)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_attention_may_be_changed_inside(attention: str, agree: Agree) -> None:
+    """SDPA needs no mask where eager attention has one."""
+    other = {"eager": "sdpa", "sdpa": "eager"}[attention]
+    model, inputs = build(LlavaOnevision, attention), batch(LlavaOnevision, ONE)
+    loaded_so = build(LlavaOnevision, other)
+    with LATE(loaded_so) as expected:
+        logits = loaded_so(**inputs).logits
+    with LATE(model) as run:
+        model.set_attn_implementation(other)
+        agree(model(**inputs).logits, logits, within=1e-5)
+    assert run.report.tokens == expected.report.tokens
+
+
 @engine
 def test_nesting_is_refused(family: Any, prune: AdaTP, agree: Agree) -> None:
     model, inputs = build(family), batch(family, ONE)

@@ -26,6 +26,7 @@ from families import (
     batch,
     build,
 )
+from more_families import MORE, Gemma4
 from oracle import hidden_columns, seeing_each_other
 from rounding import limit
 from suite import LATE, RAGGED, feature, shape_of
@@ -125,6 +126,29 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(
         expected = expected[inputs["video_compression_mask"]]
     agree(received, expected, within=1e-5)
     assert received.std() > 1e-4  # not flat, or any order would do
+
+
+@pytest.mark.skipif(Gemma4 not in MORE, reason="this transformers has no Gemma 4")
+@pytest.mark.parametrize("attention", Gemma4.attentions)
+@torch.no_grad()
+def test_padded_patches_of_a_frame_have_no_attention_to_give(attention: str, agree: Agree) -> None:
+    """Gemma 4's processor fills every frame up to the same number of patches."""
+    family, inputs = Gemma4, batch(Gemma4, [Prompt(frames=3)])
+    wider, pads = sharp_tower(family, attention), 20
+    padded = {
+        "pixel_values_videos": torch.nn.functional.pad(inputs["pixel_values_videos"], (0, 0, 0, pads)),
+        "video_position_ids": torch.nn.functional.pad(
+            inputs["video_position_ids"], (0, 0, 0, pads), value=-1
+        ),
+    }
+    found = []
+    for given in (inputs, {**inputs, **padded}):
+        noted.clear()
+        with Look()(wider):
+            wider(**given)
+        found.append(noted[0][1])
+    agree(found[1], found[0], within=1e-5)
+    agree(found[0], received_in_the_tower(family, inputs), within=1e-5)
 
 
 def sharp_tower(family: Any, attention: str) -> Any:

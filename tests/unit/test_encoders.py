@@ -14,7 +14,7 @@ from transformers import SiglipConfig, SiglipModel
 from adatp import AdaTP
 from adatp.encoders import EncoderError, load_partner, partner_of
 from agreement import Agree
-from families import END, PAD, START, VIDEO, LlavaOnevision, Prompt, batch, build
+from families import END, PAD, START, VIDEO, Gemma3, LlavaOnevision, Prompt, batch, build
 from flop_counting import flop_counter
 from processors import llava_onevision, tokenizer
 from prompts import frames, prompt
@@ -58,12 +58,15 @@ def model(siglip: SiglipModel, tmp_path: Path) -> Any:
     return video_llm
 
 
+@pytest.mark.parametrize("layer", [-1, -2, 1, [0, -2]], ids=str)
 @torch.no_grad()
 def test_frames_are_not_encoded_twice_and_come_out_the_same(
-    siglip: SiglipModel, model: Any, agree: Agree
+    siglip: SiglipModel, model: Any, layer: int | list[int], agree: Agree
 ) -> None:
     pixels = torch.randn(5, 3, 16, 16)
-    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+    model.config.vision_feature_layer = layer
+    number = layer if isinstance(layer, int) else layer[-1]
+    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[number]
     partner = load_partner(model, model.model.vision_tower, download=False)
     expected = siglip.get_image_features(pixels)
     expected = getattr(expected, "pooler_output", expected)
@@ -120,6 +123,14 @@ def test_one_question_a_sample_also_for_copies(model: Any) -> None:
     assert noted[0] == pytest.approx(noted[1], abs=1e-5)
     assert noted[2] == pytest.approx(noted[3], abs=1e-5)
     assert noted[0] != pytest.approx(noted[2], abs=1e-3)
+
+
+def test_a_folder_beside_a_family_without_a_selected_layer_is_not_used(model: Any) -> None:
+    """What Gemma 3's projector reads has gone through the tower's last norm already."""
+    other = build(Gemma3)
+    other.config._name_or_path = model.config._name_or_path
+    with pytest.raises(EncoderError, match="no SigLIP text encoder is known"):
+        load_partner(other, other.model.vision_tower, download=False)
 
 
 def test_partners_that_can_not_be_had(model: Any, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def choose_before_layers(
     Source: ours.
     """
     frames, places, _ = tokens.shape
+    if not keep:  # a small budget may leave nothing for one of several videos
+        return torch.zeros(0, dtype=torch.int64, device=tokens.device)
     if there is None:
         there = tokens.new_ones(frames, places, dtype=torch.bool)
     segment = segment_frames(_pooled(tokens, there), thresholds.tau_s)

@@ -111,24 +111,38 @@ def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
-def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention that each token receives from all tokens, without a mask, as in a vision tower.
+def received_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
+    """Attention that each token receives from all tokens of its image, as in a vision tower.
 
     Args:
         query: (B, heads, n, d) final queries.
         key: (B, heads, n, d) final keys.
         scaling: factor on the products.
+        mask: the attention function's mask, which hides the padding of smaller images: (B, n) (flash
+            attention), or (B or 1, 1, n, n) boolean or additive. None: all tokens attend to all.
 
     Returns:
-        (B, n) float32, mean over heads and queries of the softmax.
+        (B, n) float32, mean over heads and queries of the softmax. Padding neither attends nor receives.
     """
+    visible = None if mask is None else _visible(mask).expand(len(query), -1, -1)
     # Image by image: the probabilities of a 7B model's 32 frames together take a gigabyte.
-    return torch.stack(
-        [
-            (q @ k.transpose(1, 2) * scaling).float().softmax(-1).mean((0, 1))
-            for q, k in zip(query, key, strict=True)
-        ]
-    )
+    found = []
+    for image, (q, k) in enumerate(zip(query, key, strict=True)):
+        logits = (q @ k.transpose(1, 2) * scaling).float()
+        if visible is None:
+            found.append(logits.softmax(-1).mean((0, 1)))
+        else:
+            real = visible[image].any(0)  # nobody attends to padding
+            by_query = logits.masked_fill_(~visible[image], _LOWEST).softmax(-1).mean(0)
+            found.append(real.float() @ by_query / real.sum().clamp(min=1))
+    return torch.stack(found)
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """(B or 1, n or 1, n) bool: the keys that each query attends to."""
+    if mask.ndim == 2:
+        return mask[:, None].bool()
+    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
 
 
 class _Tap(ABC):
@@ -143,9 +157,19 @@ class _Tap(ABC):
                 f"the attention of {type(module).__name__} can't be scored: it does not go through "
                 "transformers' attention interface"
             )
-        self.inner: Callable[..., Any] = AttentionInterface().get_interface(
-            self.config._attn_implementation, eager
-        )
+        self._eager: Callable[..., Any] = eager
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self._named = self.config._attn_implementation
+        self.inner: Callable[..., Any] = AttentionInterface().get_interface(self._named, self._eager)
+
+    @property
+    def kernel(self) -> Callable[..., Any]:
+        """The attention function that the module's own config names, also if that has changed since."""
+        if self.config._attn_implementation != self._named:
+            self._look_up()
+        return self.inner
 
     def install(self) -> None:
         """Make the module's config name our attention function."""
@@ -271,8 +295,9 @@ class ReceivedProbe(_Tap):
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
         """Add the mean over heads and queries of the attention that each patch receives."""
         lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
+        mask = mask if packed is None else None  # packed sequences have no padding
         for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
-            self._received.received.append(received_attention(q, k, scaling).flatten())
+            self._received.received.append(received_attention(q, k, scaling, mask).flatten())
             self._received.flops += 2 * q.numel() * k.shape[2]
 
 
@@ -288,4 +313,4 @@ def _tapped_attention(
     # config of the module itself, so the kernel gets a copy of the module.
     twin = object.__new__(type(module))
     twin.__dict__ = {**vars(module), "config": tap.config}
-    return tap.inner(twin, query, key, value, attention_mask, **kwargs)
+    return tap.kernel(twin, query, key, value, attention_mask, **kwargs)

@@ -105,24 +105,32 @@ def entrants(
 def disturbed(competing: Sequence[Entrant], disturbances: Sequence[Disturbance]) -> list[Entrant]:
     """The same entrants under each disturbance, each compared with its reference under the same one.
 
-    Worse relevance only concerns methods that read it. They are compared with the undisturbed reference.
+    Worse relevance only concerns methods that read it. They are compared with the undisturbed reference,
+    which is asked as well.
 
     Args:
         competing: entrants without a disturbance.
         disturbances: disturbances, of which one may be "none".
     """
-    made = []
+    made: list[Entrant] = []
     for disturbance in dict.fromkeys(disturbances):
         for each in competing:
             if disturbance.kind == RELEVANCE:
-                if each.method.relevance_signal != "none" and not each.method.keeps_everything:
+                if _reads_relevance(each.method):
                     made.append(replace(each, disturbance=disturbance))
             elif disturbance and each.view != "blind":  # black frames stay black under any disturbance
                 reference = f"{each.reference} under {disturbance}"
                 made.append(replace(each, disturbance=disturbance, reference=reference))
             elif not disturbance:
                 made.append(each)
-    return made
+    lacking = {each.reference for each in made} - {each.key for each in made}
+    return [each for each in competing if each.key in lacking] + made
+
+
+def _reads_relevance(method: Method) -> bool:
+    """Whether noise on the relevance of frames can reach a method."""
+    # Relevance by attention is only measured inside the decoder, where no noise is added.
+    return not method.keeps_everything and method.relevance_signal not in ("none", "attention")
 
 
 def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> list[Entrant]:

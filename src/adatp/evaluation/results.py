@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,28 @@ class Results:
         Raises:
             ResultsError: the file is bound to another value; of those in `GROWING`, to a higher one.
         """
+        self.pin_all([(name, value)])
+
+    def pin_all(self, settings: Sequence[tuple[str, Any]]) -> None:
+        """Bind the file to several settings. If it refuses one, it is bound to none of them.
+
+        Args:
+            settings: names and values, as in `pin`.
+
+        Raises:
+            ResultsError: as in `pin`.
+        """
+        for name, value in settings:
+            self._lacks(name, value)
+        for name, value in settings:
+            if self._lacks(name, value):
+                self._append({"pin": name, "value": value})
+
+    def _lacks(self, name: str, value: Any) -> bool:
+        """Whether a setting is still to be written. Refuses one that the file is not bound to."""
         if name not in self.pins or (name in GROWING and value > self.pins[name]):
-            self._append({"pin": name, "value": value})
-        elif (held := self.pins[name]) != (value := json.loads(json.dumps(value))):
+            return True
+        if (held := self.pins[name]) != (value := json.loads(json.dumps(value))):
             if isinstance(held, dict) and isinstance(value, dict):  # report only what differs
                 changed = [key for key in {**held, **value} if held.get(key) != value.get(key)]
                 held, value = ({key: side.get(key) for key in changed} for side in (held, value))
@@ -102,6 +122,7 @@ class Results:
                 f"{self.path} holds results of another run: {name} is {json.dumps(held)} there, "
                 f"{json.dumps(value)} here; give another output file"
             )
+        return False
 
     def add_question(self, frames: int, number: int, **facts: Any) -> None:
         """Add a question, or check that it equals the one in the file.

@@ -24,6 +24,7 @@ from adatp.evaluation.worlds import TINY, World
 from adatp.methods import GridError, Vanilla
 from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
+from adatp.session.answer import batches
 from adatp.session.encode_once import replaced_forward
 
 LONGEST_ANSWER = 8
@@ -153,17 +154,18 @@ def evaluate(
         PromptError: a clip with its question does not fit into the model's context.
     """
     model = session.model
-    settings = {
-        "world": world.name,
-        "split": split,
-        "limit": limit,
-        "weights": fingerprint(model),
-        "dtype": str(model.dtype),
-    }
-    for name, value in settings.items():
-        results.pin(name, value)
-    for entrant in entrants:
-        results.pin(f"run {entrant.key}", entrant.facts())
+    settings: list[tuple[str, Any]] = [
+        ("world", world.name),
+        ("split", split),
+        ("limit", limit),
+        ("weights", fingerprint(model)),
+        ("dtype", str(model.dtype)),
+    ]
+    settings += [(f"run {entrant.key}", entrant.facts()) for entrant in entrants]
+    settings += [
+        (f"first clip of {frames} frames", _first_clip(world, split, frames)) for frames in frame_counts
+    ]
+    results.pin_all(settings)
     ordered = sorted(entrants, key=_shown)  # the cache holds one video
     with _tower_cache(model) as tower, torch.no_grad():
         for frames in frame_counts:
@@ -187,18 +189,20 @@ def _tower_cache(model: Any) -> Iterator[TowerCache | None]:
         yield cache
 
 
+def _first_clip(world: World, split: str, frames: int) -> str:
+    """A digest of a split's first clip, as another version of the world may draw other clips for a seed."""
+    seed, _ = next(iter(world.benchmark(split, frames, 1)))
+    return hashlib.sha256(world.make_clip(seed, frames, split).frames.tobytes()).hexdigest()[:16]
+
+
 def _wanted(
     world: World, entrants: Sequence[Entrant], split: str, frames: int, limit: int, results: Results
 ) -> Iterator[Asked]:
     """The questions of one length that some entrant has not answered yet."""
     for number, (seed, question) in enumerate(world.benchmark(split, frames, limit)):
-        clip = world.make_clip(seed, frames, split) if number == 0 else None
-        if clip is not None:  # another version of the world may draw other clips for the same seeds
-            pixels = hashlib.sha256(clip.frames.tobytes()).hexdigest()[:16]
-            results.pin(f"first clip of {frames} frames", pixels)
         if not any(results.wants(each.key, frames, number) for each in entrants):
             continue
-        clip = clip if clip is not None else world.make_clip(seed, frames, split)
+        clip = world.make_clip(seed, frames, split)
         results.add_question(
             frames,
             number,
@@ -228,33 +232,42 @@ def _ask_all(
     """Ask each entrant those of some questions that it has not answered. Store answers, or why there are
     none.
     """
-    made: tuple[object, list[Prompt]] = (None, [])
+    made: tuple[object, list[tuple[list[Asked], list[Prompt]]]] = (None, [])
     for entrant in entrants:
         lacking = [each for each in together if results.wants(entrant.key, frames, each.number)]
         if not lacking:
             continue
         key = (_shown(entrant), [each.number for each in lacking])
         if key != made[0]:
-            made = key, [_prompt(session, entrant, each) for each in lacking]
-        if tower is not None:
-            tower.show(made[1], entrant.method.tower_attention)
-        seeds = [each.seed for each in lacking]
+            found = [_prompt(session, entrant, each) for each in lacking]
+            # The batches that the model gets, as noise follows their rows.
+            made = key, [([lacking[n] for n in rows], [found[n] for n in rows]) for rows in batches(found)]
         try:
-            with entrant.disturbance.tokens(session.model, seeds):
-                answers = session.answer_batch(
-                    made[1],
-                    entrant.disturbance.method(entrant.method, seeds),
-                    max_new_tokens=LONGEST_ANSWER,
-                    reuse_frames=entrant.reuse_frames,
-                    strict=True,
-                )
+            for asked, prompts in made[1]:
+                if tower is not None:
+                    tower.show(prompts, entrant.method.tower_attention)
+                answers = _answers(session, entrant, asked, prompts)
+                for each, answer in zip(asked, answers, strict=True):
+                    results.add_answer(entrant.key, frames, each.number, **_facts(answer))
+                    progress(None)
         except (BudgetError, NoEncoderError, GridError, GeneralRuleError) as error:
             results.skips[entrant.key, frames] = reason = " ".join(str(error).split())
             progress(f"{entrant.key}, {frames} frames: {reason}")
-            continue
-        for each, answer in zip(lacking, answers, strict=True):
-            results.add_answer(entrant.key, frames, each.number, **_facts(answer))
-            progress(None)
+
+
+def _answers(
+    session: Session, entrant: Entrant, together: Sequence[Asked], prompts: Sequence[Prompt]
+) -> list[Answer]:
+    """An entrant's answers to questions that fit into one batch, under its disturbance."""
+    seeds = [each.seed for each in together]
+    with entrant.disturbance.tokens(session.model, seeds):
+        return session.answer_batch(
+            prompts,
+            entrant.disturbance.method(entrant.method, seeds),
+            max_new_tokens=LONGEST_ANSWER,
+            reuse_frames=entrant.reuse_frames,
+            strict=True,
+        )
 
 
 def _prompt(session: Session, entrant: Entrant, asked: Asked) -> Prompt:

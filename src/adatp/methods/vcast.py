@@ -63,7 +63,8 @@ class VCast(Method):
                         parts.append(numbers.to(states.device)[top(standing_out(frame), count)])
             return torch.cat(parts)
 
-        return lambda cut: choose_all(cut.states.float())
+        # What is not a number says nothing.
+        return lambda cut: choose_all(cut.states.float().nan_to_num(0.0, 0.0, 0.0))
 
     def frame_shares(self, frames: Sequence[Tensor], keep: int) -> list[int]:
         """Number of tokens to keep of each frame of a video.

@@ -64,7 +64,8 @@ class VidCom2(Method):
             ]
             return torch.cat(parts)
 
-        return lambda cut: choose_all(cut.states.float())
+        # What is not a number says nothing.
+        return lambda cut: choose_all(cut.states.float().nan_to_num(0.0, 0.0, 0.0))
 
     def choose_video(self, frames: Sequence[Tensor], states: Tensor, keep: int) -> Tensor:
         """Choose the tokens of a video that stay, ascending.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -160,11 +160,11 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, grid.tolist()
 
 
-def _by(rows: Sequence[Row], key: Any) -> dict[Any, list[Row]]:
+def _by(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
     """Rows in groups, in the order of each group's first row."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
+        groups.setdefault(key(row), []).append(row)
     return groups
 
 

@@ -112,6 +112,10 @@ def test_what_is_not_a_number_is_no_error() -> None:
     assert len(choose_before_layers(tokens, 7, Thresholds())) == 7
 
 
+def test_none_of_a_videos_tokens_may_stay() -> None:
+    assert choose_before_layers(scenes(0, (4,)), 0, Thresholds()).tolist() == []
+
+
 def test_nothing_waits_for_a_gpu() -> None:
     """From a video's embeddings to its rows in a batch, by question."""
     tokens, frame = scenes(0, (4, 3, 5)), torch.arange(12).repeat_interleave(6)

@@ -137,3 +137,23 @@ def test_what_patches_receive_is_the_same_packed_split_or_stacked(agree: Agree) 
     for received in (stacked, packed, split):
         agree(received, expected, within=1e-5)
     assert probe.flops == spent == 2 * 2 * HEADS * 6 * 6 * WIDTH
+
+
+@pytest.mark.parametrize("form", ["boolean", "additive", "flash"])
+def test_padding_of_smaller_images_neither_attends_nor_receives(form: str, agree: Agree) -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, HEADS, 6, WIDTH), 3 * torch.randn(2, HEADS, 6, WIDTH)
+    probe = ReceivedProbe(family_of("llava_onevision").tower_attention_module(build(LlavaOnevision)))
+    real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    seen_by_all = real[:, None, None].expand(2, 1, 6, 6)
+    mask = {
+        "boolean": seen_by_all,
+        "additive": torch.zeros(2, 1, 6, 6).masked_fill(~seen_by_all, torch.finfo(torch.float32).min),
+        "flash": real.long(),
+    }[form]
+    probe.see(query, key, mask, 0.3, None)
+    received = probe.take().view(2, 6)
+    for image, patches in enumerate(real.sum(1).tolist()):
+        logits = query[image, :, :patches] @ key[image, :, :patches].transpose(1, 2) * 0.3
+        agree(received[image, :patches], logits.softmax(-1).mean((0, 1)), within=1e-6)
+    assert not received[1, 4:].any()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -356,11 +357,13 @@ def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any
 
     refused("limit", limit=1)
     refused("split", split="test")
+    refused("split", split="test", limit=3)
     changed = replace(PAIR[1], method=replace(PAIR[1].method, tau_s=0.5))  # type: ignore[type-var]
     refused("tau_s.*0.95.*tau_s.*0.5", [PAIR[0], changed])
+    refused("tau_s", [*entrants(["random"], [0.5]), changed], limit=3)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
-    refused("weights")
+    refused("weights", limit=3)
     with torch.no_grad():
         model.lm_head.weight[0, 0] -= 1
     questions = list(world.benchmark("validation", FRAMES, 2))
@@ -369,6 +372,13 @@ def test_a_file_of_another_run_is_refused_and_left_alone(shipped: tuple[Any, Any
     extra = entrants(["single_frame"], [])
     with pytest.raises(ResultsError, match="other questions"), Results(work) as results:
         evaluate(Session.of(model, processor), extra, [FRAMES], "validation", 2, results, world=changed_world)
+    before = work.read_bytes()
+    black = replace(
+        TINY, make_clip=lambda *_: SimpleNamespace(frames=np.zeros((FRAMES, 96, 96, 3), np.uint8))
+    )
+    with pytest.raises(ResultsError, match="first clip"), Results(work) as results:
+        evaluate(Session.of(model, processor), PAIR, [FRAMES], "validation", 3, results, world=black)
+    assert work.read_bytes() == before
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

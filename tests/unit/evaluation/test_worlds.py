@@ -18,6 +18,7 @@ from adatp.evaluation import (
     Disturbance,
     Entrant,
     Results,
+    ablations,
     disturbed,
     entrants,
     evaluate,
@@ -142,6 +143,19 @@ def test_who_is_asked_under_what() -> None:
     assert made[4].facts()["disturbance"] == "noise"
 
 
+def test_worse_relevance_alone_has_its_reference_and_only_those_that_read_it() -> None:
+    worse = [Disturbance.named("relevance:2")]
+    made = disturbed(entrants(["adatp", "fastv"], [0.3]), worse)
+    assert [(each.key, each.reference) for each in made] == [
+        ("vanilla", "vanilla"),
+        ("adatp@0.3 under relevance:2", "vanilla"),
+    ]
+    keys = [each.key for each in disturbed(ablations([0.3], 12), worse)]
+    assert keys[:2] == ["full@0.3", "full@0.3 under relevance:2"]
+    assert "relevance embedding@0.3 under relevance:2" in keys
+    assert not {f"relevance {signal}@0.3 under relevance:2" for signal in ("none", "attention")} & {*keys}
+
+
 def test_pixels_are_disturbed_for_all_and_rows_say_so(second: Session, tmp_path: Path) -> None:
     who = disturbed(entrants(["adatp"], [0.3]), [Disturbance.named("none"), Disturbance.named("noise")])
     shown: list[Any] = []
@@ -234,6 +248,23 @@ def test_a_batch_is_answered_as_each_is_alone(tmp_path: Path) -> None:
     for row, other in zip(rows, others, strict=True):
         assert row["accuracy"] == other["accuracy"]
         assert row["flops_ratio"] == pytest.approx(other["flops_ratio"], abs=2e-3)
+
+
+def test_noise_follows_its_clip_where_a_batch_has_to_be_divided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = Session.of(*tiny.load())
+    names = [Disturbance.named(name) for name in ("features:3", "relevance:4")]
+    who = disturbed(entrants(["adatp"], [0.3]), names)
+    found = []
+    for batch in (1, 3):
+        with Results(tmp_path / str(batch)) as results:
+            evaluate(session, who, [6], "validation", 3, results, batch=batch)
+            found.append({key: {**answers} for key, answers in results.answers.items()})
+        for user in ("session.session", "evaluation.runner"):  # as if no two clips fitted into one batch
+            divided = lambda prompts: [[number] for number in range(len(prompts))]  # noqa: E731
+            monkeypatch.setattr(f"adatp.{user}.batches", divided, raising=False)
+    assert found[0] == found[1]
 
 
 # --- the command ---

@@ -13,6 +13,7 @@ from adatp.flops import DecoderShape
 from adatp.layout import build_layouts
 from adatp.prefill import Prefill
 from families import FAMILIES, LlavaOnevision, Prompt, Qwen3VL, Qwen25VL, VideoLlama3, batch, build
+from prefills import prefill_of, run_plan
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -73,6 +74,19 @@ def test_every_video_is_chosen_from_by_itself(budget: dict[str, float]) -> None:
         relevance = torch.arange(8.0)[frames]
         expected += (choose_before_layers(tokens, share, Thresholds(), relevance) + first).tolist()
     assert found == expected
+
+
+@pytest.mark.parametrize("videos", [[(1, 1, 1)] * 2, [(4, 2, 2)] * 3], ids=str)
+def test_a_budget_below_one_token_for_each_video(videos: list[Any]) -> None:
+    prefill, (embeds,) = prefill_of(videos)
+    with pytest.warns(UserWarning, match="the least that adatp can do"):
+        plan = AdaTP(early="only", flops=0.001).plan(prefill)
+    assert plan is not None
+    layers = run_plan(plan, 0, embeds)
+    [note] = plan.notes()
+    assert sum(note["kept_by_video"]) == 1
+    assert 0 in note["kept_by_video"]
+    assert len(layers[0]) == prefill.layouts[0].counts.other + 1
 
 
 def test_all_tokens_are_kept_to_the_bit() -> None:

@@ -341,6 +341,20 @@ def test_the_highest_scores_stay_and_one_token_asks(method: Any) -> None:
     assert dropped[5]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_embeddings_that_are_no_numbers_are_no_error(method: Any, value: float) -> None:
+    """As of a tower whose half precision overflows. The model itself goes on."""
+    prefill, (embeds,) = prefill_of([(4, 3, 3), (2, 3, 3)])
+    layout = prefill.layouts[0]
+    embeds[layout.index[2:5]] = value
+    chosen = method() if method is Vanilla else method(flops=0.6)
+    plan = chosen.plan(prefill)
+    if plan is not None:
+        last = run_plan(plan, 0, embeds)[-1]
+        assert layout.counts.other < len(last) < layout.counts.tokens
+
+
 # VisionZip.
 
 
