@@ -7,7 +7,9 @@ from typing import IO, Any
 
 
 def lock(file: IO[Any]) -> bool:
-    """Lock an open file for this process, until it is closed. On Windows nothing is locked.
+    """Lock an open file for this process, until it is closed.
+
+    On Windows, and in file systems without locks (Lustre as it is often mounted), nothing is locked.
 
     Returns:
         Whether no other process has locked it.
@@ -17,6 +19,8 @@ def lock(file: IO[Any]) -> bool:
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             return False
+        except OSError:
+            return True
     return True

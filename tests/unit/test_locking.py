@@ -1,6 +1,9 @@
 """One process writes a file at a time."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,20 @@ def test_a_lock_is_had_once_until_its_file_is_closed(tmp_path: Path) -> None:
         assert not lock(other)
         one.close()
         assert lock(other)
+
+
+@pytest.mark.parametrize(
+    ("number", "free"), [(errno.ENOSYS, True), (errno.ENOLCK, True), (errno.EAGAIN, False)]
+)
+def test_a_file_system_without_locks_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: bool
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (tmp_path / "file").open("w") as file:
+        assert lock(file) == free
 
 
 def test_a_work_file_in_use_is_refused(tmp_path: Path) -> None:

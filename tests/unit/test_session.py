@@ -22,6 +22,7 @@ from adatp.methods import METHODS, DyCoke, FastV, GridError, Vanilla
 from adatp.pruning import PruningError
 from adatp.session import Stream, loading
 from adatp.session.answer import until_end
+from adatp.session.media import sound_of
 from adatp.tiny import CHECKPOINT, CLIP, QUESTION, TinyProcessor, load
 from adatp.video import VideoError, read_video
 from families import FAMILIES, Gemma3, LlavaOnevision, Qwen25VL, VideoLlama3
@@ -203,12 +204,27 @@ def test_what_makes_no_prompt_is_refused(session: Session, videos: Any, question
         session.prepare(videos, question)
 
 
-def test_files_that_are_no_media_are_refused(session: Session, tmp_path: Path) -> None:
+def test_tensors_that_numpy_does_not_know(session: Session) -> None:
+    for odd, kind in ((torch.bfloat16, "bfloat16"), (torch.float32, "float32")):
+        frames = torch.zeros(2, 8, 8, 3, dtype=odd, requires_grad=True)
+        with pytest.raises(PromptError, match=f"not {kind} of shape"):
+            session.prepare(frames, "what ?")
+    assert sound_of(torch.ones(3, dtype=torch.bfloat16, requires_grad=True)).tolist() == [1, 1, 1]
+
+
+def test_files_that_are_no_media_are_refused(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.mp4").write_text("no video")
     with pytest.raises(VideoError, match="not a video"):
         session.prepare(tmp_path / "x.mp4", "what ?")
     with pytest.raises(PromptError, match="can't be read as an image"):
         session.prepare(CLIP, "what ?", images=[tmp_path / "x.mp4"])
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for odd in (tmp_path / "x.png", "x\0.png"):  # pixels beyond pillow's limit
+        with pytest.raises(PromptError, match="can't be read as an image"):
+            session.prepare(CLIP, "what ?", images=[odd])
     with pytest.raises(PromptError, match="only video and text are known"):
         session.prepare(CLIP, "what ?", images=[noise(1)[0]])
 

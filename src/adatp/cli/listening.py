@@ -33,10 +33,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def url_host(host: str) -> str:
+    """A host as it is written in addresses."""
+    return f"[{host}]" if ":" in host else host
+
+
 def address_of(host: str, listener: socket.socket) -> str:
     """The address of a server, as it is entered into a browser."""
-    at = f"[{host}]" if ":" in host else host
-    return f"http://{at}:{listener.getsockname()[1]}"
+    return f"http://{url_host(host)}:{listener.getsockname()[1]}"
 
 
 def is_private(listener: socket.socket) -> bool:

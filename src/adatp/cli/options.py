@@ -132,6 +132,16 @@ def check_dtype(name: str) -> None:
         raise RefusedError(f"--dtype is one of {', '.join(kinds)}, not {name!r}")
 
 
+def check_limits(frames: int, most_frames: int, max_new_tokens: int, most_new_tokens: int) -> None:
+    """Refuse defaults of a server above its limits for requests."""
+    for option, value, limit, most in (
+        ("--frames", frames, "--max-frames", most_frames),
+        ("--max-new-tokens", max_new_tokens, "--max-tokens", most_new_tokens),
+    ):
+        if value > most:
+            raise RefusedError(f"{option} {value} is more than the limit, {limit} {most}: change one of them")
+
+
 def check_question(command: str, video: str | None, question: str | None) -> None:
     """Refuse a video without a question, and an empty question."""
     if video is not None and question is None:

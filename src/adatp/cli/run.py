@@ -33,6 +33,7 @@ from adatp.cli.running import (
     settings_of,
     show_summary,
 )
+from adatp.errors import RefusedError
 from adatp.plain_json import to_json
 
 
@@ -84,6 +85,8 @@ def run(
 
     Exit code: 0 if every row is answered, 1 if some failed (their output says why), 2 on bad input.
     """
+    if not ray and (actors != 1 or actor_gpus):
+        raise RefusedError("--actors and --gpus are for --ray: add it, or leave them out")
     asked = Request(
         rows=rows,
         out=out,

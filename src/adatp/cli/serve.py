@@ -12,7 +12,7 @@ import typer
 from adatp.cli import options
 from adatp.cli.asking import load_weights, open_session
 from adatp.cli.console import importing, working_on
-from adatp.cli.listening import address_of, is_private, listen
+from adatp.cli.listening import address_of, is_private, listen, url_host
 from adatp.cli.terminal import say
 from adatp.errors import RefusedError
 
@@ -87,6 +87,7 @@ def serve(
     if any(find_spec(package) is None for package in _PACKAGES):
         raise RefusedError('adatp serve needs fastapi, uvicorn and others: pip install "adatp[serve]"')
     options.check_dtype(dtype)
+    options.check_limits(frames, most_frames, max_new_tokens, most_new_tokens)
     if local is not None and not os.path.isdir(local):
         raise RefusedError(f"--allowed-local-media-path {local}: no such folder")
     with listen(host, port) as listener:
@@ -106,7 +107,7 @@ def serve(
                 local_media=local,
                 remote_media=remote,
                 keys=keys,
-                hosts=_NAMES if is_private(listener) and not keys else None,
+                hosts=_NAMES | {url_host(host).lower()} if is_private(listener) and not keys else None,
                 **{field: given[field] for field in (*same, *times)},
             )
             session = open_session(model, device, dtype, trusted)

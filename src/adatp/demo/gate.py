@@ -236,7 +236,7 @@ def check_origin(scope: Message, headers: dict[str, str]) -> None:
     if whence not in ("none", "same-origin") and not link:
         raise RefusalError(403, "another site asks for this")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+    if origin is not None and origin.lower().partition("://")[2] != headers["host"].lower():
         raise RefusalError(403, "another site asks for this")
 
 

@@ -145,7 +145,7 @@ def answer(
     Args:
         dataset: a `ray.data.Dataset` with the columns ``video`` and ``question``; ``method``, ``flops``,
             ``frames``, ``max_new_tokens`` and ``strict`` may be columns too, where rows differ. Others stay
-            as they are.
+            as they are, but for those with the name of a column of the output, which are replaced.
         model: a folder or an id on the hub, the same on every machine; None: the embedded model.
         actors: how many models there are.
         num_cpus: CPUs of each.

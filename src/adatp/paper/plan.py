@@ -218,6 +218,9 @@ def _check(name: str, plan: Plan) -> None:
         values = [model.name, model.pretrained, *model.arguments.values()]
         if any("," in str(value) for value in values):
             raise RefusedError(f"{name}: model {model.name!r}: lmms-eval splits values at commas: use none")
+        own = [key for key in ("pretrained", "method", "flops", "frames") if key in model.arguments]
+        if own:
+            raise RefusedError(f"{name}: model {model.name!r}: {own[0]} is no argument: the plan has its own")
     for kind, names in (
         ("models", [each.name for each in plan.models]),
         ("tasks", [t.name for t in plan.tasks]),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from adatp.errors import AdaTPError
 from adatp.locking import lock
@@ -49,11 +50,15 @@ class Folder:
         check(path, facts)
         path.mkdir(exist_ok=True)
         if not (path / FACTS).exists():
-            draft = path / f".{FACTS}.{os.getpid()}"
+            draft = path / f".{FACTS}.{uuid4().hex}"  # shards in containers have the same process ids
             draft.write_text(json.dumps(facts, indent=1) + "\n")
-            with suppress(FileExistsError):  # another shard was first
+            try:
                 os.link(draft, path / FACTS)
-            draft.unlink()
+            except FileExistsError:  # another shard was first
+                pass
+            except OSError:  # a file system without hard links, such as a mounted cloud drive
+                draft.replace(path / FACTS)
+            draft.unlink(missing_ok=True)
             check(path, facts)
 
     def done(self, part: int) -> Path:

@@ -134,7 +134,7 @@ class Workers:
 
     def _work(self, number: int) -> None:
         """One thread per process: it passes on units and waits for the prepared ones."""
-        with suppress(WorkerError):  # the first unit raises it again
+        with suppress(Exception):  # the first unit raises it again
             self._start(number)
         while not self._closed and (unit := self._units.get()) is not None:
             try:
@@ -187,14 +187,14 @@ class Workers:
             threads = decoder_threads(self.count)
             send(process.stdin, (self._processor, self._config, by_rule, threads))
             receive(process.stdout)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+        except (EOFError, OSError) as error:
+            code = self._end(number)
+            raise WorkerError(f"a worker process can't be started ({_of_code(code)})") from error
+        except Exception as error:  # of any kind: pickling runs the processor's own code
             self._end(number)
             raise WorkerError(
                 f"the model's processor can't be sent to a worker ({line_of(error)}): use 0 workers"
             ) from error
-        except (EOFError, OSError) as error:
-            code = self._end(number)
-            raise WorkerError(f"a worker process can't be started ({_of_code(code)})") from error
         return process
 
     def _end(self, number: int) -> int | None:

@@ -226,7 +226,9 @@ def _add_errors(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path[:200]}: {error.detail}"
-        return error_response(error.status_code, message)
+        answer = error_response(error.status_code, message)
+        answer.headers.update(error.headers or {})  # which methods there are, for one
+        return answer
 
     async def gone(_: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody is there to read it

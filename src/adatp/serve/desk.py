@@ -106,6 +106,7 @@ class Conversation:
         while self._open:
             event = await self._events.get()
             if not isinstance(event, Piece):
+                self._open = 0  # the job has ended: `close` has nothing to cancel
                 raise event or GoneError()
             if first:
                 self._desk.metrics.first_token.observe(time.monotonic() - self._begun)

@@ -85,9 +85,19 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for the head of a request."""
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._check_head, transport)
+        self._await_head()
 
-    def _check_head(self, transport: asyncio.Transport) -> None:
-        begun: Any = self.cycle  # None before the first request, despite its type
-        if begun is None:
-            transport.close()
+    def on_response_complete(self) -> None:
+        """Start waiting for the head of the next request."""
+        answered = self.cycle
+        super().on_response_complete()
+        self._await_head(answered)
+
+    def _await_head(self, last: Any = None) -> None:
+        """Close the connection later if no request has begun after the last one; None: there was none."""
+
+        def check() -> None:
+            if self.cycle is last:
+                self.transport.close()
+
+        self.loop.call_later(HEAD_SECONDS, check)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adatp.errors import first_line
+from adatp.errors import first_line, is_out_of_memory
 from adatp.session.errors import PromptError
 from adatp.video import Fit, Video, read_source
 
@@ -77,7 +77,9 @@ def image_of(image: ImageLike) -> NDArray[np.uint8]:
         try:
             with Image.open(image) as file:
                 return np.array(file.convert("RGB"))
-        except OSError as error:
+        except Exception as error:  # pillow's readers raise any kind
+            if is_out_of_memory(error):
+                raise
             raise PromptError(f"{image}: can't be read as an image ({first_line(error)})") from error
     if hasattr(image, "convert"):  # an image of pillow
         return np.array(image.convert("RGB"))
@@ -90,6 +92,8 @@ def sound_of(sound: SoundLike) -> NDArray[np.float32]:
     Raises:
         PromptError: it is no float array of one axis, or has infinite numbers.
     """
+    if isinstance(sound, torch.Tensor) and sound.is_floating_point():
+        sound = sound.detach().float()  # numpy has no bfloat16
     array = sound.cpu().numpy() if isinstance(sound, torch.Tensor) else np.asarray(sound)
     if array.ndim != 1 or not array.size or array.dtype.kind != "f" or not np.isfinite(array).all():
         raise PromptError(
@@ -106,10 +110,11 @@ def _stacked(frames: Sequence[Any]) -> NDArray[Any]:
 
 
 def _pixels(pixels: Any, axes: int, what: str, shape: str) -> NDArray[np.uint8]:
-    array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
-    if array.ndim != axes or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
-        raise PromptError(f"{what} uint8 of shape {shape}, not {array.dtype} of shape {array.shape}")
-    return array
+    given = pixels if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+    kind, sides = str(given.dtype).removeprefix("torch."), tuple(given.shape)
+    if given.ndim != axes or sides[-1] != 3 or kind != "uint8" or 0 in sides:
+        raise PromptError(f"{what} uint8 of shape {shape}, not {kind} of shape {sides}")
+    return given.cpu().numpy() if isinstance(given, torch.Tensor) else given
 
 
 def visible_part(processor: Any, video: Video) -> Video:

@@ -481,6 +481,7 @@ def test_requests_that_other_sites_make_are_refused(client: TestClient, folder: 
     foreign = [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://127.0.0.1:7861"},
         {"origin": "http://127.0.0.1"},
         {**own, "origin": "http://evil.example"},

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,6 +18,7 @@ from typing import Any
 import pytest
 
 from adatp.errors import AdaTPError, RefusedError
+from adatp.paper import running
 from adatp.paper.gathering import GatheringError, Outcome, gather, score_of
 from adatp.paper.plan import Model, Plan, Run, Task, read_plan
 from adatp.paper.running import carry_out, command_of, described, outcomes
@@ -92,6 +97,11 @@ class TestPlan:
             ("documents = 4000 ", 'documents = "many" ', "documents is a number above 0, not 'many'"),
             ("seconds = 1.5 ", "seconds = true ", "seconds is a number above 0, not True"),
             ("# arguments = {", "arguments = 3 # {", "arguments is a table, not 3"),
+            (
+                "# arguments = {",
+                "arguments = { flops = 0.5 } # {",
+                "flops is no argument: the plan has its own",
+            ),
             ('"fastv"', '["fastv"]', "no method ['fastv']"),
             ("batch_size = 1", "batch_size = 1\ninclude_path = 2", "include_path is a folder, not 2"),
             ("frames = 32 ", "frames = ", "no TOML"),
@@ -144,6 +154,25 @@ class TestRunning:
         assert not carry_out(runs, tmp_path / "out", progress=lambda _, result: reasons.append(result))
         assert "ended with exit code -9" in str(reasons[1])
         assert outcomes(runs, tmp_path / "out") == {}
+
+    def test_sigterm_ends_what_was_started(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        program = "import os, time; print(os.getpid(), flush=True); time.sleep(30)"
+
+        def end() -> None:
+            while not (log.exists() and log.read_text().endswith("\n")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            threading.Thread(target=end).start()
+            with pytest.raises(KeyboardInterrupt):
+                running._start([sys.executable, "-c", program], log, {})
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(log.read_text()), 0)
 
     def test_documents_cut_short_are_one_line(self, plan: Plan, tmp_path: Path) -> None:
         carry_out(plan.runs()[:1], tmp_path / "out")

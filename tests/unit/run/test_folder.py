@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +97,30 @@ def test_a_folder_is_bound_to_its_run(tmp_path: Path) -> None:
         Folder(foreign, BOUND)
     assert [file.name for file in foreign.iterdir()] == ["part-00000.jsonl"]
     assert json.loads((tmp_path / "out" / FACTS).read_text() + "}") == {}
+
+
+def test_a_folder_without_hard_links_is_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    Folder(tmp_path / "out", BOUND)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [FACTS]
+    with pytest.raises(FolderError, match="holds another run"):
+        Folder(tmp_path / "out", {**BOUND, "rows": 4})
+
+
+def test_shards_with_one_process_id_bind_a_folder_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers on two machines: the second begins while the first one is about to bind it."""
+    before = os.link
+
+    def link(*names: Any) -> None:
+        monkeypatch.setattr(os, "link", before)
+        Folder(tmp_path / "out", BOUND)
+        before(*names)
+
+    monkeypatch.setattr(os, "link", link)
+    Folder(tmp_path / "out", BOUND)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [FACTS]

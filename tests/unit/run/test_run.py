@@ -24,7 +24,7 @@ from adatp.run import run as run_job
 from adatp.run.folder import Folder
 from adatp.run.preparing import prepare, units
 from adatp.run.rows import Row, read_rows
-from adatp.run.workers import Workers, decoder_threads
+from adatp.run.workers import WorkerError, Workers, decoder_threads
 from adatp.tiny import CLIP
 from adatp.video.opening import decoded_by, open_stream
 from run_clips import write_rows
@@ -187,6 +187,24 @@ def test_a_video_that_kills_or_holds_its_reader_costs_its_rows_alone(
     assert not isinstance(said[2], str)
 
 
+def test_a_processor_that_can_not_be_copied_is_one_line(rows: Path, session: Session) -> None:
+    class Alone:
+        def __reduce__(self) -> str:
+            raise RuntimeError("a handle of a device")
+
+    [unit, *_] = units(read_rows(rows, Settings(frames=FRAMES)), rows.parent)
+    with Workers(Alone(), session.config, 1) as workers:
+
+        def take() -> None:
+            for _ in range(3000):
+                workers.take(wait=False)
+                time.sleep(0.01)
+
+        workers.give(unit)
+        with pytest.raises(WorkerError, match=r"sent to a worker \(.*of a device\): use 0 workers"):
+            take()
+
+
 def test_shards_together_are_all_rows(rows: Path, whole: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in (2, 1):
@@ -331,6 +349,8 @@ def test_a_broken_model_ends_the_run(rows: Path, session: Session, monkeypatch: 
         (("--dtype", "int4"), "--dtype is one of"),
         (("--model", "nowhere"), "no such model folder"),
         (("--ray",), "Ray is not installed"),
+        (("--actors", "2"), "--actors and --gpus are for --ray"),
+        (("--gpus", "1"), "--actors and --gpus are for --ray"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(

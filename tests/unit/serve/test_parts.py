@@ -354,6 +354,12 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(monkeypatch: pytest.MonkeyPatch
         with socket.create_connection(where, timeout=10) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: local")
             assert connection.recv(100) == b""
+        with socket.create_connection(where, timeout=10) as connection:  # the head of a second request
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: local")
+            while connection.recv(1000):
+                pass
         with socket.create_connection(where, timeout=10) as connection:
             head = (
                 "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -305,6 +306,12 @@ def test_errors_are_those_of_the_official_client(client: openai.OpenAI, clip: st
     assert client.models.retrieve("adatp-embedded").id == "adatp-embedded"
 
 
+def test_a_method_of_http_that_is_not_known_is_answered_with_those_that_are(address: str) -> None:
+    found = httpx.get(f"{address}/v1/chat/completions")
+    assert (found.status_code, found.headers["allow"]) == (405, "POST")
+    assert "Method Not Allowed" in found.json()["error"]["message"]
+
+
 def hang_up_amid(address: str, body: dict[str, Any]) -> None:
     """Ask, and hang up once the answer is being written."""
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
@@ -380,6 +387,7 @@ def test_a_batch_that_fails_is_answered_one_by_one(
         assert [each.status_code for each in found] == [200, 500, 200]
         assert "the server's log" in found[1].json()["error"]["message"]
         assert "bug" not in found[1].text
+        assert gauge(small, "adatp_requests_cancelled_total") == 0  # no client hung up
         assert post(small, question(clip)).status_code == 200
 
 
@@ -491,6 +499,9 @@ def test_answers_that_take_too_long_are_given_up(session: Session, clip: str) ->
         (["--host", "no such host"], "no such address"),
         (["--max-batch", "0"], "--max-batch"),
         (["--dtype", "int8"], "--dtype is one of"),
+        (["--max-new-tokens", "2000"], "--max-new-tokens 2000 is more than the limit, --max-tokens 1024"),
+        (["--max-tokens", "8"], "--max-new-tokens 64 is more than the limit, --max-tokens 8"),
+        (["--max-frames", "16"], "--frames 32 is more than the limit, --max-frames 16"),
     ],
 )
 def test_what_can_not_be_served_is_one_line(
@@ -503,6 +514,19 @@ def test_what_can_not_be_served_is_one_line(
     assert err.startswith("adatp: ")
     assert err.count("\n") == 1
     assert words in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.1 alone is this machine")
+def test_the_address_that_is_printed_is_one_to_ask_by(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def served_with(session: Session, settings: Settings, listener: socket.socket, ready: Any) -> None:
+        ready()
+        print(settings.hosts)
+
+    monkeypatch.setattr("adatp.serve.server.serve", served_with)
+    code, out, _ = run("serve", "--port", "0", "--host", "127.0.0.2")
+    assert code == 0
+    assert out.startswith("http://127.0.0.2:")
+    assert "'127.0.0.2'" in out
 
 
 def test_a_port_that_is_taken_is_one_line(run: Any) -> None:
