@@ -96,7 +96,7 @@ def accuracy(rows: list[dict[str, Any]]) -> str:
 
 
 def best(data: dict[str, Any]) -> str:
-    """The comparison with the best peers, and AdaTP minus each of them, with p values corrected for the rows."""
+    """The comparison with the best peers, and AdaTP minus each of them."""
     pairs = data["against_adatp"]
     rows = [
         [
