@@ -77,7 +77,9 @@ def gather(folder: Path, facts: Mapping[str, Any]) -> Outcome:
     """
     try:
         results = json.loads(max(folder.rglob("*_results.json")).read_text())
-    except (ValueError, OSError):
+        if not isinstance(results["results"], dict):
+            raise ValueError(results)
+    except (ValueError, TypeError, KeyError, OSError):
         raise GatheringError(
             f"{folder}: lmms-eval wrote no results (its messages are in log.txt there)"
         ) from None
@@ -86,7 +88,7 @@ def gather(folder: Path, facts: Mapping[str, Any]) -> Outcome:
         documents, figures = _documents(folder, facts["metric"])
     except (ValueError, KeyError, OSError):
         raise GatheringError(f"{folder}: the documents that lmms-eval wrote can't be read") from None
-    throughput = results.get("throughput", {})
+    throughput = results.get("throughput") or {}
     return Outcome(
         facts=dict(facts),
         score=_per_cent(score, documents),

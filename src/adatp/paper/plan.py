@@ -224,6 +224,7 @@ def _check(name: str, plan: Plan) -> None:
     for kind, names in (
         ("models", [each.name for each in plan.models]),
         ("tasks", [t.name for t in plan.tasks]),
+        ("budgets", [f"{budget:g}" for budget in plan.budgets]),  # of a run's folder
     ):
         if len(set(map(_file_name, names))) < len(names):
             raise RefusedError(f"{name}: two {kind} have the same name")

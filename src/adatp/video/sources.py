@@ -107,7 +107,11 @@ def _cached(address: str, limits: Limits, check: Check | None, progress: Progres
     """The file of an address, downloaded now if it is not cached."""
     suffix = _suffix(address)
     name = hashlib.sha256(address.encode(errors="surrogatepass")).hexdigest()[:32]
-    path = cache_folder() / (name + (suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", suffix) else ""))
+    try:
+        folder = cache_folder()
+    except RuntimeError:  # an account without an entry and without $HOME, as in some containers
+        raise VideoError(f"{address}: can't be kept in ~/.cache (there is no home folder)") from None
+    path = folder / (name + (suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", suffix) else ""))
     try:
         if path.is_file():
             if path.stat().st_size > limits.most_bytes:

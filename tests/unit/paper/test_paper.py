@@ -91,6 +91,11 @@ class TestPlan:
             ("batch_size = 1", "batchsize = 1", "no setting 'batchsize'"),
             ('metric = "score"', "", "a setting is missing"),
             ('name = "videomme"', 'name = "mvbench"', "two tasks have the same name"),
+            (
+                "budgets = [0.273, 0.15, 0.10]",
+                "budgets = [0.1, 0.1000000001]",
+                "two budgets have the same name",
+            ),
             ("qwen2-7b-ov-hf", "qwen2,7b", "lmms-eval splits values at commas"),
             ("[[models]]", "[models]", "models is a list"),
             ('name = "mvbench"', "name = 5", "task 5: name is a text, not 5"),
@@ -271,6 +276,17 @@ class TestGathering:
         assert gather(tmp_path, {"task": "group", "metric": "acc"}).score == 50
         with pytest.raises(GatheringError, match="no metric 'accuracy' in its results"):
             gather(tmp_path, {"task": "a", "metric": "accuracy"})
+
+    @pytest.mark.parametrize("results", ["{}", "[]", '{"results": null}'])
+    def test_results_without_results_are_one_line(self, tmp_path: Path, results: str) -> None:
+        (tmp_path / "1_results.json").write_text(results)
+        with pytest.raises(GatheringError, match="lmms-eval wrote no results"):
+            gather(tmp_path, {"task": "a", "metric": "acc"})
+
+    def test_a_throughput_of_null_is_none(self, tmp_path: Path) -> None:
+        results = {"results": {"a": {"acc,none": 40.0}}, "throughput": None}
+        (tmp_path / "1_results.json").write_text(json.dumps(results))
+        assert gather(tmp_path, {"task": "a", "metric": "acc"}).peak_memory_gb is None
 
 
 class TestTable:

@@ -222,6 +222,16 @@ def test_addresses_that_are_none_are_one_line(address: str, words: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+def test_without_a_home_folder_a_download_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(VideoError, match=r"can't be kept in ~/\.cache \(there is no home folder\)"):
+        read_source("http://127.0.0.1:9/clip.mp4", 8)
+
+
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """A server, and where downloads are kept."""
