@@ -15,6 +15,7 @@ ELSEWHERE = {
     "CHANGELOG.md": "docs/changelog.md",
     "docs/decisions": "docs/decisions.md",
     "docs/methods": "docs/methods/index.md",
+    "examples/tour.ipynb": "docs/notebook.md",
 }
 SOURCES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 

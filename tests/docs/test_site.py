@@ -26,6 +26,7 @@ def test_links_lead_to_pages_of_the_site() -> None:
         ("quickstart.md", "[a](target.md#in-short)", "[a](target.md#in-short)"),
         ("contributing.md", "[a](docs/families.md)", "[a](families.md)"),
         ("contributing.md", "[a](docs/decisions)", "[a](decisions.md)"),
+        ("see.md", "[a](../examples/tour.ipynb)", "[a](notebook.md)"),
         ("api/methods.md", "[a](../../CONTRIBUTING.md#add-a-method)", "[a](../contributing.md#add-a-method)"),
         ("methods/fastv.md", "![a](../figures/show.png)", "![a](../figures/show.png)"),
         ("accuracy.md", "[its card](../src/adatp/tiny/checkpoint/README.md)", "its card"),
