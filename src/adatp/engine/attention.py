@@ -158,18 +158,13 @@ class _Tap(ABC):
                 "transformers' attention interface"
             )
         self._eager: Callable[..., Any] = eager
-        self._look_up()
 
-    def _look_up(self) -> None:
-        self._named = self.config._attn_implementation
-        self.inner: Callable[..., Any] = AttentionInterface().get_interface(self._named, self._eager)
-
-    @property
     def kernel(self) -> Callable[..., Any]:
-        """The attention function that the module's own config names, also if that has changed since."""
-        if self.config._attn_implementation != self._named:
-            self._look_up()
-        return self.inner
+        """The attention function that the module's own config names now: it may change inside the context."""
+        found: Callable[..., Any] = AttentionInterface().get_interface(
+            self.config._attn_implementation, self._eager
+        )
+        return found
 
     def install(self) -> None:
         """Make the module's config name our attention function."""
@@ -313,4 +308,4 @@ def _tapped_attention(
     # config of the module itself, so the kernel gets a copy of the module.
     twin = object.__new__(type(module))
     twin.__dict__ = {**vars(module), "config": tap.config}
-    return tap.kernel(twin, query, key, value, attention_mask, **kwargs)
+    return tap.kernel()(twin, query, key, value, attention_mask, **kwargs)
