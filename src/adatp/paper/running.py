@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -18,6 +16,7 @@ from adatp.errors import RefusedError
 from adatp.locking import lock
 from adatp.paper.gathering import GatheringError, Outcome, gather
 from adatp.paper.plan import VANILLA, Plan, Run
+from adatp.signals import interrupted_by_sigterm
 
 LOG = "log.txt"
 """The output of lmms-eval in one run."""
@@ -122,7 +121,7 @@ def carry_out(
 
 def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
     """Run a command to its end, with its output in a file. It ends with this process."""
-    with log.open("wb") as file, _interrupted_by_sigterm():
+    with log.open("wb") as file, interrupted_by_sigterm():
         try:
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}
@@ -137,19 +136,6 @@ def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(20)
                 process.kill()
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `KeyboardInterrupt`. By itself it ends this process alone, not what that started."""
-    if threading.current_thread() is not threading.main_thread():  # which gets no signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
