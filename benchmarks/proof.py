@@ -285,7 +285,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=1, help="questions asked together; 32 and more on a GPU")
     parser.add_argument("--minutes", type=float, help="stop after so many, to go on another time")
-    parser.add_argument("--out", type=Path, default=proof_tables.RESULTS)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=proof_tables.RESULTS,
+        help="folder of the results; the tables are made from docs/results/scenes alone",
+    )
     args = parser.parse_args()
     until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     every = parts(args.scale)
