@@ -45,8 +45,14 @@ TARGETS = (0.5, 0.273, 0.15, 0.10, 0.05)
 LOW = (0.273, 0.10)
 DISTURBANCES = ("noise", "pan", "compression", "features")
 WORSE = ("none", "relevance:0.5", "relevance:1", "relevance:2", "relevance:4")
-LENGTHS = (16,)
-"""Frames of the clips: what the embedded model was trained on so far. Others are a part of their own."""
+LENGTHS = (32,)
+"""Frames of the clips in the claim, the comparison and the tuning, as in the paper."""
+
+SHORTER = (16,)
+"""Frames of the clips in tables that have many cells: an answer takes half the time."""
+
+MODULES = ("full", "no global debias", "no local debias", "neither", "ranking random", "early only")
+"""Variants that say what attention and its debiasing are worth: asked more questions than other variants."""
 
 PEERS = 3
 """The best peers that are asked as many questions as AdaTP."""
@@ -109,43 +115,33 @@ def parts(scale: float) -> list[Part]:
     def of(questions: int) -> int:
         return max(12, round(questions * scale))
 
+    def modules(layers: int, paper: bool = False) -> list[Entrant]:
+        return [each for each in ablations(LOW, layers, paper) if each.label in MODULES]
+
+    def rivals(targets: Sequence[float], tuned: dict[str, Any]) -> list[Entrant]:
+        return asked((*own, *best_peers(tuned)), targets, tuned)
+
     own = ("adatp", "adatp-paper")
     return [
         Part("claim", of(2000), LENGTHS, "test", lambda _, tuned: asked(own, [0.273], tuned)),
-        Part(
-            "best",
-            of(1000),
-            LENGTHS,
-            "test",
-            lambda _, tuned: asked((*own, *best_peers(tuned)), TARGETS, tuned),
-        ),
+        Part("best", of(1000), LENGTHS, "test", lambda _, tuned: rivals(TARGETS, tuned)),
         Part("compare", of(240), LENGTHS, "test", lambda _, tuned: asked(names(), TARGETS, tuned)),
+        Part("lengths", of(240), (16, 64), "test", lambda _, tuned: rivals(LOW, tuned)),
+        Part("modules", of(480), SHORTER, "test", lambda layers, _: modules(layers)),
+        Part("modules-paper", of(480), SHORTER, "test", lambda layers, _: modules(layers, paper=True)),
+        Part("ablations", of(240), SHORTER, "test", lambda layers, _: ablations(LOW, layers)),
         Part(
-            "lengths",
-            of(240),
-            (32, 64, 128),
-            "test",
-            lambda _, tuned: asked((*own, *best_peers(tuned)), LOW, tuned),
-        ),
-        Part("ablations", of(480), LENGTHS, "test", lambda layers, _: ablations(LOW, layers)),
-        Part(
-            "ablations-paper", of(480), LENGTHS, "test", lambda layers, _: ablations(LOW, layers, paper=True)
+            "ablations-paper", of(240), SHORTER, "test", lambda layers, _: ablations(LOW, layers, paper=True)
         ),
         Part(
             "disturbances",
             of(480),
-            LENGTHS,
+            SHORTER,
             "test",
             lambda _, tuned: under(DISTURBANCES, asked(("adatp", *best_peers(tuned)), LOW, tuned)),
         ),
-        Part("relevance", of(480), LENGTHS, "test", lambda _, tuned: under(WORSE, asked(own, LOW, tuned))),
-        Part(
-            "shifted",
-            of(480),
-            LENGTHS,
-            "shifted",
-            lambda _, tuned: asked((*own, *best_peers(tuned)), LOW, tuned),
-        ),
+        Part("relevance", of(480), SHORTER, "test", lambda _, tuned: under(WORSE, asked(own, LOW, tuned))),
+        Part("shifted", of(480), SHORTER, "shifted", lambda _, tuned: rivals(LOW, tuned)),
     ]
 
 

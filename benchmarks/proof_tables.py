@@ -205,6 +205,8 @@ SECTIONS = {
     "compare": ("compare", lambda data: table(by_method(data["rows"]))),
     "splits": ("best", splits),
     "lengths": ("lengths", lambda data: accuracy(data["rows"])),
+    "modules": ("modules", ablated),
+    "modules-paper": ("modules-paper", ablated),
     "ablations": ("ablations", ablated),
     "ablations-paper": ("ablations-paper", ablated),
     "disturbances": ("disturbances", under),

@@ -46,7 +46,7 @@ FEATURES = {
 }
 """Columns of the page of families, and what each means."""
 
-LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on")
+LATE, EARLY = AdaTP(flops=0.5, early="off"), AdaTP(flops=0.45, early="on", survive=0.5)
 ONE = [Prompt()]
 RAGGED = [Prompt(seed=1), Prompt(seed=2, before=9, question=11), Prompt(seed=3, question=4)]
 EQUAL = [Prompt(seed=1), Prompt(seed=2), Prompt(seed=3)]

@@ -104,7 +104,7 @@ def test_survival_says_which_layers_process_each_patch(family: Any, method: Meth
 
 
 def test_what_the_processor_left_out_is_no_token() -> None:
-    layout, report = random_run(VideoLlama3, 7, AdaTP(flops=0.5))
+    layout, report = random_run(VideoLlama3, 7, AdaTP(flops=0.5, early="off"))
     depth, mask = survival(layout, report), VideoLlama3.mask(7).numpy()
     assert not depth.reshape(7, 16)[~mask].any()
     assert depth.reshape(7, 16)[mask].min() > 0

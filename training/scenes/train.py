@@ -43,8 +43,8 @@ from training.towers import graft_tower
 HARD = dict.fromkeys(("colour", "shape", "where", "eighth", "count", "place", "change"), 2.0)
 """Question types that are asked more often, as they are learned last in clips of 32 frames and more.
 
-The first 1,400 steps of the shipped checkpoint preferred counts, the first or last of three, which of two
-came first, and the eighth.
+The first 1,640 steps of the shipped checkpoint preferred counts, the first or last of three, which of two
+came first, and the eighth instead.
 """
 
 CURRICULUM = "2:400,4:600,8:1200,16:3000,32:2000,64:600"

@@ -179,7 +179,8 @@ def ablations(targets: Sequence[float], layers: int, paper: bool = False) -> lis
         "segments mean": {"segments": "mean"},
     }
     if not paper:  # whose segments by the head are read from the tower
-        settings |= {"early only": {"early": "only"}, "even 0": {"even": 0.0}, "even 1": {"even": 1.0}}
+        settings |= {"early only": {"early": "only"}, "survive 0.5": {"survive": 0.5}}
+        settings |= {f"even {share:g}": {"even": share} for share in (0.0, 0.5, 1.0)}
     full = AdaTP.paper if paper else AdaTP
     made = []
     for target in dict.fromkeys(targets):

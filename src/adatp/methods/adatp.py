@@ -66,7 +66,10 @@ _EARLY_ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 # `auto` drops early where the decoder's cuts alone would leave fewer than this share of the visual tokens.
-_SCARCE = 0.15
+_FEW_LEFT = 0.25
+# The early stage is even and the cuts after it are gentle where the last layer then has at least this share.
+_PLENTY = 0.125
+_GENTLE, _STEEP = 0.8, 0.5  # `survive`, with plenty of tokens and without
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,17 @@ class AdaTP(Method):
             siglip if the partner is available without a download, else embedding.
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether tokens are dropped before the decoder's first layer, as far as the target needs it.
-            What stays covers each frame, and relevant segments have more of it. ``auto``: where the decoder's
-            cuts alone would leave fewer than 15 % of the visual tokens, or can't reach the target. ``only``:
+            What stays covers each frame. ``auto``: where the decoder's cuts alone would leave fewer than a
+            quarter of the visual tokens, or can't reach the target. ``only``:
             nothing is dropped inside the decoder. Each video then keeps a number of tokens that is known in
             advance, chosen from the input embeddings. A serving engine can do the same
             (`adatp.integrations.vllm`).
         survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
-            leaves more to the decoder's attention.
+            leaves more to the decoder's attention. None: 0.8 where at least an eighth of the visual tokens
+            then reaches the last layer, else 0.5.
         even: share of the early stage's tokens that is split evenly over the frames, in [0, 1]. The rest is
-            split by relevance and by what is distinct in each segment.
+            split by relevance and by what is distinct in each segment. None: 1 where at least an eighth of
+            the visual tokens reaches the last layer, else 0.5; where no cuts follow, 0.5.
         tau_d: the early stage treats tokens of one spatial position and segment as duplicates if their
             projected features have at least this cosine.
         question_free: the video alone decides what stays. All tokens are dropped before the decoder's first
@@ -132,8 +137,8 @@ class AdaTP(Method):
 
     name: ClassVar[str] = "adatp"
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "survive": (0.15, 0.25, 0.5),
-        "even": (0.0, 0.5, 1.0),
+        "survive": (None, 0.25, 0.5),
+        "even": (None, 0.0, 0.5, 1.0),
         "tau_d": (0.8, 0.85, 0.9, 0.95, 0.98),
         "tau_r": (0.5, 1.0, 2.0),
         "tau_s": (0.9, 0.95, 0.98),
@@ -157,8 +162,8 @@ class AdaTP(Method):
     relevance: Relevance = "auto"
     max_queries: int = 32
     early: Early = "auto"
-    survive: float = 0.5
-    even: float = 0.5
+    survive: float | None = None
+    even: float | None = None
     tau_d: float = 0.9
     keep: float | None = None
     question_free: bool = False
@@ -176,9 +181,9 @@ class AdaTP(Method):
         for name in ("tau_s", "tau_d", "merge"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
-        if not 0 < self.survive <= 1:
+        if self.survive is not None and not 0 < self.survive <= 1:
             raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
-        if not 0 <= self.even <= 1:
+        if self.even is not None and not 0 <= self.even <= 1:
             raise ValueError(f"even is a share of tokens, in [0, 1], not {self.even}")
         if not self.tau_r > 0:
             raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
@@ -299,12 +304,29 @@ class AdaTP(Method):
         if self.early != "on":
             try:
                 late = solve(shape, counts, **asked)
-                if self.early == "off" or late.visual[-1] >= _SCARCE * counts.visual:
+                if self.early == "off" or late.visual[-1] >= _FEW_LEFT * counts.visual:
                     return late
             except BudgetError:
                 if self.early == "off":
                     raise
-        return solve_early(shape, counts, survive=self.survive, **asked)
+        if self.survive is not None:
+            return solve_early(shape, counts, survive=self.survive, **asked)
+        gentle = solve_early(shape, counts, survive=_GENTLE, **asked)
+        if leaves_plenty(gentle, counts.visual):
+            return gentle
+        return solve_early(shape, counts, survive=_STEEP, **asked)
+
+    def even_part(self, schedule: Schedule, visual: int) -> float:
+        """Share of the early stage's tokens that is split evenly over the frames.
+
+        Args:
+            schedule: of the prompt.
+            visual: tokens of the prompt.
+        """
+        if self.even is not None:
+            return self.even
+        cuts_follow = not self.before_the_first_layer
+        return 1.0 if cuts_follow and leaves_plenty(schedule, visual) else Thresholds.even
 
     def _extra_layers(self, shape: DecoderShape) -> tuple[int, ...]:
         return tuple(cut - 1 for cut in self.extra_cuts(shape))
@@ -318,6 +340,12 @@ class AdaTP(Method):
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Both debiasing rules, with the segments of one prompt and their relevance."""
         if self.early == "only":
-            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r, self.even)
+            even = self.even_part(schedule, prefill.layouts[sample].counts.visual)
+            thresholds = Thresholds(self.tau_s, self.tau_d, self.tau_r, even)
             return BeforeLayers(thresholds, self.keep, prefill.layouts[sample], prefill.relevance(sample))
         return Debiasing(self, prefill, sample, schedule)
+
+
+def leaves_plenty(schedule: Schedule, visual: int) -> bool:
+    """Whether at least an eighth of a prompt's visual tokens reaches the last layer."""
+    return schedule.visual[-1] >= _PLENTY * visual

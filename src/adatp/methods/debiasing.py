@@ -129,7 +129,8 @@ class Debiasing:
             keep = min(keep, int(most.sum()))
             return self._choose_overall(gain, self.segment, self.position, keep, local=False)
         # One part of the budget is split evenly over the frames, the other by relevance and distinct content.
-        part = max(int(keep * self.method.even), min(keep, len(there)))
+        even_part = self.method.even_part(self.schedule, self.layout.counts.visual)
+        part = max(int(keep * even_part), min(keep, len(there)))
         even = allocate(there, torch.ones_like(self.weights), part, capacity=most)
         share = even + allocate(distinct, self.weights, keep - int(even.sum()), floor=0, capacity=most - even)
         self.live = share

@@ -331,7 +331,7 @@ def test_auto_drops_early_only_where_the_target_needs_it() -> None:
     def early(flops: float) -> bool:
         return bool(run_once(AdaTP(flops=flops), prompt=Prompt(frames=60)).notes[0]["early"])
 
-    assert [early(flops) for flops in (0.9, 0.5, 0.35, 0.2)] == [False, False, False, True]
+    assert [early(flops) for flops in (0.9, 0.6, 0.35, 0.2)] == [False, False, True, True]
 
 
 def test_the_early_stage_at_the_papers_budget() -> None:
@@ -409,11 +409,14 @@ def test_the_early_stage_treats_every_video_of_a_prompt_as_its_own() -> None:
     full=st.sampled_from([0.4, 0.7, 1.0]),
     seed=st.integers(0, 999),
     adaptive=st.booleans(),
+    even=st.sampled_from([0.5, 1.0]),
 )
-@example(videos=[(2, 3, 3), (5, 3, 3)], full=1.0, seed=0, adaptive=True)  # a budget with room for all
+@example(
+    videos=[(2, 3, 3), (5, 3, 3)], full=1.0, seed=0, adaptive=True, even=0.5
+)  # a budget with room for all
 @settings(max_examples=60, deadline=None)
 def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
-    videos: list[Any], full: float, seed: int, adaptive: bool
+    videos: list[Any], full: float, seed: int, adaptive: bool, even: float
 ) -> None:
     """Each token is compared with those that there are before it, at its position of its segment."""
     generator = torch.Generator().manual_seed(seed)
@@ -426,7 +429,7 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     ids = torch.tensor([[1] + [9] * count + [2, 3]])
     (layout,) = build_layouts(ids, ids > 0, videos, video_token_id=9, cells=cells)
     of_frame = torch.randint(2, (frames,), generator=generator)
-    method = AdaTP(flops=0.6, early="on", adaptive=adaptive)
+    method = AdaTP(flops=0.6, early="on", adaptive=adaptive, even=even)
     prefill = Prefill(
         shape=DecoderShape.from_config(FAMILIES[0].config().text_config),
         layouts=[layout],
@@ -465,7 +468,7 @@ def test_the_early_stage_by_plain_loops_where_cells_have_no_token(
     )
     weights, there = torch.ones(len(sizes)), segment.bincount(minlength=len(sizes))
     most = sizes if adaptive else there
-    share = allocate(there, weights, max(keep // 2, min(keep, len(sizes))), capacity=most)
+    share = allocate(there, weights, max(int(keep * even), min(keep, len(sizes))), capacity=most)
     share += allocate(sizes, weights, keep - int(share.sum()), floor=0, capacity=most - share)
     ranks, gains = [], []
     for video, (t, r, c) in enumerate(videos):

@@ -86,7 +86,7 @@ def test_random_ranking_is_the_same_in_every_run(model: Any) -> None:
 
 def test_duplicates_of_another_scene_are_found_over_the_video(model: Any) -> None:
     inputs, tokens = scenes(), FAMILIES[0].tokens_a_frame
-    base = AdaTP(flops=0.3, early="on", tau_s=0.99, tau_d=0.95, relevance="none")
+    base = AdaTP(flops=0.3, early="on", even=0.5, tau_s=0.99, tau_d=0.95, relevance="none")
     counts = {}
     for scope in ("segment", "video"):
         method = AdaTP(**{**base.settings, "duplicates": scope})
@@ -191,6 +191,35 @@ def test_less_that_survives_leaves_more_to_the_decoder() -> None:
     assert quarter.visual[-1] < half.visual[-1]
     assert quarter.visual[-1] / quarter.visual[0] == pytest.approx(0.25, abs=0.03)
     assert 0.99 * 0.1 * quarter.vanilla_flops < quarter.flops <= 0.1 * quarter.vanilla_flops
+
+
+@pytest.mark.parametrize(
+    ("flops", "visual", "survive", "even"),
+    [(0.273, 1152, 0.8, 1.0), (0.1, 1152, 0.8, 1.0), (0.1, 576, 0.5, 0.5), (0.05, 1152, 0.5, 0.5)],
+)
+def test_with_plenty_of_tokens_the_early_stage_is_even_and_the_cuts_are_gentle(
+    flops: float, visual: int, survive: float, even: float
+) -> None:
+    """The decoder of the second embedded model, with its clips of 16 and 32 frames."""
+    shape, counts = DecoderShape(20, 192, 6, 6, 32, 512, 300), PromptCounts(visual, 20, 16)
+    method = AdaTP(flops=flops, early="on")
+    schedule = method.schedule(shape, counts)
+    assert schedule == AdaTP(flops=flops, early="on", survive=survive).schedule(shape, counts)
+    assert method.even_part(schedule, visual) == even
+    assert AdaTP(flops=flops, early="on", even=0.3).even_part(schedule, visual) == 0.3
+    alone = AdaTP(flops=flops, early="only")  # nothing follows the early stage
+    assert alone.even_part(alone.schedule(shape, counts), visual) == 0.5
+
+
+def test_an_even_early_stage_leaves_every_frame_as_many_tokens() -> None:
+    prefill, [hidden] = prefill_of(TINY)
+    [layout] = prefill.layouts
+    for even, equal in ((None, True), (0.5, False)):
+        plan = AdaTP(flops=0.5, early="on", even=even).plan(prefill)
+        assert plan is not None
+        kept = plan.select(0, 0, plan.real[0], None, hidden).kept
+        by_frame = layout.frame[torch.isin(layout.index, kept)].bincount()
+        assert (int(by_frame.max() - by_frame.min()) <= 1) == equal
 
 
 # --- the paper's method, and segments by the head ---

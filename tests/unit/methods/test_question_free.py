@@ -48,7 +48,7 @@ def test_a_scene_of_the_second_turn_keeps_its_fair_share(monkeypatch: pytest.Mon
     monkeypatch.setattr("adatp.methods.debiasing.segments_of", lambda *_: torch.arange(24) // LENGTH)
     shares = {}
     for name, method in {
-        "by question": AdaTP(flops=0.4, tau_r=0.2, early="on"),
+        "by question": AdaTP(flops=0.4, tau_r=0.2, early="on", even=0.5, survive=0.5),
         "question-free": AdaTP(flops=0.4, question_free=True),
     }.items():
         with method(model) as run, torch.no_grad():
