@@ -101,10 +101,9 @@ class AdaTP(Method):
         max_queries: at most this many of the prompt's last text tokens score.
         early: whether tokens are dropped before the decoder's first layer, as far as the target needs it.
             What stays covers each frame. ``auto``: where the decoder's cuts alone would leave fewer than a
-            quarter of the visual tokens, or can't reach the target. ``only``:
-            nothing is dropped inside the decoder. Each video then keeps a number of tokens that is known in
-            advance, chosen from the input embeddings. A serving engine can do the same
-            (`adatp.integrations.vllm`).
+            quarter of the visual tokens, or can't reach the target. ``only``: nothing is dropped inside the
+            decoder. Each video then keeps a number of tokens that is known in advance, chosen from the input
+            embeddings. A serving engine can do the same (`adatp.integrations.vllm`).
         survive: approximate share of the early stage's tokens that the decoder's cuts leave, in (0, 1]. Less
             leaves more to the decoder's attention. None: 0.8 where at least an eighth of the visual tokens
             then reaches the last layer, else 0.5.
