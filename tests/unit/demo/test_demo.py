@@ -31,6 +31,9 @@ from demo_page import COMMAND, Page
 
 Visitor = Callable[..., Visit]
 
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Waits until the page is drawn again."""
+
 
 def silent(share: float, doing: str) -> None:
     pass
@@ -240,7 +243,10 @@ def test_a_user_uploads_asks_moves_sliders_and_sees(opened: Visit, tmp_path: Pat
     assert gallery.locator("figure").count() == 16
     assert gallery.locator("svg text", has_text="text relevance").count() == 1
     all_of_the_gallery_is_shown(page)
-    gallery.get_by_role("radio").nth(1).check()
+    vanilla = gallery.get_by_role("radio").nth(1)
+    vanilla.scroll_into_view_if_needed()
+    page.evaluate(DRAWN)  # before that, a click into a frame that was just scrolled may be lost
+    vanilla.check()
     assert "576 of 576 tokens kept by vanilla" in shown.inner_text()
 
     assert opened.outside == []
