@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 import fake_flash
 from adatp import AdaTP
 from adatp.models import decoder_of
 from agreement import Agree
 from device import DEVICE
-from families import FAMILIES, Prompt, batch, build
+from families import FAMILIES, LlavaOnevision, Prompt, Qwen25VL, batch, build
 from oracle import masked_logits, recorded
 from rounding import limit, wide, widened
 from suite import EARLY, GREEDY, RAGGED, batches, dropped, feature, generated_logits, skip_broken_cache
@@ -121,6 +122,25 @@ def test_quantised_linear_layers_do_not_matter(family: Any, agree: Agree) -> Non
                 setattr(module, name, Int8Linear(child))
     keep_all(model, inputs, agree)
     drop(model, inputs, agree, within=limit(family))
+
+
+@pytest.mark.parametrize("family", [LlavaOnevision, Qwen25VL], ids=lambda family: family.name)
+@pytest.mark.parametrize("bits", [4, 8])
+@torch.no_grad()
+def test_layers_of_bitsandbytes_do_not_matter(family: Any, bits: int, agree: Agree, tmp_path: Path) -> None:
+    """Eight bits are of activations too: what rounding adds to a token is then more than `limit`."""
+    build(family).save_pretrained(tmp_path)
+    asked = BitsAndBytesConfig(
+        load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.float32
+    )
+    model = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, quantization_config=asked, device_map=DEVICE
+    )
+    assert f"Linear{bits}bit" in {type(module).__name__[:10] for module in model.modules()}
+    inputs = batch(family, RAGGED)
+    keep_all(model, inputs, agree)
+    if bits == 4:
+        drop(model, inputs, agree, within=limit(family))
 
 
 @feature("offload")
