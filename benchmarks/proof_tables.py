@@ -186,6 +186,20 @@ def under(data: dict[str, Any]) -> str:
     return lines_of(["method", "FLOPs", *kinds], lines)
 
 
+def minus(data: dict[str, Any], by: str) -> str:
+    """AdaTP minus each other method: a row a method and target, a column a value of `by`."""
+    pairs = data["against_adatp"]
+    columns = list(dict.fromkeys(row[by] for row in pairs))
+    found = {(row["other"], row["flops_target"], row[by]): row for row in pairs}
+    lines = []
+    for other, target in dict.fromkeys((row["other"], row["flops_target"]) for row in pairs):
+        cells = [found.get((other, target, column)) for column in columns]
+        shown = ("–" if cell is None else points(cell) for cell in cells)
+        lines.append([other, f"{100 * target:g} %", *shown])
+    named = (f"{column} frames" if by == "frames" else column for column in columns)
+    return lines_of(["AdaTP minus", "FLOPs", *named], lines)
+
+
 def tuned(data: dict[str, Any]) -> str:
     """What each method's parameters became, and what that is worth on `validation`."""
     rows = []
@@ -204,23 +218,32 @@ SECTIONS = {
     "best": ("best", best),
     "compare": ("compare", lambda data: table(by_method(data["rows"]))),
     "splits": ("best", splits),
-    "lengths": ("lengths", lambda data: accuracy(data["rows"])),
+    "lengths": ("lengths", lambda data: f"{accuracy(data['rows'])}\n\n{minus(data, 'frames')}"),
     "modules": ("modules", ablated),
     "modules-paper": ("modules-paper", ablated),
     "ablations": ("ablations", ablated),
     "ablations-paper": ("ablations-paper", ablated),
-    "disturbances": ("disturbances", under),
+    "disturbances": ("disturbances", lambda data: f"{under(data)}\n\n{minus(data, 'disturbance')}"),
     "relevance": ("relevance", under),
-    "shifted": ("shifted", lambda data: accuracy(data["rows"])),
+    "shifted": ("shifted", lambda data: f"{accuracy(data['rows'])}\n\n{minus(data, 'frames')}"),
 }
 """Mark in the page -> the file whose data it shows, and how."""
+
+
+COUNTED = ("claim", "best", "splits", "tune")
+"""Sections whose table or text says itself how many questions it has."""
 
 
 def section(mark: str, folder: Path) -> str:
     """A section as it stands in the page."""
     name, make = SECTIONS[mark]
     file = folder / f"{name}.json"
-    return make(json.loads(file.read_text())) if file.exists() else NOT_YET
+    if not file.exists():
+        return NOT_YET
+    data = json.loads(file.read_text())
+    if mark in COUNTED:
+        return make(data)
+    return f"{data['limit']} questions a cell.\n\n{make(data)}"
 
 
 def write(folder: Path = RESULTS, page: Path = PAGE, figure: Path = FIGURE, readme: Path = README) -> None:

@@ -144,6 +144,8 @@ def test_all_parts_go_on_and_fill_the_page(
     assert "| early off | 27.3 % |" in text
     assert "| adatp | 27.3 % |" in text
     assert "relevance:4" in text
+    assert "| AdaTP minus | FLOPs | noise | pan | compression | features:0.5 |" in text
+    assert "2 questions a cell." in text.split("<!-- shifted -->")[1]
     [auc] = [line for line in text.splitlines() if line.startswith("| AUC of relevance |")]
     assert all(0 <= float(cell) <= 1 for cell in auc.split("|")[3:-1])
     (out / "tune.json").write_text(json.dumps(TUNED))
@@ -180,6 +182,20 @@ def test_against_adatp_is_paired(session: Session, tmp_path: Path) -> None:
         [found] = proof_tables.against(results, who, [4])
     assert (found["other"], found["n"], found["delta"]) == ("vcast", 4, 0.25)
     assert found["p_value"] == 1
+
+
+def test_a_difference_of_each_method_and_target_has_a_column_for_each_disturbance() -> None:
+    def row(other: str, target: float, under: str, delta: float) -> dict[str, object]:
+        interval = {"delta": delta, "delta_low": delta - 0.01, "delta_high": delta + 0.01}
+        return {"other": other, "flops_target": target, "disturbance": under, **interval}
+
+    rows = [row("vcast", 0.1, "noise", 0.02), row("vcast", 0.1, "pan", -0.03), row("sharp", 0.1, "pan", 0)]
+    assert proof_tables.minus({"against_adatp": rows}, "disturbance").splitlines() == [
+        "| AdaTP minus | FLOPs | noise | pan |",
+        "| --- | --- | --- | --- |",
+        "| vcast | 10 % | +2.0 [+1.0, +3.0] | -3.0 [-4.0, -2.0] |",
+        "| sharp | 10 % | – | +0.0 [-1.0, +1.0] |",
+    ]
 
 
 def test_a_clock_stops_when_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
