@@ -63,6 +63,15 @@ def test_who_is_asked() -> None:
         "vcast",
         "holitom",
     ]  # ours is no peer, and what has no row does not compete
+    assert proof.best_peers(TUNED, everywhere=True) == ["vcast"]  # holitom has no row at one target
+    last = {
+        name: {"cells": {"a": 0.1 * n, "b": 0}} for n, name in enumerate(("fastvid", "prunevid", "fastv"))
+    }
+    more = {**TUNED, "methods": {**TUNED["methods"], **last, "dycoke": {"cells": {"a": 1.0}}}}
+    assert proof.best_peers(more) == ["dycoke", "vcast", "holitom"]
+    assert proof.best_peers(more, everywhere=True) == ["vcast", "fastv", "prunevid"]
+    asked = {each.label for part in proof.parts(1) if part.name == "best" for each in part.who(20, more)}
+    assert asked >= {"dycoke", "vcast", "holitom", "fastv", "prunevid"}
     parts = {part.name: part for part in proof.parts(1)}
     assert parts["claim"].limit == 2000
     assert parts["best"].limit == 1000
