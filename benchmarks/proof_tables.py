@@ -200,6 +200,11 @@ def minus(data: dict[str, Any], by: str) -> str:
     return lines_of(["AdaTP minus", "FLOPs", *named], lines)
 
 
+def by_length(data: dict[str, Any]) -> str:
+    """Accuracy, and AdaTP minus each other method, for each length of the clips."""
+    return f"{accuracy(data['rows'])}\n\n{minus(data, 'frames')}"
+
+
 def tuned(data: dict[str, Any]) -> str:
     """What each method's parameters became, and what that is worth on `validation`."""
     rows = []
@@ -218,14 +223,14 @@ SECTIONS = {
     "best": ("best", best),
     "compare": ("compare", lambda data: table(by_method(data["rows"]))),
     "splits": ("best", splits),
-    "lengths": ("lengths", lambda data: f"{accuracy(data['rows'])}\n\n{minus(data, 'frames')}"),
+    "lengths": ("lengths", by_length),
     "modules": ("modules", ablated),
     "modules-paper": ("modules-paper", ablated),
     "ablations": ("ablations", ablated),
     "ablations-paper": ("ablations-paper", ablated),
     "disturbances": ("disturbances", lambda data: f"{under(data)}\n\n{minus(data, 'disturbance')}"),
     "relevance": ("relevance", under),
-    "shifted": ("shifted", lambda data: f"{accuracy(data['rows'])}\n\n{minus(data, 'frames')}"),
+    "shifted": ("shifted", by_length),
 }
 """Mark in the page -> the file whose data it shows, and how."""
 
