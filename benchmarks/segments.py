@@ -1,6 +1,6 @@
 """Calibrates tau_s for segments by the mean of features, against segments by the pooled head.
 
-Run: python benchmarks/segments.py --world scenes --json docs/results/scenes-segments.json
+Run: python benchmarks/segments.py --model scenes --json docs/results/scenes-segments.json
 
 For each threshold it says how many true scene changes are found, how many cuts are true, and how far the cuts
 agree with those of the head at the paper's 0.95. A cut that is one frame off counts.
