@@ -18,6 +18,10 @@ class RefusedError(AdaTPError, ValueError):
     """A request of the command line or of the page that can't be carried out as given."""
 
 
+class SettingError(AdaTPError, ValueError):
+    """A setting of a method or of a context is out of range, or does not go with another."""
+
+
 class PruningError(AdaTPError, RuntimeError):
     """The model can't be pruned, or not in this way. The class of all refusals of a model.
 

@@ -93,6 +93,7 @@ class Flops:
         paper: multiply-accumulates of the visual tokens' prefill, by the FastVID preset.
         paper_vanilla: the same without pruning.
         vision: encoding the videos, projector included.
+        vision_scoring: what a method that reads the tower's attention adds to ``vision``.
         vision_saved: what the frames that were not encoded, but took another's features, would have added.
         relevance: the text-relevance encoder.
         lm_head: the logits of the prefill's last token; of all tokens if the model's forward has no
@@ -108,6 +109,7 @@ class Flops:
     paper: int = 0
     paper_vanilla: int = 0
     vision: int = 0
+    vision_scoring: int = 0
     vision_saved: int = 0
     relevance: int = 0
     lm_head: int = 0
@@ -122,7 +124,8 @@ class Flops:
     @property
     def request_vanilla(self) -> int:
         """Total FLOPs of the request without pruning."""
-        return self.vision + self.vision_saved + self.decoder_vanilla + self.lm_head + self.decode_vanilla
+        vision = self.vision - self.vision_scoring + self.vision_saved
+        return vision + self.decoder_vanilla + self.lm_head + self.decode_vanilla
 
 
 @dataclass

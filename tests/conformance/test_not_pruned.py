@@ -15,6 +15,7 @@ from adatp.pruning import PruningError
 from agreement import Agree
 from families import (
     LlavaOnevision,
+    Prompt,
     batch,
     build,
 )
@@ -57,6 +58,25 @@ def test_a_video_with_no_words_after_it_is_not_pruned(family: Any, prune: AdaTP,
     expected = model(**inputs).logits
     with prune(model), pytest.warns(UserWarning, match="not pruned: no text follows"):
         agree(model(**inputs).logits, expected)
+
+
+@torch.no_grad()
+def test_prompts_packed_into_one_row_are_not_pruned(agree: Agree) -> None:
+    model = build(LlavaOnevision)
+    first, second = (batch(LlavaOnevision, [Prompt(seed=seed)]) for seed in (0, 1))
+    length = first["input_ids"].shape[1]
+    packed = {
+        "input_ids": torch.cat([first["input_ids"], second["input_ids"]], 1),
+        "pixel_values_videos": torch.cat([first["pixel_values_videos"], second["pixel_values_videos"]]),
+        "position_ids": torch.arange(length).repeat(2)[None],
+    }
+    expected = model(**packed).logits
+    with (
+        AdaTP(flops=0.5)(model) as run,
+        pytest.warns(UserWarning, match="not pruned: several prompts in one"),
+    ):
+        agree(model(**packed).logits, expected)
+    assert sum(run.not_pruned.values()) == 1
 
 
 @torch.no_grad()

@@ -117,6 +117,7 @@ def test_methods_see_the_visual_tokens_and_the_towers_attention(
     with Look()(model) as run:
         agree(model(**inputs).logits, expected)
     assert run.report.flops.vision > vanilla.report.flops.vision
+    assert run.report.flops.request_vanilla == vanilla.report.flops.request
     encoded = family.encode(model, inputs)
     for (visual, received), video in zip(noted, encoded, strict=True):
         agree(visual, family.shown(video))

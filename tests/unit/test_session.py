@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
 
 import adatp
-from adatp import AdaTP, BudgetError, LoadError, PromptError, Session, UnsupportedModelError
+from adatp import AdaTP, AdaTPError, BudgetError, LoadError, PromptError, Session, UnsupportedModelError
 from adatp.methods import METHODS, DyCoke, FastV, GridError, Vanilla
 from adatp.pruning import PruningError
 from adatp.session import Stream, loading
@@ -184,7 +185,13 @@ def test_frames_are_taken_in_every_form(session: Session) -> None:
         ([noise(3), noise(4)], "what ?", "the processor refuses .*equally many frames"),
         (CLIP, [], "a chat ends with a message of the user"),
         (CLIP, [{"role": "assistant", "content": "red"}], "a chat ends with a message of the user"),
+        (CLIP, None, "a question is a text, or a chat"),
+        (5, "what ?", "a video is a file, a folder, an address or frames, not 5"),
+        (CLIP, [None], "has a role and a content"),
         (CLIP, [{"role": "user"}], "has a role and a content"),
+        (CLIP, [{"role": "bot", "content": "what ?"}], "role is one of system, .*, not 'bot'"),
+        (CLIP, [{"role": "user", "content": 5}], "content is a text, or a list of parts"),
+        (CLIP, [{"role": "user", "content": ["what ?"]}], "content is a text, or a list of parts"),
         (CLIP, [{"role": "user", "content": [{"type": "smell"}]}], "content of type 'smell'"),
         (CLIP, [{"role": "user", "content": [{"type": "text"}]}], "has its text under 'text'"),
         (
@@ -225,8 +232,22 @@ def test_files_that_are_no_media_are_refused(
     for odd in (tmp_path / "x.png", "x\0.png"):  # pixels beyond pillow's limit
         with pytest.raises(PromptError, match="can't be read as an image"):
             session.prepare(CLIP, "what ?", images=[odd])
-    with pytest.raises(PromptError, match="only video and text are known"):
-        session.prepare(CLIP, "what ?", images=[noise(1)[0]])
+    for images in ([noise(1)[0]], noise(1)[0]):
+        with pytest.raises(PromptError, match="only video and text are known"):
+            session.prepare(CLIP, "what ?", images=images)
+    with pytest.raises(PromptError, match="x\\.mp4: can't be read as an image"):
+        session.prepare(CLIP, "what ?", images=str(tmp_path / "x.mp4"))
+
+
+@pytest.mark.parametrize("frames", ["16", 1.5, math.nan, None, True, 0])
+def test_a_number_of_frames_is_whole(session: Session, frames: Any) -> None:
+    with pytest.raises(VideoError, match="ask for a whole number, at least 1"):
+        session.prepare(CLIP, "what ?", frames=frames)
+
+
+def test_a_limit_is_a_number() -> None:
+    with pytest.raises(VideoError, match="limits nothing"):
+        read_video(CLIP, 4, most_seconds=math.nan)
 
 
 def test_a_prompt_is_checked_without_weights(
@@ -495,6 +516,49 @@ def test_generation_settings_are_passed_on(session: Session) -> None:
         session.answer(prompt, return_dict_in_generate=True)
     with pytest.raises(PromptError, match="in chunks can't be pruned"):
         session.answer(prompt, prefill_chunk_size=16)
+    with pytest.raises(PromptError, match="does not generate with these settings"):
+        session.answer(prompt, num_beams=0)
+
+
+def test_a_generation_config_counts_as_its_settings_do(session: Session) -> None:
+    prompts = [session.prepare(CLIP, question, frames=8) for question in (QUESTION, "what moves ?")]
+    free = [session.answer(prompt, max_new_tokens=6) for prompt in prompts]
+    assert free[0].token_ids[0] not in free[1].token_ids
+    given = GenerationConfig(eos_token_id=free[0].token_ids[0], pad_token_id=0)
+    alone = [session.answer(prompt, max_new_tokens=6, generation_config=given) for prompt in prompts]
+    together = session.answer_batch(prompts, max_new_tokens=6, generation_config=given)
+    assert alone[0].token_ids == free[0].token_ids[:1]
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+    for setting, said in (
+        ({"return_dict_in_generate": True}, "one answer to a prompt"),
+        ({"num_return_sequences": 2, "do_sample": True}, "one answer to a prompt"),
+        ({"prefill_chunk_size": 16}, "in chunks can't be pruned"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            session.answer(prompts[0], generation_config=GenerationConfig(pad_token_id=0, **setting))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"method": "fastv"}, "a method is an object such as AdaTP\\(\\), not 'fastv'"),
+        ({"method": AdaTP}, "a method is an object such as AdaTP"),
+        ({"max_new_tokens": math.nan}, "max_new_tokens is a whole number"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens is a whole number"),
+        ({"max_new_tokens": -1}, "max_new_tokens is a whole number"),
+        ({"max_new_tokens": 0}, "does not generate with these settings"),
+        ({"reuse_frames": math.nan}, "reuse_frames is a difference of pixels"),
+    ],
+)
+def test_what_answers_nothing_is_refused(session: Session, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(AdaTPError, match=said):
+        session.answer(session.prepare(CLIP, "what moves ?", frames=4), **arguments)
+
+
+def test_a_prompt_of_another_model_is_refused(session: Session) -> None:
+    prompt = session.prepare(CLIP, "what moves ?", frames=4)
+    with pytest.raises(PromptError, match="made for another model"):
+        Session("scenes").answer(prompt)
 
 
 def test_a_target_out_of_reach_is_met_as_far_as_the_method_goes(session: Session) -> None:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from adatp.adatp_steps.before_layers import Thresholds, kept_tokens
 from adatp.budget import BudgetError, Schedule, constant, cuts_between, default_range, solve, solve_early
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts, VideoLayout
 from adatp.methods.base import Method
@@ -179,19 +180,19 @@ class AdaTP(Method):
         super().__post_init__()
         for name in ("tau_s", "tau_d", "merge"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
-                raise ValueError(f"{name} is a cosine, in [-1, 1], not {value}")
+                raise SettingError(f"{name} is a cosine, in [-1, 1], not {value}")
         if self.survive is not None and not 0 < self.survive <= 1:
-            raise ValueError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
+            raise SettingError(f"survive is a share of tokens, in (0, 1], not {self.survive}")
         if self.even is not None and not 0 <= self.even <= 1:
-            raise ValueError(f"even is a share of tokens, in [0, 1], not {self.even}")
+            raise SettingError(f"even is a share of tokens, in [0, 1], not {self.even}")
         if not self.tau_r > 0:
-            raise ValueError(f"tau_r must be above 0, not {self.tau_r}")
+            raise SettingError(f"tau_r must be above 0, not {self.tau_r}")
         for name in ("max_queries", "first_layers", "every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name, kinds in _KINDS.items():
             if getattr(self, name) not in kinds:
-                raise ValueError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
+                raise SettingError(f"{name} must be one of {', '.join(kinds)}, not {getattr(self, name)!r}")
         if self.question_free:
             self._check_unused("question_free=True", _QUESTION_FREE)
         elif self.early == "only":
@@ -202,13 +203,13 @@ class AdaTP(Method):
     def _check_unused(self, what: str, fitting: Mapping[str, tuple[Any, ...]]) -> None:
         for name, values in {**_NO_SCORES, **fitting}.items():
             if (value := getattr(self, name)) not in values:
-                raise ValueError(f"{what} does not go with {name}={value!r}")
+                raise SettingError(f"{what} does not go with {name}={value!r}")
 
     def _check_keep(self, keep: float) -> None:
         if self.early != "only" or self.question_free:
-            raise ValueError('keep needs early="only": elsewhere flops says how many tokens stay')
+            raise SettingError('keep needs early="only": elsewhere flops says how many tokens stay')
         if not 0 < keep <= 1:
-            raise ValueError(f"keep is a share of each video's tokens, in (0, 1], not {keep}")
+            raise SettingError(f"keep is a share of each video's tokens, in (0, 1], not {keep}")
         object.__setattr__(self, "flops", None)
 
     @property

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adatp.budget import BudgetError, Schedule, check_target, everything, fit
-from adatp.errors import AdaTPError
+from adatp.errors import AdaTPError, SettingError
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts, VideoLayout
 from adatp.methods.token_plan import Choice, Cut, Rule, TokenPlan
+from adatp.numbers_given import is_integer, is_number
 from adatp.prefill import Prefill
 
 if TYPE_CHECKING:
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 class GridError(AdaTPError, ValueError):
     """A method needs frames with all their tokens, and some lack tokens. The message is one line."""
+
+
+def _check_kind(name: str, annotation: str, value: Any) -> None:
+    """Refuse a value that is not what a setting is annotated as, among ``bool``, ``int`` and ``float``."""
+    kind, _, optional = annotation.partition(" | ")
+    if (value is None and optional) or kind not in ("bool", "int", "float"):
+        return
+    if kind == "bool" and not isinstance(value, bool):
+        raise SettingError(f"{name} is true or false, not {value!r}")
+    if kind == "int" and not is_integer(value):
+        raise SettingError(f"{name} is a whole number, not {value!r}")
+    if kind == "float" and not is_number(value):
+        raise SettingError(f"{name} is a number, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,11 @@ class Method:
     flops: float | None = 0.273
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_kind(field.name, str(field.type), getattr(self, field.name))
         if self.flops is not None:
             check_target(self.flops)
+            object.__setattr__(self, "flops", float(self.flops))  # numpy's, or a fraction
 
     @property
     def keeps_everything(self) -> bool:

@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import Schedule
+from adatp.errors import SettingError
 from adatp.methods.base import Method
 from adatp.methods.clustering import density_peaks, distances, nearest
 from adatp.methods.grouping import numbers_by_frame
@@ -71,7 +72,7 @@ class FastVID(Method):
         super().__post_init__()
         check_damping(self.sink)
         if min(self.segments, self.anchors, self.neighbours) < 1 or not 0 <= self.context <= 1:
-            raise BudgetError("segments, anchors and neighbours are at least 1, context a share, in [0, 1]")
+            raise SettingError("segments, anchors and neighbours are at least 1, context a share, in [0, 1]")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames, then prune each segment."""

@@ -31,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
+from adatp.budget import Schedule, check_scored_cut, scaled_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster
@@ -78,9 +79,9 @@ class FlashVID(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.segments, self.neighbours) < 1 or not (0 <= self.alpha <= 1 and 0 < self.inner <= 1):
-            raise BudgetError("segments and neighbours are at least 1, alpha and inner shares, in [0, 1]")
+            raise SettingError("segments and neighbours are at least 1, alpha and inner shares, in [0, 1]")
         if not (-1 <= self.similarity <= 1 and -1 <= self.tau <= 1):
-            raise BudgetError("similarity and tau are cosines, in [-1, 1]")
+            raise SettingError("similarity and tau are cosines, in [-1, 1]")
         check_scored_cut(self.layer)
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule, nearest_cut
+from adatp.budget import Schedule, nearest_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods.base import Method
@@ -52,7 +53,7 @@ class FrameFusion(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (-1 <= self.similarity <= 1 and 0 <= self.least_merged <= 1):
-            raise BudgetError("similarity is a cosine, in [-1, 1], least_merged a share, in [0, 1]")
+            raise SettingError("similarity is a cosine, in [-1, 1], least_merged a share, in [0, 1]")
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """Layer 0, then every layer that can be cut up to just past half the depth."""

@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
+from adatp.budget import Schedule, check_scored_cut, scaled_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster, nearest
@@ -73,7 +74,7 @@ class HoliTom(Method):
         super().__post_init__()
         check_damping(self.sink)
         if not (-1 <= self.tau <= 1 and 0 < self.inner <= 1 and self.neighbours > 0):
-            raise BudgetError("tau is a cosine, inner a share, in (0, 1], neighbours a positive number")
+            raise SettingError("tau is a cosine, inner a share, in (0, 1], neighbours a positive number")
         check_scored_cut(self.layer)
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:

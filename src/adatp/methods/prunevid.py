@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
+from adatp.budget import Schedule, check_scored_cut, scaled_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.clustering import cluster
@@ -70,7 +71,7 @@ class PruneVid(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 < self.alpha <= 1 and 0 < self.segments <= 1 and self.neighbours > 0):
-            raise BudgetError("alpha and segments are shares, in (0, 1], neighbours a positive number")
+            raise SettingError("alpha and segments are shares, in (0, 1], neighbours a positive number")
         check_scored_cut(self.layer)
 
     @property

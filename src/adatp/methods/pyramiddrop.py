@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from adatp.budget import BudgetError, nearest_cut
+from adatp.budget import nearest_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.selection import top
@@ -42,7 +43,7 @@ class PyramidDrop(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.stages or not all(0 < stage < 1 for stage in self.stages):
-            raise BudgetError(f"stages end at fractions of the depth, between 0 and 1, not {self.stages}")
+            raise SettingError(f"stages end at fractions of the depth, between 0 and 1, not {self.stages}")
 
     def cuts(self, shape: DecoderShape) -> tuple[int, ...]:
         """The first layer of each stage except the first."""

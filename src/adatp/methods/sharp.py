@@ -22,7 +22,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from adatp.adatp_steps.prior import time_of, without_place
-from adatp.budget import BudgetError, Schedule, check_scored_cut, scaled_cut
+from adatp.budget import Schedule, check_scored_cut, scaled_cut
+from adatp.errors import SettingError
 from adatp.flops import DecoderShape
 from adatp.methods.base import Method
 from adatp.methods.segments import segments_of
@@ -51,7 +52,7 @@ class ShaRP(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (-1 <= self.tau_s <= 1 and -1 <= self.duplicate <= 1):
-            raise BudgetError("tau_s and duplicate are cosines, in [-1, 1]")
+            raise SettingError("tau_s and duplicate are cosines, in [-1, 1]")
         check_scored_cut(self.layer)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adatp.budget import BudgetError
+from adatp.errors import SettingError
 from adatp.layout import VideoLayout
 
 GAMMA = 1.1
@@ -16,10 +16,10 @@ def check_damping(sink: float) -> None:
     """Refuse a damping that is negative or not a number.
 
     Raises:
-        BudgetError: it is negative or not a number.
+        SettingError: it is negative or not a number.
     """
     if not 0 <= sink < float("inf"):
-        raise BudgetError(f"sink is the weight of the sink score, at least 0, not {sink}")
+        raise SettingError(f"sink is the weight of the sink score, at least 0, not {sink}")
 
 
 def damped(attention: Tensor, layout: VideoLayout, sink: float) -> Tensor:

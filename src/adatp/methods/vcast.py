@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import Schedule
+from adatp.errors import SettingError
 from adatp.methods.base import Method
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import allocate, split_in_proportion, top
@@ -45,7 +46,7 @@ class VCast(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperature > 0:
-            raise BudgetError(f"temperature is above 0, not {self.temperature}")
+            raise SettingError(f"temperature is above 0, not {self.temperature}")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget over videos, then over frames, then choose."""

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import Schedule
+from adatp.errors import SettingError
 from adatp.methods.base import Method
 from adatp.methods.grouping import numbers_by_frame
 from adatp.methods.selection import allocate, split_in_proportion, top
@@ -49,7 +50,7 @@ class VidCom2(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.temperature > 0 and 0 < self.channels <= 1):
-            raise BudgetError("temperature is above 0, channels a share, in (0, 1]")
+            raise SettingError("temperature is above 0, channels a share, in (0, 1]")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget over videos, then over frames, then choose."""

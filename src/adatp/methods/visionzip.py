@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adatp.budget import BudgetError, Schedule
+from adatp.budget import Schedule
+from adatp.errors import SettingError
 from adatp.methods.base import Method
 from adatp.methods.clustering import nearest
 from adatp.methods.grouping import numbers_by_frame
@@ -54,7 +55,7 @@ class VisionZip(Method):
         super().__post_init__()
         check_damping(self.sink)
         if not 0 <= self.contextual < 1:
-            raise BudgetError(f"contextual is a share of the tokens kept, in [0, 1), not {self.contextual}")
+            raise SettingError(f"contextual is a share of the tokens kept, in [0, 1), not {self.contextual}")
 
     def rule(self, prefill: Prefill, sample: int, schedule: Schedule) -> Rule:
         """Split the budget evenly over frames."""

@@ -99,7 +99,7 @@ class Accountant:
         self._add_padded(flops, reading, tokens)
         flops.relevance = reading.relevance.flops
         flops.vision = self.family.vision_flops(self.config, reading.grids) + tower_scoring - vision_saved
-        flops.vision_saved = vision_saved
+        flops.vision_saved, flops.vision_scoring = vision_saved, tower_scoring
         prompts = [count.tokens for count in counts]
         return Report(
             method=self.method.name,

@@ -1,7 +1,8 @@
-"""Tells tokens from padding by the mask that a model is called with, whatever its form."""
+"""Tells tokens from padding by a call's mask, and one prompt in a row from several by its positions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,25 @@ def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
     known = input_ids[:, -2][~real[:, -2]]
     last = real[:, -1] & ~torch.isin(input_ids[:, -1], known)
     return torch.cat([real[:, :-1], last[:, None]], 1)
+
+
+def is_packed(arguments: Mapping[str, Any], real: Tensor) -> bool:
+    """Whether a row of a call holds several prompts one after the other, as in training without padding.
+
+    Their position ids begin anew. Those of one prompt never fall: of several axes the first is that of time.
+
+    Args:
+        arguments: arguments of the multimodal model's call.
+        real: (B, L) bool: the tokens that are not padding.
+    """
+    if arguments.get("cu_seq_lens_q") is not None:
+        return True
+    positions: Tensor | None = arguments.get("position_ids")
+    if positions is None or positions.shape[-1] != real.shape[1]:
+        return False
+    positions = positions.reshape(-1, *positions.shape[-2:])[0].to(real.device)
+    falls = positions.diff() < 0
+    return bool((falls & real[:, 1:] & real[:, :-1]).any())
 
 
 def real_past(attention_mask: Any, past: int, batch: int, length: int) -> Tensor:

@@ -16,7 +16,7 @@ from adatp.layout import Grid, LayoutError, VideoLayout
 from adatp.models import Family, TowerCall
 from adatp.plan import Plan
 from adatp.prefill import Prefill, PruningMethod
-from adatp.pruning.padding import real_tokens
+from adatp.pruning.padding import is_packed, real_tokens
 from adatp.pruning.past import Past, past_of
 from adatp.relevance import PromptRelevance, Signal
 
@@ -97,6 +97,8 @@ class PromptReader:
         input_ids = arguments["input_ids"] = arguments["input_ids"].to(embeds.device)
         mask = arguments.get("attention_mask")
         real = real_tokens(mask, input_ids, length)
+        if is_packed(arguments, real):
+            raise LayoutError("several prompts in one row can't be pruned: pass one prompt a row, padded")
         grids = self.family.grids(self.config, arguments, tower)
         past = past_of(cache, length, mask, (len(input_ids), input_ids.shape[1]), self.shape.layers)
         layouts = [

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from adatp.engine import Engine
 from adatp.engine.attention import ReceivedProbe
-from adatp.errors import PruningError
+from adatp.errors import PruningError, SettingError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
 from adatp.models import decoder_of
@@ -46,7 +46,7 @@ class Pruner:
         strict: bool = False,
     ) -> None:
         if reuse_frames is not None and not reuse_frames >= 0:
-            raise ValueError(f"reuse_frames is a difference of pixels, at least 0, not {reuse_frames}")
+            raise SettingError(f"reuse_frames is a difference of pixels, at least 0, not {reuse_frames}")
         self._method, self._reuse_frames, self._strict = method, reuse_frames, strict
         self._outer, self._model = model, unwrapped(model)
         self._family = family_for(self._model)

@@ -110,7 +110,9 @@ class Row:
         """
         scores = scores.float()
         if self.sampling.ignore_eos:
-            scores = scores.index_fill(0, torch.tensor(sorted(ends), device=scores.device), -torch.inf)
+            scores = scores.index_fill(
+                0, torch.tensor(sorted(ends), dtype=torch.int64, device=scores.device), -torch.inf
+            )
         if self.sampling.temperature == 0:
             return scores
         scores = _nucleus(scores / max(self.sampling.temperature, 1e-3), self.sampling.top_p)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from adatp.errors import AdaTPError, first_line, is_out_of_memory
+from adatp.errors import AdaTPError, PruningError, first_line, is_out_of_memory
 from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.models import family_of
@@ -89,15 +89,25 @@ def generate(
 
     Raises:
         PromptError: the settings ask for several answers to a prompt, or for prompts in chunks.
+        PruningError: the settings make the model read the prompt in a way that can't be pruned.
     """
-    if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
+
+    def asked_for(name: str) -> Any:
+        """A setting, wherever it was given: by itself, in ``generation_config``, or by the checkpoint."""
+        if name in settings:
+            return settings[name]
+        given = getattr(settings.get("generation_config"), name, None)
+        return getattr(model.generation_config, name, None) if given is None else given
+
+    if (asked_for("num_return_sequences") or 1) != 1 or asked_for("return_dict_in_generate"):
         raise PromptError(
             "a session gives one answer to a prompt: leave num_return_sequences and "
             "return_dict_in_generate out"
         )
-    if settings.get("prefill_chunk_size") is not None:
+    if asked_for("prefill_chunk_size") is not None:
         raise PromptError("a prompt in chunks can't be pruned: leave prefill_chunk_size out")
-    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **settings}
+    sampled = bool(getattr(settings.get("generation_config"), "do_sample", None))
+    settings = {"do_sample": sampled, "max_new_tokens": max_new_tokens, **settings}
     axes = family_of(model.config.model_type).joined_along
     inputs = collate(prompts, pad_token(model, processor), model.device, axes)
     asked = _questions(prompts)
@@ -108,7 +118,10 @@ def generate(
         ids = _generated(model, inputs, settings)
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - begun)
-    ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    if not run.layouts:
+        reasons = "; ".join(run.not_pruned) or "generate did not read the prompt"
+        raise PruningError(f"with these settings the prompt can't be pruned ({reasons})")
+    ends = asked_for("eos_token_id")
     copies = len(run.layouts) // len(prompts)  # beams read each prompt several times, side by side
     answers = []
     for row, tokens in zip(range(0, len(run.layouts), copies), rows, strict=True):
@@ -132,7 +145,7 @@ def _generated(model: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any
     """
     try:
         return model.generate(**inputs, **settings)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, ZeroDivisionError) as error:
         if isinstance(error, AdaTPError) or is_out_of_memory(error):
             raise
         raise PromptError(f"the model does not generate with these settings ({first_line(error)})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
@@ -44,6 +44,8 @@ def videos_of(videos: VideoLike | Sequence[Any] | None, frames: int, fit: Fit | 
         return []
     if isinstance(videos, str | os.PathLike | Video | np.ndarray | torch.Tensor):
         return [video_of(videos, frames, fit)]
+    if not isinstance(videos, Iterable):
+        raise PromptError(f"a video is a file, a folder, an address or frames, not {videos!r}")
     videos = list(videos)
     if videos and all(getattr(video, "ndim", 0) == 3 for video in videos):
         return [video_of(_stacked(videos), frames, fit)]
@@ -61,6 +63,14 @@ def video_of(video: VideoLike | Sequence[Any], frames: int, fit: Fit | None = No
     pixels = _pixels(video, 4, "a video's frames are", "(F, H, W, 3)")
     count = len(pixels)
     return Video(pixels, np.arange(count, dtype=float), duration=float(count), fps=1.0)
+
+
+def images_of(images: ImageLike | Sequence[ImageLike]) -> list[NDArray[np.uint8]]:
+    """Read one image or several (see `image_of`)."""
+    given = cast(Any, images)
+    is_path, is_pillow = isinstance(given, str | os.PathLike), hasattr(given, "convert")
+    alone = is_path or is_pillow or getattr(given, "ndim", 0) == 3
+    return [image_of(image) for image in ([given] if alone else given)]
 
 
 def image_of(image: ImageLike) -> NDArray[np.uint8]:

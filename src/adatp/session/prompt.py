@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from adatp.flops import DecoderShape
 from adatp.layout import VideoLayout
 from adatp.methods import Method
 from adatp.models import family_of
+from adatp.numbers_given import is_integer
 from adatp.session.errors import PromptError
 from adatp.session.fitting import fit_for
 from adatp.session.frame_times import metadata, of_frames, times_of
-from adatp.session.media import ImageLike, VideoLike, image_of, sound_of, video_of, videos_of
+from adatp.session.media import ImageLike, VideoLike, image_of, images_of, sound_of, video_of, videos_of
 from adatp.video import Video
 
 Message = Mapping[str, Any]
@@ -35,6 +36,8 @@ The content is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``
 
 _FILLED = ("video", "image")
 """Parts that may leave their place to what is given beside the chat."""
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _LONG = 50
 """If a processor refuses frames this many times longer than wide, their shape is the reason."""
@@ -51,6 +54,7 @@ class Prompt:
         videos: the frames of each video, in the order of the prompt.
         inputs: arguments of the model's ``generate``, for a batch of one.
         milliseconds: time of ``video`` (reading files) and of ``preprocess`` (the processor).
+        model: type and vocabulary of the model that it is for; None: not known.
     """
 
     question: str
@@ -58,6 +62,7 @@ class Prompt:
     videos: tuple[Video, ...]
     inputs: dict[str, Any]
     milliseconds: dict[str, float]
+    model: tuple[str, int] | None = None
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same prompt with its inputs on a device."""
@@ -126,8 +131,10 @@ def build_prompt(
     """
     began = time.perf_counter()
     fit = fit_for(processor, config)
-    shown, beside = videos_of(videos, frames, fit), [image_of(image) for image in images]
+    shown, beside = videos_of(videos, frames, fit), images_of(images)
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    if not isinstance(messages, Sequence):
+        raise PromptError(f"a question is a text, or a chat as a list of messages, not {question!r}")
     family = family_of(config.model_type)
     chat = _Chat(
         frames_are_images=not family.takes_videos(processor), fewest_frames=family.fewest_frames(processor)
@@ -152,7 +159,12 @@ def build_prompt(
         inputs = family.place_in_time(config, inputs, [times_of(video) for video in chat.videos])
         _check_ids(config, inputs["input_ids"])
     spent = {"video": 1000 * (read - began), "preprocess": 1000 * (time.perf_counter() - read)}
-    return Prompt(asked, text, tuple(chat.videos), inputs, spent)
+    return Prompt(asked, text, tuple(chat.videos), inputs, spent, _kind_of(config))
+
+
+def _kind_of(config: Any) -> tuple[str, int]:
+    """What tells the prompts of a model from those of another: its type and its number of tokens."""
+    return config.model_type, config.get_text_config().vocab_size
 
 
 def try_processor(processor: Any, config: Any) -> None:
@@ -285,10 +297,14 @@ def _write(
 
 def _parts(message: Message) -> list[Mapping[str, Any]]:
     """The parts of one message. A text is one part."""
-    if not {"role", "content"} <= set(message):
+    if not isinstance(cast(object, message), Mapping) or not {"role", "content"} <= set(message):
         raise PromptError("every message of a chat has a role and a content")
+    if message["role"] not in _ROLES:
+        raise PromptError(f"a message's role is one of {', '.join(_ROLES)}, not {message['role']!r}")
     content = message["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+        raise PromptError(f"a message's content is a text, or a list of parts with a type, not {content!r}")
     for part in parts:
         if part.get("type") not in ("text", "video", "image", "audio"):
             raise PromptError(
@@ -296,7 +312,7 @@ def _parts(message: Message) -> list[Mapping[str, Any]]:
             )
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise PromptError("a part of type text has its text under 'text'")
-    return parts
+    return list(parts)
 
 
 def _empty(part: Mapping[str, Any]) -> bool:
@@ -327,6 +343,12 @@ def check_prompt(
     config: Any, prompt: Prompt, method: Method, max_new_tokens: int, strict: bool = True
 ) -> None:
     """Refuse, before the weights are loaded, what would fail once they run (see ``Session.check``)."""
+    if not isinstance(cast(object, method), Method):
+        raise PromptError(f"a method is an object such as AdaTP(), not {method!r}")
+    if not is_integer(max_new_tokens) or max_new_tokens < 0:  # 0: it is only read
+        raise PromptError(f"max_new_tokens is a whole number, at least 1, not {max_new_tokens!r}")
+    if prompt.model not in (None, _kind_of(config)):
+        raise PromptError("the prompt was made for another model: prepare it with this session")
     ids = prompt.inputs["input_ids"]
     longest = config.get_text_config().max_position_embeddings
     if ids.shape[1] + max_new_tokens > longest:

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from adatp.video.decoding import Fit, UntrueError, collect
 from adatp.video.errors import NO_MEMORY, UnreadableError, VideoError, too_large
 from adatp.video.opening import NO_LIMIT, Check
-from adatp.video.reading import Video
+from adatp.video.reading import Video, check_number
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """Endings of the names of frame images, in lower or upper case. Other files are ignored."""
@@ -49,8 +49,7 @@ def read_folder(
     Raises:
         VideoError: `frames` is below 1, the folder has no images, or one can't be read.
     """
-    if frames < 1:
-        raise VideoError(f"frames is {frames}: ask for at least 1")
+    check_number(frames)
     images = images_of(folder)
     picks = np.linspace(0, len(images) - 1, min(len(images), frames)).astype(int)
     decoded = _decoded([images[pick] for pick in picks], most_pixels, check)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from adatp.numbers_given import is_integer
 from adatp.video.decoding import Fit, UntrueError, collect, decode_all, decode_to
 from adatp.video.errors import (
     CUT_SHORT,
@@ -78,8 +79,9 @@ def read_video(
         VideoError: `frames` is below 1, or the file is missing, no video, cut short, encrypted, beyond a
             limit or has no video stream that can be decoded.
     """
-    if frames < 1:
-        raise VideoError(f"frames is {frames}: ask for at least 1")
+    check_number(frames)
+    if math.isnan(most_seconds) or math.isnan(most_pixels):
+        raise VideoError("a limit that is not a number limits nothing: leave most_seconds or most_pixels out")
     file = os.path.abspath(os.fspath(path))  # FFmpeg would take "a:b.mp4" for a URL, never "/a:b.mp4"
     if not os.path.exists(file):
         raise VideoError(f"{path}: no such file; check the path")
@@ -105,6 +107,16 @@ def read_video(
         if is_video or is_scrambled(file):
             raise VideoError(f"{path}: {CUT_SHORT if is_video else ENCRYPTED}") from error
         raise VideoError(f"{path}: {NO_VIDEO}") from error
+
+
+def check_number(frames: int) -> None:
+    """Refuse a number of frames that is no whole number, or below 1.
+
+    Raises:
+        VideoError: it is.
+    """
+    if not is_integer(frames) or frames < 1:
+        raise VideoError(f"frames is {frames!r}: ask for a whole number, at least 1")
 
 
 _Sample = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -16,6 +16,7 @@ from adatp import AdaTP, Report
 from adatp.adatp_steps.coverage import pick
 from adatp.budget import BudgetError
 from adatp.encoders import EncoderError
+from adatp.errors import AdaTPError
 from adatp.flops import DecoderShape
 from adatp.layout import PromptCounts, build_layouts
 from adatp.methods.selection import allocate
@@ -206,12 +207,22 @@ def test_every_step_can_be_switched_off(switch: dict[str, Any]) -> None:
         ({"early": True}, "early must be one of auto, on, off"),
         ({"tau_r": 0}, "tau_r must be above 0"),
         ({"max_queries": 0}, "max_queries"),
+        ({"max_queries": 1.5}, "max_queries is a whole number, not 1.5"),
+        ({"start": "2"}, "start is a whole number, not '2'"),
+        ({"survive": math.nan}, "survive is a share"),
+        ({"keep": 0.5}, "keep needs early"),
+        ({"adaptive": "off"}, "adaptive is true or false, not 'off'"),
+        ({"soften": 1}, "soften is true or false, not 1"),
+        ({"flops": "0.3"}, "flops is a number, not '0.3'"),
+        ({"flops": True}, "flops is a number, not True"),
+        ({"tau_s": None}, "tau_s is a number, not None"),
         ({"relevance": "clip"}, "relevance must be one of auto, siglip"),
     ],
 )
 def test_settings_that_make_no_sense(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         AdaTP(**setting)
+    assert isinstance(error.value, AdaTPError)
 
 
 @pytest.mark.parametrize("setting", [{"start": 0}, {"end": 6}, {"start": 4, "end": 3}], ids=str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adatp.pruning.padding import real_past, real_tokens
+from adatp.pruning.padding import is_packed, real_past, real_tokens
 from masks import LOWEST, PADS, per_query
 
 ROWS = {
@@ -57,3 +57,29 @@ def test_biases_hide_nothing() -> None:
     mask = near.masked_fill(~torch.ones(length, 2 * length, dtype=torch.bool).tril(past), LOWEST)[None, None]
     assert real_tokens(mask, ids, past).all()
     assert real_past(mask, past, 1, length).all()
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        ([[0, 1, 2, 3, 4]], False),
+        ([[0, 1, 2, 0, 1]], True),
+        ([[1, 1, 0, 1, 2]], False),  # padding first
+        ([[7, 8, 9, 10, 11]], False),  # goes on after a cached past
+        ([[[0, 1, 1, 2, 3]], [[0, 1, 1, 2, 3]], [[0, 2, 1, 2, 3]]], False),  # time, height, width
+        ([[[0, 1, 2, 0, 1]], [[0, 1, 2, 0, 1]], [[0, 1, 2, 0, 1]]], True),
+        ([[3, 4]], False),  # not of these tokens
+    ],
+)
+def test_positions_that_begin_anew_show_several_prompts_in_a_row(positions: list, expected: bool) -> None:
+    real = (
+        torch.tensor([[False, False, True, True, True]])
+        if positions[0][:2] == [1, 1]
+        else torch.ones(1, 5).bool()
+    )
+    assert is_packed({"position_ids": torch.tensor(positions)}, real) is expected
+
+
+def test_lengths_of_sequences_show_several_prompts_in_a_row() -> None:
+    assert is_packed({"cu_seq_lens_q": torch.tensor([0, 2, 5])}, torch.ones(1, 5).bool())
+    assert not is_packed({}, torch.ones(1, 5).bool())

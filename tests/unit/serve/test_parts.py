@@ -113,6 +113,11 @@ def test_temperature_and_top_p_narrow_the_draw() -> None:
     assert drawn(temperature=0.05) == {2}
 
 
+def test_a_model_without_an_end_ignores_none() -> None:
+    scores = torch.tensor([0.0, 2.0, 1.0])
+    assert torch.equal(Row(Letters(), Sampling(ignore_eos=True), 4).draw(scores, frozenset()), scores)
+
+
 def test_a_row_draws_the_same_in_any_batch_and_ends_alone() -> None:
     def rows() -> list[Row]:
         return [
