@@ -21,8 +21,9 @@ _FRAME_BY_FRAME = ("siglip_vision_model",)
 class FrameReuse:
     """Lets a vision tower encode only frames that differ from the last encoded one.
 
-    It works on all images that the tower receives in one call, also across videos and for the crops of an
-    image. This is right because such a tower's output for an image depends on its pixels alone.
+    This is right because such a tower's output for an image depends on its pixels alone. Every video begins
+    anew, so a batch encodes the frames that its videos encode one by one. Where frames come as images, nobody
+    says where a video begins, and only identical ones are equal.
 
     Args:
         tower: the vision tower.
@@ -61,6 +62,19 @@ class FrameReuse:
             handle.remove()
         self.handles, self._present = [], _Present()
 
+    def note_videos(self, given: dict[str, Any]) -> None:
+        """Note the frames of each video that comes next: (videos, frames, channels, height, width)."""
+        shapes = [value.shape for value in given.values() if isinstance(value, Tensor)]
+        self._present.frames = next((shape[1] for shape in shapes if len(shape) == 5), None)
+
+    def spread(self, received: Tensor) -> Tensor:
+        """What the encoded frames' patches received in the last call, (patches,), for all its frames."""
+        source = self._present.source
+        if source is None:
+            return received
+        frames = received.view(len(source) - self.skipped, -1)
+        return frames[source.to(frames.device)].flatten()
+
     @property
     def skipped(self) -> int:
         """Frames of this thread's last call that were not encoded."""
@@ -75,8 +89,10 @@ class FrameReuse:
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         pixels: Tensor = args[0] if args else kwargs["pixel_values"]
-        reference = reference_frames(pixels, self.threshold, self.config.patch_size)
         present = self._present
+        frames, present.frames = present.frames, None  # whatever follows in the same call is no video
+        threshold = 0 if frames is None else self.threshold
+        reference = reference_frames(pixels, threshold, self.config.patch_size, frames)
         encoded, present.source = torch.unique(torch.tensor(reference), return_inverse=True)
         present.skipped = len(pixels) - len(encoded)
         if not present.skipped:
@@ -88,7 +104,7 @@ class FrameReuse:
         return args, {**kwargs, "pixel_values": pixels}
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        source, self._present.source = self._present.source, None
+        source = self._present.source
         if source is None:
             return
         for name, value in list(output.items()):
@@ -96,9 +112,10 @@ class FrameReuse:
 
 
 class _Present(PerThread):
-    """The tower's call that one thread is processing."""
+    """The tower's call that one thread is processing, or processed last."""
 
-    source: Tensor | None = None
+    frames: int | None = None  # of each video that the tower gets next
+    source: Tensor | None = None  # for each frame, its row among the encoded ones; None: all are encoded
     skipped: int = 0
 
 
@@ -111,18 +128,25 @@ def _take_rows(value: Any, source: Tensor) -> Any:
     return value if value is None else value[source.to(value.device)]
 
 
-def reference_frames(pixels: Tensor, threshold: float, patch: int) -> list[int]:
+def reference_frames(pixels: Tensor, threshold: float, patch: int, frames: int | None = None) -> list[int]:
     """For each frame (T, channels, H, W), the index of the frame whose features it takes, often its own.
 
     Two frames differ by the patch that differs most, because a mean over the frame would miss a small new
     object. A frame is compared with the last encoded one, not with its neighbour, because slow changes add
     up.
+
+    Args:
+        pixels: of all videos, one after the other.
+        threshold: see `FrameReuse`.
+        patch: side of the tower's patches, in pixels.
+        frames: number of frames of each video, whose first one takes its own features; None: it is one video.
     """
     reference = torch.zeros((), dtype=torch.int64, device=pixels.device)
     found = [reference]
     for number in range(1, len(pixels)):
         difference = pixels[number] - pixels.index_select(0, reference[None])[0]
         by_patch = F.avg_pool2d(difference.abs().mean(0, keepdim=True, dtype=torch.float32), patch)
-        reference = reference.where(by_patch.max() <= threshold, number)
+        begins = frames is not None and number % frames == 0
+        reference = reference.where((by_patch.max() <= threshold) & (not begins), number)
         found.append(reference)
     return torch.stack(found).tolist()  # the only wait for the GPU

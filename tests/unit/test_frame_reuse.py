@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from adatp import AdaTP
 from adatp.frame_reuse import reference_frames
-from adatp.methods import VisionZip
+from adatp.methods import FastVID, FlashVID, HoliTom, Method, VisionZip
 from adatp.pruning import PruningError
 from adatp.tower_flops import siglip_vision_flops
 from adatp.uncopied import no_hook
 from agreement import Agree
-from families import LlavaOnevision, Prompt, Qwen25VL, batch, build
+from families import Gemma3, LlavaOnevision, Prompt, Qwen25VL, batch, build
 from rounding import limit
 
 
@@ -40,6 +40,12 @@ def test_one_patch_that_changes_is_enough_and_pixels_that_no_patch_covers_are_no
     pixels[2, :, 8] = 5
     assert reference_frames(pixels, 0.9, 2) == [0, 1, 1]
     assert reference_frames(pixels, 1.0, 2) == [0, 0, 0]
+
+
+def test_every_video_begins_anew() -> None:
+    pixels = torch.zeros(6, 3, 2, 2)
+    assert reference_frames(pixels, 0.5, 2) == [0] * 6
+    assert reference_frames(pixels, 0.5, 2, 3) == [0, 0, 0, 3, 3, 3]
 
 
 def still(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -93,6 +99,52 @@ def test_similar_frames_take_the_first_ones_features(agree: Agree) -> None:
         reused = model(**{**inputs, "pixel_values_videos": noisy}).logits
     assert counts == [8, 4]
     agree(reused, complete, within=limit(LlavaOnevision))
+
+
+@pytest.mark.parametrize("kind", [VisionZip, FastVID, FlashVID, HoliTom])
+@torch.no_grad()
+def test_attention_of_the_tower_is_that_of_every_frame(kind: type[Method]) -> None:
+    model, inputs = build(LlavaOnevision), still(batch(LlavaOnevision, [Prompt()]))
+    kept = []
+    for reuse in (None, 0.0):
+        with kind(flops=0.4)(model, reuse_frames=reuse) as run:
+            model(**inputs)
+        kept.append(run.report.kept[-1][0].tolist())
+    assert kept[0] == kept[1]
+    assert run.report.flops.vision_saved > 0
+
+
+@pytest.mark.parametrize("generates", [False, True])
+@torch.no_grad()
+def test_a_batch_encodes_the_frames_that_its_videos_encode_alone(generates: bool, agree: Agree) -> None:
+    """Also where the first frame of a video is similar to the last one of the video before."""
+    model, one = build(LlavaOnevision), batch(LlavaOnevision, [Prompt()])
+    last = one["pixel_values_videos"][:, -1:]
+    other = {**one, "pixel_values_videos": last + 0.01 * torch.rand(one["pixel_values_videos"].shape)}
+    both = {name: torch.cat([one[name], other[name]]) for name in one}
+    counts, logits = encoded_frames(model), []
+    with AdaTP(flops=1.0)(model, reuse_frames=0.02):
+        for inputs in (one, other, both):
+            if generates:  # it encodes the videos before it calls the model
+                model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            else:
+                logits.append(model(**inputs).logits)
+    assert counts == [8, 1, 9]
+    if not generates:
+        agree(logits[2], torch.cat(logits[:2]), within=limit(LlavaOnevision))
+
+
+@torch.no_grad()
+def test_only_identical_images_are_encoded_once() -> None:
+    """Where frames come as images, a batch has no marks between its videos."""
+    model, inputs = build(Gemma3), batch(Gemma3, [Prompt()])
+    first = inputs["pixel_values"][:1]
+    inputs["pixel_values"] = first.repeat(len(inputs["pixel_values"]), 1, 1, 1)
+    inputs["pixel_values"][-1] += 0.001
+    counts = encoded_frames(model)
+    with AdaTP(flops=1.0)(model, reuse_frames=0.1):
+        model(**inputs)
+    assert counts == [2]
 
 
 def test_images_beside_the_video_keep_their_own(agree: Agree) -> None:

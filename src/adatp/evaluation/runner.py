@@ -25,7 +25,7 @@ from adatp.methods import GridError, Vanilla
 from adatp.models import GeneralRuleError, family_of
 from adatp.session import Answer, Prompt, Session
 from adatp.session.answer import batches
-from adatp.session.encode_once import replaced_forward
+from adatp.session.encode_once import replaced_forward, same_tensors
 
 LONGEST_ANSWER = 8
 """Tokens generated: the answers are words, which may be several tokens."""
@@ -48,7 +48,7 @@ class TowerCache:
         self._video: object = None
         self._watched = False
         self._output: Any = None
-        self._given: list[torch.Size] = []
+        self._given: list[torch.Tensor] = []
         self._calls: list[tuple[Any, Any]] = []
         self._replaced = ExitStack()
 
@@ -56,8 +56,8 @@ class TowerCache:
         encode = self.tower.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            given = [value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            if self._output is None or given != self._given:  # other frames are left out
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            if self._output is None or not same_tensors(given, self._given):  # other frames are left out
                 self._given, self._calls = given, []
                 with self._noting():
                     self._output = encode(*args, **kwargs)

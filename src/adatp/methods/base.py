@@ -207,7 +207,8 @@ class Method:
             reuse_frames: the vision tower does not encode a frame if none of its patches differs from the
                 last encoded frame's by more than this (mean absolute difference of pixels, in the processor's
                 normalised units). The frame takes that frame's features. 0: only identical frames; None:
-                every frame is encoded. For towers that encode each frame by itself (LLaVA-OneVision's).
+                every frame is encoded. For towers that encode each frame by itself (LLaVA-OneVision's). Each
+                video begins anew. Where frames come as images (Gemma 3's), only identical ones are equal.
             strict: raise `BudgetError` from the model's call if a prompt can't be brought down to the FLOPs
                 target. By default such a prompt is pruned as far as the method can, with a warning that gives
                 the reason. The other prompts of a batch meet the target.

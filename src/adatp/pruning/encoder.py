@@ -9,28 +9,30 @@ from typing import Any
 
 from torch import nn
 
-from adatp.models import EncoderMethod
+from adatp.uncopied import no_hook
 
 
 class MethodWatch:
     """Replaces a method of one module until it is removed.
 
     Args:
-        method: the method to watch.
-        before: called before each call.
+        owner: the module.
+        name: name of the method.
+        before: called before each call with all arguments by name.
         after: called after each call with the module, no positional arguments, all arguments by name, the
             result.
     """
 
     def __init__(
         self,
-        method: EncoderMethod,
-        before: Callable[..., None],
-        after: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None],
+        owner: nn.Module,
+        name: str,
+        before: Callable[[dict[str, Any]], None],
+        after: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None] = no_hook,
     ) -> None:
-        self.owner, self.name = method.owner, method.name
+        self.owner, self.name = owner, name
         self.before, self.after = before, after
-        self.__wrapped__ = getattr(method.owner, method.name)  # `inspect.signature` follows it
+        self.__wrapped__ = getattr(owner, name)  # `inspect.signature` follows it
         setattr(self.owner, self.name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +42,7 @@ class MethodWatch:
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 named.update(named.pop(name, {}))
-        self.before()
+        self.before(named)
         output = self.__wrapped__(*args, **kwargs)
         self.after(self.owner, (), named, output)
         return output

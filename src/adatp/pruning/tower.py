@@ -20,6 +20,7 @@ from adatp.threads import PerThread
 from adatp.uncopied import Uncopied
 
 _VISION = ("pixel_values", "pixel_values_videos", "pixel_values_images", "mm_encoder_outputs")
+_VIDEO_METHOD = "get_video_features"
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
 
 
@@ -112,11 +113,13 @@ class TowerWatch:
         if self.probe is not None:
             self.probe.install()
         if isinstance(self.tower, EncoderMethod):
-            keep(MethodWatch(self.tower, self._before_tower, self._after_tower))
+            keep(MethodWatch(self.tower.owner, self.tower.name, self._before_tower, self._after_tower))
             return
         keep(self.tower.register_forward_pre_hook(Uncopied(self._before_tower)))
         if self.reuse is not None:  # between these two: it counts as the tower's time and output
             self.reuse.install()
+            if hasattr(self.model.base_model, _VIDEO_METHOD):
+                keep(MethodWatch(self.model.base_model, _VIDEO_METHOD, self.reuse.note_videos))
         keep(self.tower.register_forward_hook(Uncopied(self._after_tower), with_kwargs=True))
 
     def remove(self) -> None:
@@ -194,7 +197,7 @@ class TowerWatch:
         key = id(known)
         encodings[key] = Encoding(
             {name: value for name, value in kwargs.items() if not _holds_pixels(value)},
-            self.probe.take() if self.probe is not None else None,
+            self._received(),
             weakref.ref(known, lambda _: encodings.pop(key, None)),
             self.tower.read(output) if isinstance(self.tower, EncoderMethod) else None,
             {name: tuple(value.shape) for name, value in kwargs.items() if _holds_pixels(value)},
@@ -203,6 +206,13 @@ class TowerWatch:
             self.reuse.saved_flops if self.reuse is not None else 0,
         )
         present.call.encoded = output
+
+    def _received(self) -> Tensor | None:
+        """The attention that the patches of all frames received, also of those that were not encoded."""
+        if self.probe is None:
+            return None
+        received = self.probe.take()
+        return received if self.reuse is None else self.reuse.spread(received)
 
 
 def _holds_pixels(value: Any) -> bool:

@@ -69,7 +69,7 @@ class EncodeOnce:
         for row, key in enumerate(keys):
             first.setdefault(key, row)
         known = {key: self._held.get(key, (given[row], None)) for key, row in first.items()} if given else {}
-        if not given or not all(_equal(known[key][0], given[row]) for row, key in enumerate(keys)):
+        if not given or not all(same_tensors(known[key][0], given[row]) for row, key in enumerate(keys)):
             self._held = {}
             self.encoded += count
             return encode(*args, **kwargs)
@@ -150,7 +150,8 @@ def _joined(values: Sequence[Any]) -> Any:
     return tree_unflatten(joined, spec[0])
 
 
-def _equal(mine: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+def same_tensors(mine: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether both hold the same numbers in tensors of the same shapes and dtypes."""
     return len(mine) == len(others) and all(
         a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
         for a, b in zip(mine, others, strict=True)

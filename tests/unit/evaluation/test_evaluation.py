@@ -186,6 +186,17 @@ def test_the_tower_encodes_a_video_once_and_hooks_fire_each_time(shipped: tuple[
     assert "forward" not in vars(tower)
 
 
+def test_as_many_other_frames_are_encoded(shipped: tuple[Any, Any]) -> None:
+    tower = shipped[0].model.vision_tower
+    pixels = torch.rand(3, 3, 96, 96)
+    with torch.no_grad(), TowerCache(tower, None) as cache:
+        for frames in ([0, 1], [0, 2]):  # what two thresholds of `reuse_frames` leave of a video
+            cache.show("a", False)
+            found = tower(pixels[frames]).last_hidden_state
+    with torch.no_grad():
+        assert torch.equal(found, tower(pixels[[0, 2]]).last_hidden_state)
+
+
 def test_a_forward_that_the_tower_was_given_is_given_back() -> None:
     tower = torch.nn.Linear(2, 2)
     vars(tower)["forward"] = given = partial(tower.forward)  # as accelerate does
