@@ -93,7 +93,7 @@ class FrameReuse:
         frames, present.frames = present.frames, None  # whatever follows in the same call is no video
         threshold = 0 if frames is None else self.threshold
         reference = reference_frames(pixels, threshold, self.config.patch_size, frames)
-        encoded, present.source = torch.unique(torch.tensor(reference), return_inverse=True)
+        encoded, present.source = torch.unique(torch.tensor(reference, device="cpu"), return_inverse=True)
         present.skipped = len(pixels) - len(encoded)
         if not present.skipped:
             present.source = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adatp.adatp_steps.precision import full_precision
+from adatp.adatp_steps.shielding import shielded
 from adatp.budget import BudgetError, Schedule
 from adatp.layout import VideoLayout
 from adatp.plan import Selection
@@ -149,7 +149,7 @@ class TokenPlan:
         if of is None or layer not in of.cuts:
             return Selection(alive)
         keep = of.schedule.visual[min(layer, len(of.schedule.visual) - 1)]
-        with full_precision(hidden.device):
+        with shielded(hidden.device):
             choice = of.rule(Cut(layer, keep, of.live, log_scores, hidden))
         kept, into = choice if isinstance(choice, tuple) else (choice, None)
         device = alive.device

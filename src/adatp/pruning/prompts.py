@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adatp.adatp_steps.precision import full_precision
+from adatp.adatp_steps.shielding import shielded
 from adatp.errors import PruningError
 from adatp.flops import DecoderShape
 from adatp.layout import Grid, LayoutError, VideoLayout
@@ -84,7 +84,7 @@ class PromptReader:
             QuestionError: the number of questions given differs from the number of prompts.
             BudgetError: a prompt can't be brought down to the FLOPs target, and the context is strict.
         """
-        with full_precision(embeds.device):
+        with shielded(embeds.device):
             return self._read(arguments, embeds, cache, length, tower)
 
     def _read(

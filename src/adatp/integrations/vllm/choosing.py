@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from adatp.adatp_steps.before_layers import choose_before_layers, kept_tokens
-from adatp.adatp_steps.precision import full_precision
 from adatp.adatp_steps.relevance import embedding_relevance
+from adatp.adatp_steps.shielding import shielded
 from adatp.integrations.vllm.embeddings import EmbeddingCache
 from adatp.integrations.vllm.settings import MEDIUM, QUESTION, Settings, settings_of
 
@@ -70,7 +70,7 @@ class VideoPruning:
             tokens: (n, d) all of its embeddings, frame by frame.
             frames: T; all have the same number of tokens.
         """
-        with full_precision(tokens.device):
+        with shielded(tokens.device):
             return choose_before_layers(
                 tokens.view(frames, -1, tokens.shape[1]),
                 kept_tokens(len(tokens), 1 - self.rate),
