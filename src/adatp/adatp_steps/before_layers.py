@@ -80,7 +80,7 @@ def choose_before_layers(
     representative = representatives(tokens, thresholds.tau_d, there, segment)
     demand = _demand(segment, representative, relevance, thresholds)
     rank, _ = pick(tokens, there, min(keep, places))
-    turn = (rank + 0.5) / demand[:, None]
+    turn = (rank.double() + 0.5) / demand[:, None]
     # The order: the first token of each segment, the largest demand first. Then that of each frame, then
     # frames by turns, then cells without a token.
     opens = F.pad(segment[1:] != segment[:-1], (1, 0), value=True)[:, None]

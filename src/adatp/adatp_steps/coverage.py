@@ -63,4 +63,4 @@ def _pick(tokens: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     turns = torch.arange(steps, device=tokens.device).expand(frames, -1)
     order, least = torch.cat(picked, 1), torch.cat(gains, 1).cummin(1).values
     rank = torch.full((frames, places), steps, device=tokens.device).scatter(1, order, turns)
-    return rank, torch.zeros(frames, places, device=tokens.device).scatter(1, order, least)
+    return rank, least.new_zeros(frames, places).scatter(1, order, least)

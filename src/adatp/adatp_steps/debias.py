@@ -33,7 +33,7 @@ def segment_weights(relevance: Tensor | None, tau_r: float, sizes: Tensor) -> Te
     if not tau_r > 0:
         raise ValueError(f"tau_r must be positive, not {tau_r}")
     if relevance is None or len(sizes) == 0:
-        return torch.ones(len(sizes), device=sizes.device)
+        return torch.ones_like(sizes, dtype=torch.float32)
     r, share = relevance.float(), sizes.float() / sizes.sum().clamp_min(1)
     centred = r - (share * r).sum()
     deviation = (share * centred.square()).sum().sqrt()

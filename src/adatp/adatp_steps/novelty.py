@@ -73,7 +73,7 @@ def _compared(
         (T, P) bool, and the highest cosine (T, P) float32. Without anything to compare with, it is -inf.
     """
     frames, places = there.shape
-    closest = torch.full((frames, places), -torch.inf, device=there.device)
+    closest = there.new_full(there.shape, -torch.inf, dtype=torch.float32)
     representative = there.clone()
     # Frames are processed in parts too, since each is compared with all earlier ones. Short scenes fit one
     # part.

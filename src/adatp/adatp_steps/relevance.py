@@ -51,7 +51,7 @@ def embedding_relevance(question: Tensor, visual: Tensor, frame: Tensor, frames:
     Source: ours.
     """
     if len(question) == 0:
-        return torch.zeros(frames, device=visual.device)
+        return visual.new_zeros(frames, dtype=torch.float32)
     words = question.float()
     if len(words) > 1:
         words = words - words.mean(0)

@@ -287,7 +287,7 @@ class Engine:
         """Arm the layer's probe with the plan's query rows."""
         rows = [call.rows_of(positions, sample) for sample, positions in enumerate(plan.queries)]
         if call.weight is None:
-            share = [torch.full((len(row),), 1 / max(1, len(row)), device=row.device) for row in rows]
+            share = [row.new_full(row.shape, 1 / max(1, len(row)), dtype=torch.float32) for row in rows]
             call.weight = RowWeights(stack_rows(share))
         self.probes[number].arm(stack_rows(rows), call.weight, call.past_slots(number))
 

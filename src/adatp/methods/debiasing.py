@@ -44,7 +44,7 @@ class Debiasing:
         self.relevance: Tensor | None = None
         if self.frame_relevance is not None:
             self.frame_relevance = self.frame_relevance.cpu()
-            present = layout.tokens_by_frame / torch.tensor(layout.positions_by_frame)
+            present = layout.tokens_by_frame.float() / torch.tensor(layout.positions_by_frame)
             self.relevance = pool_by_segment(self.frame_relevance, self.segment_of_frame, weight=present)
         self.segment = self.segment_of_frame.to(layout.frame.device)[layout.frame]
         self.position = layout.position
@@ -137,7 +137,7 @@ class Debiasing:
         frames = self.segment_of_frame.bincount()
         places = max(self.layout.positions_by_frame)
         enough = self.layout.complete and not self.method.adaptive
-        steps = int((share / frames).ceil().max()) if enough else places
+        steps = int((-(-share // frames)).max()) if enough else places
         rank, gain = self._picked(cut.states, steps)
         # The frames of a segment get as many tokens each, and one more where the next token gains most.
         score = gain.double() / (1 + gain.amax()) - rank

@@ -141,8 +141,8 @@ class FlashVID(Method):
         surplus = int(rest.sum()) - keep
         merged = top(like, min(surplus, int((like >= self.similarity).sum())))
         root = merge_runs(before, merged)
-        sizes = torch.zeros(len(number), device=states.device).index_add_(0, root, torch.ones_like(like))
-        means = torch.zeros(len(number), width, device=states.device)
+        sizes = like.new_zeros(len(number)).index_add_(0, root, torch.ones_like(like))
+        means = states.new_zeros(len(number), width)
         means.index_add_(0, root, states.flatten(0, 1)).div_(sizes.clamp(min=1)[:, None])
         left = rest.flatten() & (root == number)
         by_frame = [frame[left[frame]] for frame in number.view(frames, positions)]

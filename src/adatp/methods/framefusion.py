@@ -137,7 +137,7 @@ def same_place_before(layout: VideoLayout, token: Tensor, states: Tensor) -> tup
     earlier, later = earlier[same], later[same]
     before = torch.full_like(place, -1).index_copy_(0, later, earlier)
     like = F.cosine_similarity(states[later].float(), states[earlier].float(), dim=-1)
-    return before, torch.full(place.shape, -2.0, device=states.device).index_copy_(0, later, like)
+    return before, like.new_full(place.shape, -2.0).index_copy_(0, later, like)
 
 
 def merge_runs(before: Tensor, merged: Tensor) -> Tensor:

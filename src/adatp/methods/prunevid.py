@@ -100,7 +100,7 @@ class PruneVid(Method):
                 spent.counts = [len(cut.token)] * cut.layer
                 group = group_of[cut.token]
                 sizes = group.bincount().cpu()
-                shares = allocate(sizes, torch.ones(len(sizes)), spent.room(len(cut.token)), floor=0)
+                shares = allocate(sizes, torch.ones_like(sizes), spent.room(len(cut.token)), floor=0)
                 return top_by_group(cut.log_scores, group, sizes, shares)
             states = cut.states.float()
             videos = zip(numbers_by_video(layout, states.device), split_by_video(layout, states), strict=True)
@@ -140,7 +140,7 @@ class PruneVid(Method):
         """
         sizes = torch.tensor([members.shape[1] for members in groups])
         owner = torch.full((len(states),), -1, device=states.device)
-        shares = allocate(sizes, torch.ones(len(sizes)), keep).tolist()
+        shares = allocate(sizes, torch.ones_like(sizes), keep).tolist()
         for members, share in zip(groups, shares, strict=True):
             if share:
                 centres, label = cluster(states[members].mean(0), share, self.neighbours)

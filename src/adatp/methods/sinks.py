@@ -46,8 +46,9 @@ def damped(attention: Tensor, layout: VideoLayout, sink: float) -> Tensor:
     places = int(layout.position.max()) + 1
     place = video * places + layout.position.to(device)
     size = int(place.max()) + 1
-    total = torch.zeros(size, device=device).index_add_(0, place, attention.float())
-    count = torch.zeros(size, device=device).index_add_(0, place, torch.ones_like(attention.float()))
+    attention = attention.float()
+    total = attention.new_zeros(size).index_add_(0, place, attention)
+    count = torch.zeros_like(total).index_add_(0, place, torch.ones_like(attention))
     mean = (total / count.clamp(min=1)) ** GAMMA
     damping = torch.zeros_like(mean)
     for number in range(len(layout.grids)):
@@ -56,4 +57,4 @@ def damped(attention: Tensor, layout: VideoLayout, sink: float) -> Tensor:
         if bool(there.any()):
             low, high = mean[own][there].min(), mean[own][there].max()
             damping[own] = (mean[own] - low) / (high - low).clamp(min=1e-12)
-    return attention.float() - sink * damping[place]
+    return attention - sink * damping[place]

@@ -85,7 +85,7 @@ class VCast(Method):
 def curvature(means: Tensor) -> Tensor:
     """(T,) in [0, 2]: how sharply a video turns at each frame, from the means (T, d) of frames' tokens."""
     units = F.normalize(means, dim=-1)
-    turns = torch.ones(len(units), device=units.device)
+    turns = units.new_ones(len(units))
     if len(units) > 2:
         steps = units[1:] - units[:-1]
         turns[1:-1] = 1 - F.cosine_similarity(steps[:-1], steps[1:], dim=-1, eps=1e-6)

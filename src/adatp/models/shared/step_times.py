@@ -33,7 +33,9 @@ def place_steps(config: Any, inputs: Mapping[str, Any], times: Sequence[Times]) 
         inputs[_MEAN] = step_distances(inputs[_MEAN], steps, rate)
     if inputs.get(_SAME) is not None:
         means = [every * float(time[-1] - time[0]) / max(1, len(time) - 1) or 1.0 for time in times]
-        inputs[_SAME] = step_distances(torch.tensor(means), steps, config.position_id_per_seconds)
+        inputs[_SAME] = step_distances(
+            torch.tensor(means, dtype=torch.float32), steps, config.position_id_per_seconds
+        )
     return inputs
 
 
