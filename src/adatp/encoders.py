@@ -160,6 +160,18 @@ def _load(source: str, tower_layers: int, device: torch.device, dtype: torch.dty
     return SiglipPartner(source, tower_layers, dtype).to(device)
 
 
+def _device_of(tower: nn.Module) -> torch.device:
+    """Where the tower computes. Weights that accelerate keeps elsewhere between calls are on ``meta``."""
+    device = next(tower.parameters()).device
+    if device.type != "meta":
+        return device
+    for module in tower.modules():
+        runs_on = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if runs_on is not None:  # it may be a plain number, 0 too
+            return torch.device(runs_on)
+    return device
+
+
 def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartner:
     """The partner of a model's vision tower, on the tower's device and in its precision. It is cached.
 
@@ -187,9 +199,8 @@ def load_partner(model: Any, tower: nn.Module, *, download: bool) -> SiglipPartn
     read = model.config.vision_feature_layer
     layers = read if isinstance(read, int) else read[-1]
     layers += config.num_hidden_layers + 1 if layers < 0 else 0
-    parameter = next(tower.parameters())
     try:
-        partner = _load(source, layers, parameter.device, parameter.dtype)
+        partner = _load(source, layers, _device_of(tower), next(tower.parameters()).dtype)
     except (
         BaseException
     ) as error:  # any kind: the files are the checkpoint's, and a Rust panic is no Exception

@@ -58,6 +58,23 @@ def model(siglip: SiglipModel, tmp_path: Path) -> Any:
     return video_llm
 
 
+@torch.no_grad()
+def test_an_offloaded_towers_partner_is_where_the_tower_computes(model: Any, tmp_path: Path) -> None:
+    """Between calls accelerate leaves weights on ``meta``."""
+    accelerate = pytest.importorskip("accelerate")
+    inputs = batch(LlavaOnevision, [Prompt(frames=6)])
+    processor, question = llava_onevision(), "what is the red ball ?"
+    with AdaTP(flops=0.5, relevance="siglip")(model, processor, question=question) as run:
+        model(**inputs)
+    accelerate.cpu_offload(model.model.vision_tower, execution_device=inputs["input_ids"].device)
+    assert next(model.model.vision_tower.parameters()).is_meta
+    with AdaTP(flops=0.5, relevance="siglip")(model, processor, question=question) as offloaded:
+        model(**inputs)
+    assert [layer[0].tolist() for layer in offloaded.report.kept] == [
+        layer[0].tolist() for layer in run.report.kept
+    ]
+
+
 @pytest.mark.parametrize("layer", [-1, -2, 1, [0, -2]], ids=str)
 @torch.no_grad()
 def test_frames_are_not_encoded_twice_and_come_out_the_same(
