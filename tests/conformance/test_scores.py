@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, Gemma2Config
 
 from adatp import AdaTP
 from adatp.budget import Schedule
@@ -21,6 +21,7 @@ from adatp.prefill import Prefill
 from agreement import Agree
 from families import (
     VIDEO,
+    LlavaOnevision,
     Prompt,
     Qwen25VL,
     batch,
@@ -80,6 +81,28 @@ def test_scores_of_a_second_turn_equal_eager_rows(
     queries, alive, scores = first_scores[1]
     expected = attentions_scored_first(model, run, output)[0][:, queries].mean((0, 1))[-length:][alive]
     agree(scores, expected, within=limit(family, of="attention"))
+
+
+class Softcapped(LlavaOnevision):
+    """With the decoder of Gemma 2, whose logits are bounded before the mask."""
+
+    @staticmethod
+    def config() -> Any:
+        config = LlavaOnevision.config()
+        text = {**config.text_config.to_dict(), "head_dim": 8, "query_pre_attn_scalar": 8}
+        text |= {"attn_logit_softcapping": 5.0, "layer_types": None, "sliding_window": 4096}
+        config.text_config = Gemma2Config(**text)
+        return config
+
+
+@torch.no_grad()
+def test_scores_under_a_soft_cap_equal_eager_rows(first_scores: Any, agree: Agree) -> None:
+    model, inputs = build(Softcapped, "eager"), batch(LlavaOnevision, [Prompt(seed=1)])
+    with LATE(model) as run:
+        model(**inputs)
+    rows = attentions_scored_first(model, run, model(**inputs, output_attentions=True))
+    [(queries, alive, scores)] = first_scores
+    agree(scores, rows[0][:, queries].mean((0, 1))[alive], within=limit(LlavaOnevision, of="attention"))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from adatp.errors import PruningError
 from adatp.threads import PerThread
 
 NAME = "adatp_scored"
@@ -34,6 +35,7 @@ def attention_logits(
     mask: Tensor | None,
     scaling: float,
     past: int = 0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Logits of chosen query rows over all keys: their softmax equals those rows of eager attention.
 
@@ -45,6 +47,7 @@ def attention_logits(
             unused, or (B or 1, heads or 1, n, K) boolean or additive.
         scaling: factor on the products.
         past: slots of ``key`` before this call's tokens.
+        softcap: bound of the logits before the mask, as in Gemma 2; None: there is none.
 
     Returns:
         (B, heads, m, K) float32, with a padding mask (B, heads, m, S). Hidden keys have the lowest finite
@@ -57,7 +60,8 @@ def attention_logits(
     kv_heads, keys = key.shape[1], key.shape[2]
     picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width)) * scaling
     grouped = picked.reshape(batch, kv_heads, -1, width)
-    logits = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, -1, keys).float()
+    logits = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, -1, keys)
+    logits = _capped(logits.float(), softcap)
     if mask is not None and mask.ndim == 4:
         mask = mask.expand(batch, -1, -1, -1)[..., :keys]
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
@@ -111,7 +115,13 @@ def log_mean_attention(logits: Tensor, weight: RowWeights) -> Tensor:
     return torch.where(mean >= _SMALL, mean.double().log(), logs)
 
 
-def received_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+def received_attention(
+    query: Tensor, key: Tensor, scaling: float, mask: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
     """Attention that each token receives from all tokens of its image, as in a vision tower.
 
     Args:
@@ -120,6 +130,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor 
         scaling: factor on the products.
         mask: the attention function's mask, which hides the padding of smaller images: (B, n) (flash
             attention), or (B or 1, 1, n, n) boolean or additive. None: all tokens attend to all.
+        softcap: see `attention_logits`.
 
     Returns:
         (B, n) float32, mean over heads and queries of the softmax. Padding neither attends nor receives.
@@ -128,7 +139,7 @@ def received_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor 
     # Image by image: the probabilities of a 7B model's 32 frames together take a gigabyte.
     found = []
     for image, (q, k) in enumerate(zip(query, key, strict=True)):
-        logits = (q @ k.transpose(1, 2) * scaling).float()
+        logits = _capped((q @ k.transpose(1, 2) * scaling).float(), softcap)
         if visible is None:
             found.append(logits.softmax(-1).mean((0, 1)))
         else:
@@ -157,6 +168,8 @@ class _Tap(ABC):
                 f"the attention of {type(module).__name__} can't be scored: it does not go through "
                 "transformers' attention interface"
             )
+        if getattr(module, "sinks", None) is not None:  # they take a share of the softmax
+            raise PruningError(f"the attention of {type(module).__name__} can't be scored: it has sinks")
         self._eager: Callable[..., Any] = eager
 
     def kernel(self) -> Callable[..., Any]:
@@ -189,7 +202,15 @@ class _Tap(ABC):
         """Drop the request and any result."""
 
     @abstractmethod
-    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
+    def see(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        packed: Any,
+        softcap: float | None = None,
+    ) -> None:
         """Read one call. ``packed`` are the ends of sequences laid side by side, if any.
 
         Args:
@@ -198,6 +219,7 @@ class _Tap(ABC):
             mask: see `attention_logits`.
             scaling: factor on the products.
             packed: int tensor, or None.
+            softcap: see `attention_logits`.
         """
 
 
@@ -231,14 +253,22 @@ class Probe(_Tap):
         self._present.rows = self._present.weight = self._present.log_scores = None
 
     @torch.no_grad()
-    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
+    def see(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        packed: Any,
+        softcap: float | None = None,
+    ) -> None:
         """Store the attention that each key receives."""
         present = self._present
         if present.rows is None or present.weight is None:
             return
         with self.timed():
             rows = present.rows.to(query.device)
-            logits = attention_logits(query, key, rows, mask, scaling, present.past)
+            logits = attention_logits(query, key, rows, mask, scaling, present.past, softcap)
             present.log_scores = log_mean_attention(logits, present.weight)
         present.rows = present.weight = None
 
@@ -287,12 +317,20 @@ class ReceivedProbe(_Tap):
         return received
 
     @torch.no_grad()
-    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, packed: Any) -> None:
+    def see(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        packed: Any,
+        softcap: float | None = None,
+    ) -> None:
         """Add the mean over heads and queries of the attention that each patch receives."""
         lengths = [query.shape[2]] if packed is None else packed.diff().tolist()
         mask = mask if packed is None else None  # packed sequences have no padding
         for q, k in zip(torch.split(query, lengths, 2), torch.split(key, lengths, 2), strict=True):
-            self._received.received.append(received_attention(q, k, scaling, mask).flatten())
+            self._received.received.append(received_attention(q, k, scaling, mask, softcap).flatten())
             self._received.flops += 2 * q.numel() * k.shape[2]
 
 
@@ -303,7 +341,7 @@ def _tapped_attention(
     tap: _Tap = config.adatp_tap
     scaling = kwargs.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"))
+    tap.see(query, key, attention_mask, scaling, kwargs.get("cu_seq_lens_q"), kwargs.get("softcap"))
     # Flash attention looks its kernel up by the name in the module's config. Other threads may be reading the
     # config of the module itself, so the kernel gets a copy of the module.
     twin = object.__new__(type(module))

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention, GptOssConfig
 
-from adatp.engine.attention import Probe, ReceivedProbe, RowWeights, attention_logits, log_mean_attention
+from adatp.engine.attention import (
+    Probe,
+    ReceivedProbe,
+    RowWeights,
+    attention_logits,
+    log_mean_attention,
+    received_attention,
+)
+from adatp.errors import PruningError
 from adatp.models import family_of
 from agreement import Agree
 from families import LlavaOnevision, build
@@ -15,14 +24,16 @@ BATCH, HEADS, KV_HEADS, WIDTH, PAST, NEW = 2, 4, 2, 8, 3, 9
 KEYS = PAST + NEW
 
 
-def full_attention(query: Tensor, key: Tensor, allowed: Tensor) -> Tensor:
+def full_attention(query: Tensor, key: Tensor, allowed: Tensor, softcap: float | None = None) -> Tensor:
     """Every row, the plain way."""
     logits = query @ key.repeat_interleave(HEADS // KV_HEADS, 1).transpose(2, 3) * WIDTH**-0.5
+    logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1)
 
 
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive", "padding", "static"])
-def test_rows_of_full_attention(kind: str, agree: Agree) -> None:
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_rows_of_full_attention(kind: str, softcap: float | None, agree: Agree) -> None:
     torch.manual_seed(0)
     query = torch.randn(BATCH, HEADS, NEW, WIDTH)
     key = torch.randn(BATCH, KV_HEADS, KEYS + 4 * (kind == "static"), WIDTH)
@@ -39,8 +50,8 @@ def test_rows_of_full_attention(kind: str, agree: Agree) -> None:
         "padding": padding.long(),
     }[kind]
     rows = torch.tensor([[8, 2, 5], [4, 6, 7]])
-    scored = attention_logits(query, key, rows, mask, WIDTH**-0.5, PAST).softmax(-1)
-    expected = full_attention(query, key, allowed)
+    scored = attention_logits(query, key, rows, mask, WIDTH**-0.5, PAST, softcap).softmax(-1)
+    expected = full_attention(query, key, allowed, softcap)
     for b in range(BATCH):
         agree(scored[b], expected[b][:, rows[b]], within=1e-5)
 
@@ -115,6 +126,19 @@ def test_what_can_not_be_scored_is_refused() -> None:
             Probe(module)
     finally:
         type(module).__module__ = before
+
+
+def test_sinks_are_refused() -> None:
+    config = GptOssConfig(hidden_size=16, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
+    config._attn_implementation = "eager"
+    with pytest.raises(PruningError, match="can't be scored: it has sinks"):
+        Probe(GptOssAttention(config, 0))
+
+
+def test_a_towers_soft_cap_counts(agree: Agree) -> None:
+    query, key = torch.randn(1, HEADS, 6, WIDTH), torch.randn(1, HEADS, 6, WIDTH)
+    expected = (torch.tanh(query @ key.transpose(2, 3) / 0.5) * 0.5).softmax(-1).mean((1, 2))
+    agree(received_attention(query, key, 1.0, softcap=0.5), expected, within=1e-6)
 
 
 def test_what_patches_receive_is_the_same_packed_split_or_stacked(agree: Agree) -> None:
