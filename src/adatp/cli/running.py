@@ -141,12 +141,12 @@ class Request:
 
     def run(self, job: Job) -> Summary:
         """Ask the questions that are not answered yet, with the model in this process."""
-        from adatp.run import Answering, Folder, run
+        from adatp.run import Answering, run
         from adatp.run.answering import cpu_threads
 
         scanned = job.scan()
         session = open_session(self.model, self.device, self.dtype, self.trusted)
-        folder = Folder(self.folder, job.facts(scanned, session.source, self.dtype))
+        folder = job.folder(self.folder, scanned, session.source, self.dtype)
         complete = not job.again and folder.has(scanned.parts)
         count = 0 if complete else self.workers
         with self._resumable(), Answering(session, self.batch, count) as answering:
@@ -163,11 +163,10 @@ class Request:
         scanned = job.scan()
         source = source_of(self.model)
         load_config(source, self.trusted)  # all actors would refuse it
-        facts = job.facts(scanned, source, self.dtype)
         model = ray.Model(source, self.batch, self.workers, self.device, self.dtype, self.trusted)
         with self._resumable(), counted("answering") as update:
             cluster = ray.Cluster(actors, num_gpus=gpus)
-            return ray.run(job, scanned, self.folder, facts, model, cluster, update)
+            return ray.run(job, scanned, self.folder, model, cluster, update)
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ from adatp.run.preparing import units
 from adatp.run.rows import Part, Scanned
 from adatp.run.runner import Summary, Update, ask_parts, summarise
 from adatp.session import Session
+from adatp.session.loading import source_of
 
 BLOCK = 64
 """Default number of rows that an actor gets at once."""
@@ -112,7 +113,7 @@ def _beside(block: Any, found: list[Mapping[str, Any]]) -> Any:
     import pyarrow as pa
 
     texts = ("answer", "error", "method", "out_of_reach", "relevance")
-    counts = ("prompt_tokens", "visual_tokens")
+    counts = ("prompt_tokens", "visual_tokens", "video_bytes")
     ints = (*counts, "visual_tokens_last", "new_tokens", "batch")
     for name in ANSWERED:
         kind = pa.string() if name in texts else pa.int64() if name in ints else pa.float64()
@@ -238,7 +239,6 @@ def run(
     job: Job,
     scanned: Scanned,
     path: Path,
-    facts: Mapping[str, Any],
     model: Model,
     cluster: Cluster,
     update: Update,
@@ -249,18 +249,17 @@ def run(
         job: the rows and their settings.
         scanned: the scanned input of the job.
         path: the folder of the answers, on a file system that all machines share.
-        facts: facts that the folder is bound to.
         model: the model that each actor loads.
         cluster: how many actors there are.
         update: called after every part.
 
     Raises:
         RayError: Ray is not installed, or did not do the work.
-        FolderError: see `Folder`.
+        FolderError: see `Job.folder`.
     """
     began = time.monotonic()
     ray = _ray()
-    folder = Folder(path, facts)
+    folder = job.folder(path, scanned, source_of(model.source), model.dtype)
     start()
     ray.data.DataContext.get_current().enable_progress_bars = False
     left = [part for part in job.parts() if job.again or not folder.done(part.number).exists()]
@@ -272,7 +271,7 @@ def run(
     asked = videos = shared = 0
     if left:
         absolute = replace(job, path=job.path.resolve(), root=job.root.resolve())
-        for row in _answered(ray, left, absolute, folder, facts, model, cluster):
+        for row in _answered(ray, left, absolute, folder, model, cluster):
             done, asked = done + row["rows"], asked + row["asked"]
             videos, shared = videos + row["videos"], shared + row["shared"]
             update(done, total)
@@ -316,7 +315,6 @@ def _answered(
     left: Sequence[Part],
     job: Job,
     folder: Folder,
-    facts: Mapping[str, Any],
     model: Model,
     cluster: Cluster,
 ) -> Iterator[dict[str, int]]:
@@ -324,7 +322,7 @@ def _answered(
     items = [{"part": pickle.dumps(part)} for part in left]
     asked = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS)).map_batches(
         PartAnswerer,
-        fn_constructor_args=(model, job, str(folder.path.resolve()), dict(facts)),
+        fn_constructor_args=(model, job, str(folder.path.resolve()), dict(folder.facts)),
         compute=ray.data.ActorPoolStrategy(size=cluster.actors),
         batch_size=1,
         num_cpus=cluster.num_cpus,

@@ -3,7 +3,7 @@
 - `rows`: the rows of an input file, cut into parts and shards.
 - `preparing`, `workers`, `worker`, `channel`: videos are read and prompts made in other processes.
 - `answering`: batches of similar prompts.
-- `folder`, `runner`: what is answered already, and what is still to be asked.
+- `folder`, `sizes`, `runner`: what is answered already, and what is still to be asked.
 """
 
 import adatp.torchvision_guard  # noqa: F401  # before transformers

@@ -15,6 +15,7 @@ from adatp.errors import AdaTPError, is_out_of_memory
 from adatp.models import family_of
 from adatp.run.preparing import Unit, line_of
 from adatp.run.rows import Row, Settings
+from adatp.run.sizes import size_of
 from adatp.run.workers import PATIENCE, Workers
 from adatp.session import Answer, LoadError, Prompt, Session
 from adatp.session.answer import kind_of
@@ -35,11 +36,13 @@ class Asked:
         row: the question.
         prompt: ready for the model.
         video: key of the video; the same for all questions about it.
+        size: bytes of the video.
     """
 
     row: Row
     prompt: Prompt
     video: Hashable
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Answering:
 
     def _sort(self, unit: Unit, prepared: Sequence[Prompt | str]) -> Iterator[Outcome]:
         """Put prompts into groups that fit into one batch; yield the errors of the others."""
+        size = size_of(unit.path)
         for row, made in zip(unit.rows, prepared, strict=True):
             if isinstance(made, str):
                 yield Outcome(row, failure(row, made))
@@ -152,7 +156,7 @@ class Answering:
             settings = row.settings
             how = settings.method, settings.flops, settings.max_new_tokens, settings.strict
             key = how, kind_of(made), int(math.log(length, PADDING))
-            asked = Asked(row, made, unit)
+            asked = Asked(row, made, unit, size)
             self._waiting.setdefault(key, []).append(asked)
             self._videos[unit] += 1
 
@@ -242,6 +246,7 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
         "visual_tokens_mean": sum(visual) / len(visual),
         "visual_tokens_last": visual[-1],
         "new_tokens": answer.new_tokens,
+        "video_bytes": asked.size,
         "batch": batch,
         "video_milliseconds": asked.prompt.milliseconds["video"],
         "preprocess_milliseconds": asked.prompt.milliseconds["preprocess"],
@@ -252,7 +257,7 @@ def success(asked: Asked, answer: Answer, batch: int) -> dict[str, Any]:
 ANSWERED = (
     *("answer", "error", "method", "flops_target", "flops_ratio", "out_of_reach", "relevance"),
     *("prompt_tokens", "visual_tokens", "visual_tokens_mean", "visual_tokens_last", "new_tokens"),
-    *("batch", "video_milliseconds", "preprocess_milliseconds", "generate_milliseconds"),
+    *("video_bytes", "batch", "video_milliseconds", "preprocess_milliseconds", "generate_milliseconds"),
 )
 """Names in the output in addition to those of `Row.facts`."""
 

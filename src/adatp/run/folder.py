@@ -15,6 +15,8 @@ from uuid import uuid4
 from adatp.errors import AdaTPError
 from adatp.locking import lock
 from adatp.plain_json import to_json
+from adatp.run.rows import place
+from adatp.run.sizes import size_of
 from adatp.small_files import read_small_json
 
 FACTS = "run.json"
@@ -46,7 +48,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        self.path = path
+        self.path, self.facts = path, facts
         check(path, facts)
         path.mkdir(exist_ok=True)
         if not (path / FACTS).exists():
@@ -88,6 +90,40 @@ class Folder:
             for number, line in enumerate(file, 1):
                 yield _record(path, number, line)
 
+    def check_videos(self, parts: Iterable[int], root: Path) -> None:
+        """Refuse answers about other videos than those that are there now, judged by their sizes.
+
+        Args:
+            parts: numbers of the parts that are compared.
+            root: the folder that relative paths of videos start from.
+
+        Raises:
+            FolderError: a video has another size, or is gone; or a file of answers is damaged.
+        """
+        for part in parts:
+            sizes: dict[str, int | None] = {}
+            for record in self._answers(part):
+                if (held := record.get("video_bytes")) is None:
+                    continue
+                path = place(record["video"], root)
+                if path not in sizes:
+                    sizes[path] = size_of(path)
+                if (here := sizes[path]) != held:
+                    now = "can't be read" if here is None else f"has {here:,} bytes"
+                    raise FolderError(
+                        f"{self.path} holds another run: {record['video']} had {held:,} bytes there, and "
+                        f"{path} {now} here; look at the root of the videos, or give another folder"
+                    )
+
+    def _answers(self, part: int) -> Iterator[dict[str, Any]]:
+        """The answers of a part so far, complete or not."""
+        if self.done(part).exists():
+            yield from self.records(part)
+        elif self.work(part).exists():
+            *lines, _rest = self.work(part).read_bytes().split(b"\n")  # the last may be cut short
+            for number, line in enumerate(lines, 1):
+                yield _record(self.work(part), number, line)
+
     def reopen(self, part: int) -> None:
         """Make a complete part ask its failed rows again. Nothing happens if none failed."""
         records = list(self.records(part))
@@ -119,9 +155,13 @@ def check(path: Path, facts: Mapping[str, Any]) -> None:
     except ValueError:
         raise FolderError(f"{path / FACTS}: damaged or not of a run; give another folder") from None
     for name, value in json.loads(json.dumps(facts)).items():
-        if held.get(name) != value:
+        if name not in held:
             raise FolderError(
-                f"{path} holds another run: {name} is {json.dumps(held.get(name))} there, "
+                f"{path} holds a run of another version of adatp ({FACTS} lacks {name}); give another folder"
+            )
+        if held[name] != value:
+            raise FolderError(
+                f"{path} holds another run: {name} is {json.dumps(held[name])} there, "
                 f"{json.dumps(value)} here; give another folder"
             )
 

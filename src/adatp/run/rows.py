@@ -6,10 +6,14 @@ import hashlib
 import json
 import math
 import os
+import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adatp.errors import AdaTPError, first_line
 from adatp.methods import NAMES, Method, make_method, method_class
@@ -71,6 +75,10 @@ class Settings:
     def pruning(self) -> Method:
         """The pruning method with its target."""
         return make_method(self.method, self.flops)
+
+    def facts(self) -> dict[str, Any]:
+        """The settings by name, with the method's own FLOPs target if none is given."""
+        return {**vars(self), "flops": self.pruning().flops}
 
 
 def _whole_number(name: str, value: Any, most: int) -> int:
@@ -260,22 +268,50 @@ def scan(path: Path, defaults: Settings, size: int, shard: Shard) -> Scanned:
         size: see `parts`.
         shard: the shard whose parts are counted.
 
+    Warns if rows have the same id.
+
     Raises:
         RowsError: as in `read_rows`, or there are no rows.
     """
     digest, count = hashlib.sha256(), 0
+    ids = array("q")  # hashes: of millions of rows, the ids themselves would fill the memory
 
     def noted() -> Iterator[Row]:
         nonlocal count
         for row in read_rows(path, defaults):
-            digest.update(json.dumps([row.facts(), vars(row.settings)]).encode())
+            digest.update(json.dumps([row.facts(), row.settings.facts()]).encode())
+            ids.append(hash(row.id))
             count += 1
             yield row
 
     found = {part.number: len(part.rows) for part in parts(noted(), size) if shard.has(part.number)}
     if not count:
         raise RowsError(f"{path}: no rows in it")
+    _warn_of_twins(path, defaults, ids)
     return Scanned(count, found, digest.hexdigest()[:16])
+
+
+def _warn_of_twins(path: Path, defaults: Settings, ids: array[int]) -> None:
+    """Warn if two rows have one id, and name the first two.
+
+    Args:
+        path: the input.
+        defaults: settings of rows that give none themselves.
+        ids: a hash of each row's id.
+    """
+    values, counts = np.unique(np.frombuffer(ids, np.int64), return_counts=True)
+    twice = set(values[counts > 1].tolist())
+    first: dict[str | int | float, int] = {}
+    for row in read_rows(path, defaults) if twice else ():
+        if hash(row.id) not in twice:
+            continue
+        if (number := first.setdefault(row.id, row.number)) != row.number:
+            warnings.warn(
+                f"{path}: rows {number} and {row.number}, counted from 0, have the same id {row.id!r}: "
+                "join the answers by row",
+                stacklevel=3,
+            )
+            return
 
 
 def place(video: str, root: Path) -> str:

@@ -70,11 +70,29 @@ class Job:
         return {
             "rows": scanned.rows,
             "rows_per_file": self.size,
+            **self.defaults.facts(),  # before the digest, which knows them too: the first difference is named
             "questions": scanned.digest,
             "model": source,
             "weights": files_digest(source),
             "dtype": dtype,
         }
+
+    def folder(self, path: Path, scanned: Scanned, source: str, dtype: str) -> Folder:
+        """The folder of the answers, bound to this job.
+
+        Args:
+            path: made if missing.
+            scanned: the scanned input.
+            source: the model's folder or its id on the hub.
+            dtype: the requested dtype.
+
+        Raises:
+            FolderError: see `Folder` and `Folder.check_videos`.
+            OSError: it can't be written.
+        """
+        folder = Folder(path, self.facts(scanned, source, dtype))
+        folder.check_videos(scanned.parts, self.root)
+        return folder
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from adatp.run.folder import FACTS, Folder, FolderError, Work
+from adatp.run.sizes import size_of
 
 BOUND = {"rows": 3, "model": "m"}
 
@@ -87,6 +88,8 @@ def test_a_folder_is_bound_to_its_run(tmp_path: Path) -> None:
     Folder(tmp_path / "out", BOUND)
     with pytest.raises(FolderError, match=r'holds another run: model is "m" there, "n" here'):
         Folder(tmp_path / "out", {**BOUND, "model": "n"})
+    with pytest.raises(FolderError, match=r"another version of adatp \(run\.json lacks flops\)"):
+        Folder(tmp_path / "out", {**BOUND, "flops": 0.1})
     (tmp_path / "out" / FACTS).write_text("{")
     with pytest.raises(FolderError, match="damaged"):
         Folder(tmp_path / "out", BOUND)
@@ -97,6 +100,34 @@ def test_a_folder_is_bound_to_its_run(tmp_path: Path) -> None:
         Folder(foreign, BOUND)
     assert [file.name for file in foreign.iterdir()] == ["part-00000.jsonl"]
     assert json.loads((tmp_path / "out" / FACTS).read_text() + "}") == {}
+
+
+def test_videos_are_known_by_their_sizes(tmp_path: Path) -> None:
+    """In parts that are complete or not: files, and folders of images. What has no size is not compared."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "1.png").write_bytes(b"12")
+    (frames / "notes.txt").write_text("of no frame")
+    (tmp_path / "a.mp4").write_bytes(b"123")
+    assert [size_of(str(tmp_path / name)) for name in ("a.mp4", "frames", "gone")] == [3, 2, None]
+    assert size_of("http://a/b.mp4") is None
+    folder = Folder(tmp_path / "out", BOUND)
+    with Work(folder, 0) as work:
+        work.add({**facts(0), "video": "a.mp4", "video_bytes": 3})
+        work.add({**facts(1, "no such file"), "video": "gone", "video_bytes": None})
+        work.finish()
+    with Work(folder, 1) as work:
+        work.add({**facts(2), "video": "frames", "video_bytes": 2})
+    with folder.work(1).open("a") as file:
+        file.write('{"row": 3, "cut sho')
+    folder.check_videos(range(3), tmp_path)
+    (frames / "2.png").write_bytes(b"1")
+    with pytest.raises(FolderError, match=r"frames had 2 bytes there, and .*/frames has 3 bytes here"):
+        folder.check_videos(range(3), tmp_path)
+    folder.check_videos([0], tmp_path)
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(FolderError, match=r"a\.mp4 had 3 bytes there, and .*/a\.mp4 can't be read here"):
+        folder.check_videos([0], tmp_path)
 
 
 def test_a_folder_without_hard_links_is_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_shards_share_all_parts(tmp_path: Path) -> None:
     assert len({share.digest for share in shares}) == 1
     assert [list(share.parts) for share in shares] == [[0, 3, 6], [1, 4], [2, 5]]
     assert sum(sum(share.parts.values()) for share in shares) == 25
+
+
+def test_only_equal_ids_are_warned_about(tmp_path: Path) -> None:
+    row = {"video": "a.mp4", "question": "who ?"}
+    assert hash(-1) == hash(-2)
+    different = write(tmp_path / "rows.jsonl", *({**row, "id": name} for name in (-1, -2, "-1", "a")), row)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scan(different, DEFAULTS, 4, Shard())
+    equal = write(tmp_path / "twins.jsonl", row, row, {**row, "id": 1}, {**row, "id": 0})
+    with pytest.warns(UserWarning, match="rows 1 and 2, counted from 0, have the same id 1: join"):
+        scan(equal, DEFAULTS, 4, Shard())
 
 
 def test_the_digest_knows_every_setting(tmp_path: Path) -> None:

@@ -275,6 +275,57 @@ def test_failed_rows_are_asked_again_if_wanted(rows: Path, run: Run, tmp_path: P
     }
 
 
+def test_answers_about_other_videos_are_not_gone_on_with(run: Run, tmp_path: Path) -> None:
+    """A run may move to another folder with its videos; with other ones, or none, it is another run."""
+    for name in ("here", "moved", "empty"):
+        (tmp_path / name).mkdir()
+        row = {"video": "clip.mp4", "question": "what colour is the star ?"}
+        write_rows(tmp_path / name / "rows.jsonl", [row, {**row, "video": "late.mp4"}])
+    for name in ("here", "moved"):
+        shutil.copyfile(CLIP, tmp_path / name / "clip.mp4")
+    out = tmp_path / "out"
+    assert run("run", tmp_path / "here" / "rows.jsonl", "--out", out, *QUICK)[0] == 1
+    before = (out / "part-00000.jsonl").read_bytes()
+    size = CLIP.stat().st_size
+    assert [row["video_bytes"] for row in answers(out)] == [size, None]
+    code, text, _ = run("run", tmp_path / "moved" / "rows.jsonl", "--out", out, *QUICK)
+    assert (code, "this run: 0 rows" in text) == (1, True)
+    with (tmp_path / "moved" / "clip.mp4").open("ab") as file:
+        file.write(b"x")
+    for options, said in (
+        ((tmp_path / "empty" / "rows.jsonl",), f"{tmp_path}/empty/clip.mp4 can't be read here"),
+        ((tmp_path / "here" / "rows.jsonl", "--root", tmp_path / "empty"), "can't be read here"),
+        ((tmp_path / "moved" / "rows.jsonl", "--retry"), f"moved/clip.mp4 has {size + 1:,} bytes here"),
+    ):
+        code, _, err = run("run", *options, "--out", out, *QUICK)
+        assert code == 2
+        assert f"holds another run: clip.mp4 had {size:,} bytes there, and " in err
+        assert said in err
+        assert (out / "part-00000.jsonl").read_bytes() == before
+
+
+def test_the_option_that_changed_is_named(run: Run, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"video": "none.mp4", "question": "who ?"}])
+    assert run("run", rows, "--out", tmp_path / "out", *QUICK)[0] == 1
+    for option, value, said in (
+        ("--flops", 0.1, "flops is 0.273 there, 0.1 here"),
+        ("--max-new-tokens", 5, "max_new_tokens is 64 there, 5 here"),
+        ("--method", "random", 'method is "adatp" there, "random" here'),
+    ):
+        code, _, err = run("run", rows, "--out", tmp_path / "out", *QUICK, option, value)
+        assert (code, said in err) == (2, True), err
+    same = ("--flops", 0.273, "--batch", 1)  # what the method does by itself; what no answer depends on
+    assert run("run", rows, "--out", tmp_path / "out", *QUICK, *same)[0] == 1
+
+
+def test_equal_ids_are_a_warning(run: Run, tmp_path: Path) -> None:
+    asked = [{"id": n % 3, "video": "none.mp4", "question": "who ?"} for n in (0, 1, 2, 5)]
+    rows = write_rows(tmp_path / "rows.jsonl", asked)
+    code, _, err = run("run", rows, "--out", tmp_path / "out", *QUICK)
+    said = f"{rows}: rows 2 and 3, counted from 0, have the same id 2: join the answers by row"
+    assert (code, err.splitlines()) == (1, [f"adatp: warning: {said}"])
+
+
 def test_a_batch_that_fails_is_divided(rows: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Session.answer_batch
 
