@@ -81,6 +81,8 @@ def test_weights_are_loaded_once_and_late(monkeypatch: pytest.MonkeyPatch) -> No
     ("given", "said"),
     [
         ({"source": "nothing/at/all"}, "no such model folder"),
+        ({"source": ""}, "the model's name is empty"),
+        ({"source": str(CLIP)}, "a file, not a model folder"),
         ({"device": "abacus"}, "no device 'abacus'"),
         ({"dtype": "float1"}, "no dtype 'float1'"),
         ({"dtype": "nn"}, "no dtype 'nn'"),
@@ -259,6 +261,8 @@ def test_a_prompt_is_checked_without_weights(
     with pytest.raises(BudgetError, match="out of reach"):
         held.answer(prompt, AdaTP(flops=0.001), strict=True)
     with pytest.raises(PromptError, match="ask for fewer frames"):
+        held.answer(prompt, max_new_tokens=4060)
+    with pytest.raises(PromptError, match="ask for a shorter answer"):
         held.answer(prompt, max_new_tokens=4096)
     still = of_hub(VideoLlama3).prepare(np.repeat(noise(1), 4, 0), QUESTION)
     with pytest.raises(GridError, match="dycoke needs every token"):

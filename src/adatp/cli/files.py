@@ -55,6 +55,8 @@ def check_writable(path: Path, option: str = "--json") -> Path:
     with _naming(path, option):
         target = Path(os.path.realpath(path))
         if _exists(target):
+            if target.is_dir():  # that of an empty name is the one that the process works in
+                raise RefusedError(f"{option} {path}: a folder, not a regular file")
             if not target.is_file():
                 raise RefusedError(f"{option} {path}: not a regular file")
             target.open("r+b").close()

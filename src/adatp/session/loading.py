@@ -91,9 +91,13 @@ def load_config(source: str | os.PathLike[str] | None = None, trust_remote_code:
         PruningError: its architecture can't be pruned exactly.
     """
     source = source_of(source)
-    local = bool(source) and os.path.isdir(source)
+    local = os.path.isdir(source)
     if not local and source in EMBEDDED:
         raise LoadError(f"{source}: this embedded model does not ship with this version: give its folder")
+    if not source:
+        raise LoadError("the model's name is empty: give a folder or an id on the hub")
+    if os.path.isfile(source):
+        raise LoadError(f"{source}: a file, not a model folder")
     if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise LoadError(f"{source}: no such model folder")
     where = "no model in this folder" if local else "no such model folder, nor can it be had from the hub"

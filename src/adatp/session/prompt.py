@@ -349,13 +349,7 @@ def check_prompt(
         raise PromptError(f"max_new_tokens is a whole number, at least 1, not {max_new_tokens!r}")
     if prompt.model not in (None, _kind_of(config)):
         raise PromptError("the prompt was made for another model: prepare it with this session")
-    ids = prompt.inputs["input_ids"]
-    longest = config.get_text_config().max_position_embeddings
-    if ids.shape[1] + max_new_tokens > longest:
-        raise PromptError(
-            f"the prompt has {ids.shape[1]} tokens, and {max_new_tokens} more may be answered, but the model "
-            f"takes {longest}: ask for fewer frames"
-        )
+    _check_length(config, prompt, max_new_tokens)
     layouts = prompt_layouts(config, prompt)
     method.check_layouts(layouts)
     for layout in layouts:
@@ -364,6 +358,24 @@ def check_prompt(
         except BudgetError as error:
             if strict or error.least is None:
                 raise
+
+
+def _check_length(config: Any, prompt: Prompt, max_new_tokens: int) -> None:
+    """Refuse a prompt that is too long with its answer, and say which of the two to shorten."""
+    tokens = prompt.inputs["input_ids"].shape[1]
+    longest = config.get_text_config().max_position_embeddings
+    if tokens + max_new_tokens <= longest:
+        return
+    text = min(layout.counts.other for layout in prompt_layouts(config, prompt))
+    hint = "ask for fewer frames"
+    if text + max_new_tokens >= longest:  # without room for one token of a frame
+        hint = "ask for a shorter answer (max_new_tokens, or a request's max_tokens)"
+    if text >= longest:
+        hint = "shorten the text"
+    raise PromptError(
+        f"the prompt has {tokens} tokens, and {max_new_tokens} more may be answered, but the model takes "
+        f"{longest}: {hint}"
+    )
 
 
 def prompt_layouts(config: Any, prompt: Prompt) -> list[VideoLayout]:

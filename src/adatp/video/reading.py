@@ -82,6 +82,8 @@ def read_video(
     check_number(frames)
     if math.isnan(most_seconds) or math.isnan(most_pixels):
         raise VideoError("a limit that is not a number limits nothing: leave most_seconds or most_pixels out")
+    if not os.fspath(path):
+        raise VideoError("the path of the video is empty")
     file = os.path.abspath(os.fspath(path))  # FFmpeg would take "a:b.mp4" for a URL, never "/a:b.mp4"
     if not os.path.exists(file):
         raise VideoError(f"{path}: no such file; check the path")

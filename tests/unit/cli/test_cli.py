@@ -294,6 +294,7 @@ def test_words_in_brackets_are_not_markup(run: Run) -> None:
 # Bad input: one line, exit code 2, nothing on stdout, nothing written.
 
 BAD: dict[str, tuple[list[str], str]] = {
+    "no video": (["", "what ?"], "the path of the video is empty"),
     "missing file": (["{made}/nothing.mp4", "what ?"], "no such file"),
     "empty file": (["{made}/empty.mp4", "what ?"], "the file is empty"),
     "garbage": (["{made}/garbage.mp4", "what ?"], "not a video"),
@@ -310,9 +311,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "a missing model folder": (["--model", "{made}/nothing"], "no such model folder"),
     "a folder without a model": (["--model", "{made}/empty-folder"], "no model in this folder"),
-    "a file as model": (["--model", "{made}/plain.mp4"], "no such model folder"),
+    "a file as model": (["--model", "{made}/plain.mp4"], "plain.mp4: a file, not a model folder"),
     "a bare name as model": (["--model", "nothing"], "no such model folder"),
-    "no name as model": (["--model", ""], "no such model folder"),
+    "no name as model": (["--model", ""], "the model's name is empty"),
     "no weights": (["--model", "{made}/no-weights"], "weights can't be loaded"),
     "weights cut short": (["--model", "{made}/cut-weights"], "weights can't be loaded"),
     "too few weights": (["--model", "{made}/few-weights"], "lacks"),
@@ -328,9 +329,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     "empty question": (["{made}/plain.mp4", ""], "question is empty"),
     "blank question": (["{made}/plain.mp4", " \t\n"], "question is empty"),
     "a placeholder in the question": (["{made}/plain.mp4", "what is <video> ?"], "stands for a video"),
-    "too long a question": (["{made}/plain.mp4", "what " * 5000], "ask for fewer frames"),
+    "too long a question": (["{made}/plain.mp4", "what " * 5000], "takes 4096: shorten the text"),
+    "too long an answer": (
+        ["{made}/plain.mp4", "what ?", "--max-new-tokens", "100000"],
+        "takes 4096: ask for a shorter answer (max_new_tokens, or a request's max_tokens)",
+    ),
     "JSON into no directory": (["--json", "{tmp}/nowhere/out.json"], "can't be written"),
-    "JSON onto a directory": (["--json", "{tmp}"], "not a regular file"),
+    "JSON onto a directory": (["--json", "{tmp}"], "a folder, not a regular file"),
+    "JSON without a name": (["--json", ""], "--json .: a folder, not a regular file"),
     "JSON onto a device": (["--json", "/dev/null"], "not a regular file"),
     "JSON where nothing can be written": (["--json", "/proc/adatp.json"], "can't be written"),
     "no new tokens": (["--max-new-tokens", "0"], "--max-new-tokens"),
