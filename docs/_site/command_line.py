@@ -15,7 +15,7 @@ HEAD = """# Command line
 
 `adatp COMMAND --help` prints the same. Answers go to standard output. Progress, warnings and errors go to
 standard error. The exit code is 0, or 2 on bad input, which one line explains, or 130 after Ctrl-C.
-`adatp run` ends with 1 if some rows failed.
+`adatp run` ends with 1 if some rows failed. `adatp serve` ends with 0 after Ctrl-C, which stops it.
 """
 
 
