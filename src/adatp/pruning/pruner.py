@@ -15,7 +15,7 @@ from adatp.engine.attention import ReceivedProbe
 from adatp.errors import PruningError, SettingError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
-from adatp.models import decoder_of
+from adatp.models import GeneralRuleError, decoder_of
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped
@@ -108,6 +108,8 @@ class Pruner:
     def _frame_reuse(self, tower: Any) -> FrameReuse | None:
         if self._reuse_frames is None:
             return None
+        if self._family.encoder(self._model) is not None:
+            raise GeneralRuleError("the general rule can't reuse frames: leave reuse_frames out")
         try:
             return FrameReuse(tower, self._reuse_frames)
         except ValueError as error:

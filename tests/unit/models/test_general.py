@@ -12,8 +12,15 @@ import torch
 from transformers import LlavaOnevisionConfig, Qwen2VLConfig
 
 from adatp.layout import LayoutError
-from adatp.methods import METHODS
-from adatp.models import UnsupportedModelError, by_general_rule, family_of, registry, supported
+from adatp.methods import METHODS, AdaTP
+from adatp.models import (
+    GeneralRuleError,
+    UnsupportedModelError,
+    by_general_rule,
+    family_of,
+    registry,
+    supported,
+)
 from adatp.models.general import GeneralRule, offered
 from adatp.models.general.derive import by_patches, by_runs, rectangle
 from adatp.models.general.encoded import parts_of
@@ -150,6 +157,12 @@ def test_methods_that_need_the_towers_attention_ask_for_a_file() -> None:
     assert reading
     with pytest.raises(ValueError, match="family file"):
         reading[0](flops=0.5)(build(LlavaOnevision)).__enter__()
+
+
+@pytest.mark.usefixtures("no_files")
+def test_frames_are_not_reused() -> None:
+    with pytest.raises(GeneralRuleError, match="can't reuse frames"):
+        AdaTP()(build(LlavaOnevision), reuse_frames=0.1).__enter__()
 
 
 def test_it_is_tried_on_what_reads_videos_and_nobody_registered() -> None:
