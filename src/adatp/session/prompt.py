@@ -343,7 +343,7 @@ def check_prompt(
     config: Any, prompt: Prompt, method: Method, max_new_tokens: int, strict: bool = True
 ) -> None:
     """Refuse, before the weights are loaded, what would fail once they run (see ``Session.check``)."""
-    if not isinstance(cast(object, method), Method):
+    if isinstance(method, type) or not hasattr(method, "check_layouts"):
         raise PromptError(f"a method is an object such as AdaTP(), not {method!r}")
     if not is_integer(max_new_tokens) or max_new_tokens < 0:  # 0: it is only read
         raise PromptError(f"max_new_tokens is a whole number, at least 1, not {max_new_tokens!r}")
