@@ -36,7 +36,8 @@ def test_odd_rows_are_errors_and_cost_no_other(run: Run, tmp_path: Path) -> None
     }
     rows = write_rows(tmp_path / "rows.jsonl", [good, *({**good, **each} for each in odd.values()), good])
     code, out, err = run("run", rows, "--out", tmp_path / "out", *QUICK)
-    assert (code, err) == (1, "")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "have the same id 'a\\x1b[31m\\u202e': join" in err
     found = answers(tmp_path / "out")
     assert (found[0]["answer"], found[-1]["answer"]) == ("yellow", "yellow")
     for had, said in zip(found[1:-1], odd, strict=True):
