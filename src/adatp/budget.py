@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from adatp.errors import AdaTPError
+from adatp.errors import AdaTPError, SettingError
 from adatp.flops import DecoderShape, prefill_flops
 from adatp.layout import PromptCounts
 
@@ -97,10 +97,10 @@ def check_scored_cut(layer: int | None) -> None:
     """Refuse a cut before layer 0, which has no earlier layer that could score. None: the method chooses.
 
     Raises:
-        BudgetError: the layer is below 1.
+        SettingError: the layer is below 1.
     """
     if layer is not None and layer < 1:
-        raise BudgetError(f"the layer before the cut has to score: layer is at least 1, not {layer}")
+        raise SettingError(f"the layer before the cut has to score: layer is at least 1, not {layer}")
 
 
 def scaled_cut(shape: DecoderShape, layer: int, of: int) -> int:

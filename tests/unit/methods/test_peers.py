@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp.budget import BudgetError
+from adatp.errors import SettingError
 from adatp.flops import prefill_flops
 from adatp.layout import Grid, PromptCounts, build_layouts
 from adatp.methods import METHODS, AdaTP, FlashVID, HoliTom, Vanilla, VCast, VidCom2
@@ -206,7 +207,7 @@ def test_keeping_all_and_no_video(method: Any) -> None:
     ids=str,
 )
 def test_parameters_that_make_no_sense(method: Any, setting: dict[str, Any]) -> None:
-    with pytest.raises(BudgetError):
+    with pytest.raises(SettingError):
         method(**setting)
 
 

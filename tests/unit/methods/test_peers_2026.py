@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adatp.adatp_steps.prior import time_of, without_place
-from adatp.budget import BudgetError
+from adatp.errors import SettingError
 from adatp.methods import FastVID, FlashVID, HoliTom, ShaRP, VCast, VidCom2, VisionZip
 from adatp.methods.flashvid import diverse, most_similar_before
 from adatp.methods.holitom import static_windows
@@ -55,7 +55,7 @@ def log_scores(n: int) -> Tensor:
     ids=str,
 )
 def test_parameters_that_make_no_sense(method: Any, setting: dict[str, Any]) -> None:
-    with pytest.raises(BudgetError):
+    with pytest.raises(SettingError):
         method(**setting)
 
 
