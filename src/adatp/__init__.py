@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from adatp.encoders import EncoderError as EncoderError
     from adatp.errors import AdaTPError as AdaTPError
     from adatp.errors import PruningError as PruningError
+    from adatp.errors import SettingError as SettingError
     from adatp.layout import VideoLayout as VideoLayout
     from adatp.methods.adatp import AdaTP as AdaTP
     from adatp.models import UnsupportedModelError as UnsupportedModelError
@@ -37,6 +38,7 @@ _HOMES = {
     "Report": "adatp.report",
     "Run": "adatp.pruning",
     "Session": "adatp.session",
+    "SettingError": "adatp.errors",
     "UnsupportedModelError": "adatp.models",
     "VideoLayout": "adatp.layout",
 }
