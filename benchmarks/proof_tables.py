@@ -11,7 +11,7 @@ from adatp.evaluation import Entrant, Results
 from adatp.evaluation.statistics import holm
 from adatp.evaluation.summary import summarise_run
 from adatp.plots import plot_accuracy
-from result_tables import ROOT, claim, table, written
+from result_tables import ROOT, by_method, claim, name_of, table, written
 
 RESULTS = ROOT / "docs" / "results" / "scenes"
 PAGE = ROOT / "docs" / "proof.md"
@@ -60,11 +60,6 @@ def lines_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def name_of(row: dict[str, Any]) -> str:
-    """Who a row is of."""
-    return str(row.get("variant", row["method"]))
-
-
 def percent(part: dict[str, Any]) -> str:
     """An accuracy with its interval."""
     return f"{100 * part['accuracy']:.1f} [{100 * part['ci_low']:.1f}, {100 * part['ci_high']:.1f}]"
@@ -75,11 +70,6 @@ def points(row: dict[str, Any]) -> str:
     if row["delta"] is None:
         return ""
     return f"{100 * row['delta']:+.1f} [{100 * row['delta_low']:+.1f}, {100 * row['delta_high']:+.1f}]"
-
-
-def by_method(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose method is what tables call it."""
-    return [{**row, "method": name_of(row)} for row in rows]
 
 
 def accuracy(rows: list[dict[str, Any]]) -> str:

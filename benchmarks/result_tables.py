@@ -15,6 +15,16 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """Who a row is of."""
+    return str(row.get("variant", row["method"]))
+
+
+def by_method(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose method is what tables call it."""
+    return [{**row, "method": name_of(row)} for row in rows]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Accuracy in percent, a row a method, a column for each length and FLOPs target.
 
@@ -67,7 +77,7 @@ def accuracy() -> str:
     """The claim, and the comparison of methods."""
     claimed, compared = _read("claim")["rows"], _read("eval")["rows"]
     asked = f"{compared[0]['n']} questions a column, accuracy in percent:"
-    return "\n\n".join([claim(claimed), asked, table(compared)])
+    return "\n\n".join([claim(claimed), asked, table(by_method(compared))])
 
 
 def bias(name: str) -> str:
