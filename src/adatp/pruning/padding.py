@@ -48,7 +48,8 @@ def real_tokens(attention_mask: Any, input_ids: Tensor, past: int) -> Tensor:
 def is_packed(arguments: Mapping[str, Any], real: Tensor) -> bool:
     """Whether a row of a call holds several prompts one after the other, as in training without padding.
 
-    Their position ids begin anew. Those of one prompt never fall: of several axes the first is that of time.
+    Their position ids begin anew where the row began. Within a prompt they may fall, but not so far, where
+    the sound of a video stands between its frames. Of several axes the first is that of time.
 
     Args:
         arguments: arguments of the multimodal model's call.
@@ -60,8 +61,9 @@ def is_packed(arguments: Mapping[str, Any], real: Tensor) -> bool:
     if positions is None or positions.shape[-1] != real.shape[1]:
         return False
     positions = positions.reshape(-1, *positions.shape[-2:])[0].to(real.device)
-    falls = positions.diff() < 0
-    return bool((falls & real[:, 1:] & real[:, :-1]).any())
+    begin = torch.where(real, positions, positions.max()).amin(1, keepdim=True)
+    anew = (positions.diff() < 0) & (positions[:, 1:] == begin)
+    return bool((anew & real[:, 1:] & real[:, :-1]).any())
 
 
 def real_past(attention_mask: Any, past: int, batch: int, length: int) -> Tensor:

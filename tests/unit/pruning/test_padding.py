@@ -65,6 +65,7 @@ def test_biases_hide_nothing() -> None:
         ([[0, 1, 2, 3, 4]], False),
         ([[0, 1, 2, 0, 1]], True),
         ([[1, 1, 0, 1, 2]], False),  # padding first
+        ([[0, 1, 2, 1, 2]], False),  # sound beside frames
         ([[7, 8, 9, 10, 11]], False),  # goes on after a cached past
         ([[[0, 1, 1, 2, 3]], [[0, 1, 1, 2, 3]], [[0, 2, 1, 2, 3]]], False),  # time, height, width
         ([[[0, 1, 2, 0, 1]], [[0, 1, 2, 0, 1]], [[0, 1, 2, 0, 1]]], True),
@@ -83,3 +84,9 @@ def test_positions_that_begin_anew_show_several_prompts_in_a_row(positions: list
 def test_lengths_of_sequences_show_several_prompts_in_a_row() -> None:
     assert is_packed({"cu_seq_lens_q": torch.tensor([0, 2, 5])}, torch.ones(1, 5).bool())
     assert not is_packed({}, torch.ones(1, 5).bool())
+
+
+def test_positions_may_be_those_of_all_rows_and_no_integers() -> None:
+    real = torch.tensor([[True] * 5, [False, True, True, True, True]])
+    assert not is_packed({"position_ids": torch.arange(5.0)[None]}, real)
+    assert is_packed({"position_ids": torch.tensor([[0.0, 1.0, 2.0, 0.0, 1.0]])}, real)
