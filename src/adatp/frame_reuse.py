@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adatp.errors import SettingError
+from adatp.errors import PruningError
 from adatp.threads import PerThread
 from adatp.tower_flops import siglip_vision_flops
 from adatp.uncopied import Uncopied
@@ -32,7 +32,7 @@ class FrameReuse:
             0: only identical frames are equal.
 
     Raises:
-        SettingError: the tower does not encode every frame by itself, as one that merges frames in time.
+        PruningError: the tower does not encode every frame by itself, as one that merges frames in time.
 
     Attributes:
         skipped: frames of the tower's last call that it did not encode.
@@ -43,7 +43,7 @@ class FrameReuse:
         self.config: Any = getattr(tower, "config", None)
         kind = getattr(self.config, "model_type", type(tower).__name__)
         if kind not in _FRAME_BY_FRAME:
-            raise SettingError(
+            raise PruningError(
                 f"reuse_frames needs a vision tower that looks at every frame by itself "
                 f"({', '.join(_FRAME_BY_FRAME)}), not {kind}: leave it out"
             )

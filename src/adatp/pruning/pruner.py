@@ -15,7 +15,7 @@ from adatp.engine.attention import ReceivedProbe
 from adatp.errors import PruningError, SettingError
 from adatp.flops import DecoderShape
 from adatp.frame_reuse import FrameReuse
-from adatp.models import GeneralRuleError, decoder_of
+from adatp.models import EncoderMethod, GeneralRuleError, decoder_of
 from adatp.prefill import PruningMethod
 from adatp.pruning.accounting import Accountant
 from adatp.pruning.admission import check_decoder, claimed, family_for, unwrapped
@@ -76,7 +76,8 @@ class Pruner:
         check_decoder(decoder.config)
         shape, tower = _shape_of(decoder.config), family.tower(model)
         scored = method.scored_layers(shape)
-        reuse = self._frame_reuse(tower)
+        encoder = family.encoder(model)
+        reuse = self._frame_reuse(tower, encoder)
         intro: str = getattr(family, "video_intro", "")
         signal = choose_signal(
             method.relevance_signal,
@@ -90,7 +91,7 @@ class Pruner:
         probe = ReceivedProbe(family.tower_attention_module(model)) if method.tower_attention else None
         every_logit = "logits_to_keep" not in inspect.signature(model.forward).parameters
         record, timer = Record(), Timer(model.device)
-        watch = TowerWatch(model, family, family.encoder(model) or tower, timer, probe, reuse)
+        watch = TowerWatch(model, family, encoder or tower, timer, probe, reuse)
         requests = Requests(
             PromptReader(method, model.config, family, shape, signal, self._strict),
             Accountant(method, model.config, family, shape, signal.kind, every_logit),
@@ -105,15 +106,12 @@ class Pruner:
         stack.enter_context(_not_compiled(model))
         return record
 
-    def _frame_reuse(self, tower: Any) -> FrameReuse | None:
+    def _frame_reuse(self, tower: Any, encoder: EncoderMethod | None) -> FrameReuse | None:
         if self._reuse_frames is None:
             return None
-        if self._family.encoder(self._model) is not None:
+        if encoder is not None:
             raise GeneralRuleError("the general rule can't reuse frames: leave reuse_frames out")
-        try:
-            return FrameReuse(tower, self._reuse_frames)
-        except ValueError as error:
-            raise PruningError(str(error)) from None
+        return FrameReuse(tower, self._reuse_frames)
 
 
 def _shape_of(config: Any) -> DecoderShape:

@@ -78,7 +78,8 @@ class Settings:
 
     def facts(self) -> dict[str, Any]:
         """The settings by name, with the method's own FLOPs target if none is given."""
-        return {**vars(self), "flops": self.pruning().flops}
+        flops = method_class(self.method).flops if self.flops is None else float(self.flops)
+        return {**vars(self), "flops": flops}
 
 
 def _whole_number(name: str, value: Any, most: int) -> int:
